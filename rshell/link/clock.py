@@ -1,0 +1,110 @@
+"""Time for links: a reactor clock that never goes back, and one timer wheel for all links."""
+
+from __future__ import annotations
+
+import heapq
+import time
+from collections.abc import Callable
+from typing import Any
+
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+
+__all__ = ["TimerWheel", "WheelTimer", "use_monotonic_clock"]
+
+#: Links time in seconds; a quarter of one is precise enough and lets thousands share a wake-up.
+TICK_SECONDS = 0.25
+
+
+def use_monotonic_clock(reactor: Any) -> None:
+    """Make ``reactor.seconds`` monotonic, for every timer of the process.
+
+    Twisted's reactors use ``time.time``: a clock step of an hour back would stop every heartbeat
+    for an hour (https://github.com/twisted/twisted/issues/2424).  Call it before any timer is set.
+    """
+    type(reactor).seconds = staticmethod(time.monotonic)
+
+
+class WheelTimer:
+    """One call that is due; cancel it as often as you like."""
+
+    __slots__ = ("_call",)
+
+    def __init__(self, call: Callable[[], None]) -> None:
+        self._call: Callable[[], None] | None = call
+
+    @property
+    def active(self) -> bool:
+        """Whether the call is still to come."""
+        return self._call is not None
+
+    def cancel(self) -> None:
+        """Do not call; nothing happens if it was called or cancelled before."""
+        self._call = None
+
+    def fire(self) -> None:
+        """Make the call, once."""
+        call, self._call = self._call, None
+        if call is not None:
+            call()
+
+
+class TimerWheel:
+    """Timers of coarse precision that cost the reactor one delayed call in all.
+
+    A timer fires at the first tick at or after its time, never early.
+
+    Args:
+        clock: Whose seconds count, and who wakes us.
+        tick_seconds: The precision.
+    """
+
+    _log = Logger()
+
+    def __init__(self, clock: IReactorTime, tick_seconds: float = TICK_SECONDS) -> None:
+        self._clock = clock
+        self._tick = tick_seconds
+        self._slots: dict[int, list[WheelTimer]] = {}
+        self._due: list[int] = []
+        self._call: Any = None
+        self._call_slot = 0
+
+    def seconds(self) -> float:
+        """Return the clock's seconds."""
+        return float(self._clock.seconds())
+
+    def call_later(self, delay_seconds: float, call: Callable[[], None]) -> WheelTimer:
+        """Call ``call`` after at least ``delay_seconds``; the owner of the timer cancels it."""
+        timer = WheelTimer(call)
+        slot = int((self._clock.seconds() + max(0.0, delay_seconds)) / self._tick) + 1
+        timers = self._slots.get(slot)
+        if timers is None:
+            timers = self._slots[slot] = []
+            heapq.heappush(self._due, slot)
+        timers.append(timer)
+        self._arm()
+        return timer
+
+    def _arm(self) -> None:
+        if not self._due:
+            return
+        slot = self._due[0]
+        if self._call is not None:
+            if self._call_slot <= slot:
+                return
+            self._call.cancel()
+        delay = max(0.0, slot * self._tick - self._clock.seconds())
+        self._call_slot = slot
+        self._call = self._clock.callLater(delay, self._turn)
+
+    def _turn(self) -> None:
+        self._call = None
+        # 1e-6: a clock that reads a hair before the tick it was set for counts as there.
+        now = int(self._clock.seconds() / self._tick + 1e-6)
+        while self._due and self._due[0] <= now:
+            for timer in self._slots.pop(heapq.heappop(self._due)):
+                try:
+                    timer.fire()
+                except Exception:
+                    self._log.failure("a timer failed")
+        self._arm()

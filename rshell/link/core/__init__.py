@@ -1,0 +1,20 @@
+"""The sans-IO core of the link protocol: bytes in, events out; calls in, bytes out.
+
+Nothing in here imports Twisted, sockets or time, so every rule of docs/protocol.md can be tested
+by calling functions.  Time, where a rule needs it, is an argument (seconds of any monotonic clock).
+
+::
+
+      bytes from the transport                       bytes for the transport
+                 |                                              ^
+             frames.py  (header, sizes)                    scheduler.py (who is next)
+                 |                                              ^
+             connection.py  (hello, streams, credit, limits: one object per link)
+                 |   events.py                                  |   sources.py
+                 v                                              ^
+         ends.py   one end of a stream: offsets, retained bytes, numbered events
+         relay.py  the middle of a stream: two hops joined, nothing kept
+
+``messages.py`` has the typed control payloads, ``limits.py`` the budgets and rates,
+``constants.py`` each number with its reason, ``errors.py`` the two kinds of error.
+"""

@@ -1,0 +1,649 @@
+"""One link, sans-IO: received bytes become events, calls become records to send.
+
+The owner feeds `LinkConnection.receive_data` and asks for `next_record` whenever the transport
+can take one.  The connection holds the rules that concern a link as a whole: who may say what
+when (a table, below), stream numbers, credit in both directions, and how much a peer may cost.
+It keeps no byte of a stream: sources (sources.py) are asked for frames when it is their turn.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from enum import Enum, auto
+from struct import Struct
+from typing import Final
+
+from rshell.link.core import messages
+from rshell.link.core.constants import (
+    HEADER_SIZE,
+    MAX_OFFSET,
+    MAX_STREAM,
+    PROTOCOL_MAX,
+    PROTOCOL_MIN,
+    RECORD_SIZE,
+    WEIGHT_NORMAL,
+    FrameFlag,
+    FrameType,
+)
+from rshell.link.core.errors import ErrorCode, LocalProtocolError, RemoteProtocolError
+from rshell.link.core.events import (
+    DataReceived,
+    EventReceived,
+    GoAwayReceived,
+    HelloReceived,
+    LimitReceived,
+    LinkEvent,
+    LinkFailed,
+    PongReceived,
+    SessionsReceived,
+    StreamFinished,
+    StreamOpened,
+    StreamRefused,
+    StreamRequested,
+    StreamReset,
+    WelcomeReceived,
+)
+from rshell.link.core.frames import Frame, FrameReader, encode_frame, pack_header
+from rshell.link.core.limits import LinkLimits, TokenBucket
+from rshell.link.core.messages import GoAway, Hello, Open, Opened, Refused, Reset, Sessions, Welcome
+from rshell.link.core.scheduler import Scheduler
+from rshell.link.core.sources import FrameSource, OutData, OutEvent, OutLimit
+from rshell.link.core.streams import LinkStream, StreamState
+
+__all__ = ["LinkConnection", "LinkState", "choose_version"]
+
+_LIMIT: Final = Struct(">QQQ")
+#: Less room than this at the end of a record is left unused rather than sent as crumbs.
+_MIN_ROOM: Final = 64
+_PING_SIZE: Final = 8
+
+
+class LinkState(Enum):
+    """Where a link stands."""
+
+    AWAITING_HELLO = auto()
+    JUDGING = auto()
+    AWAITING_WELCOME = auto()
+    OPEN = auto()
+    CLOSED = auto()
+
+
+#: Frames that may arrive in a state; what is absent is a protocol error (rule W5).
+_ALLOWED: Final[dict[LinkState, frozenset[int]]] = {
+    LinkState.AWAITING_HELLO: frozenset({FrameType.HELLO}),
+    LinkState.JUDGING: frozenset({FrameType.GOAWAY}),
+    LinkState.AWAITING_WELCOME: frozenset({FrameType.WELCOME, FrameType.GOAWAY}),
+    LinkState.OPEN: frozenset(FrameType)
+    - {FrameType.HELLO, FrameType.WELCOME, FrameType.JOIN, FrameType.JOINED},
+    LinkState.CLOSED: frozenset(),
+}
+_LINK_FRAMES: Final = frozenset(
+    {
+        FrameType.HELLO,
+        FrameType.WELCOME,
+        FrameType.PING,
+        FrameType.PONG,
+        FrameType.GOAWAY,
+        FrameType.SESSIONS,
+    }
+)
+
+
+def choose_version(theirs: messages.VersionRange) -> int:
+    """Return the highest version both sides speak.
+
+    Raises:
+        RemoteProtocolError: There is none; the text names the side that must be upgraded.
+    """
+    if theirs.max < PROTOCOL_MIN or theirs.max < theirs.min:
+        raise RemoteProtocolError(
+            ErrorCode.VERSION,
+            f"the dialler speaks link protocol {theirs.min} to {theirs.max}, this gateway "
+            f"{PROTOCOL_MIN} to {PROTOCOL_MAX}: upgrade the dialler",
+        )
+    if theirs.min > PROTOCOL_MAX:
+        raise RemoteProtocolError(
+            ErrorCode.VERSION,
+            f"the dialler speaks link protocol {theirs.min} to {theirs.max}, this gateway "
+            f"{PROTOCOL_MIN} to {PROTOCOL_MAX}: upgrade the gateway",
+        )
+    return min(theirs.max, PROTOCOL_MAX)
+
+
+class LinkConnection:
+    """The state of one link at one side.
+
+    Args:
+        dialler: Whether this side opened the TCP connection (agent, operator's client).
+        limits: What this side accepts from the other.
+    """
+
+    def __init__(self, *, dialler: bool, limits: LinkLimits) -> None:
+        self.dialler = dialler
+        self.state = LinkState.AWAITING_WELCOME if dialler else LinkState.AWAITING_HELLO
+        self.streams: dict[int, LinkStream] = {}
+        self.goaway_sent = False
+        self.goaway_received = False
+        self.peer_max_streams = 0
+        self._reader = FrameReader()
+        self._control: deque[bytes] = deque()
+        self._control_bytes = 0
+        self._pong: bytes | None = None
+        self._ping_outstanding: bytes | None = None
+        self._scheduler = Scheduler()
+        self._attention: dict[int, None] = {}
+        self._next_local = 1 if dialler else 2
+        self._highest_remote = 0
+        self._opened_here = 0
+        self._opened_there = 0
+        self._handlers: dict[int, Callable[[Frame, float], LinkEvent | None]] = {
+            FrameType.HELLO: self._hello,
+            FrameType.WELCOME: self._welcome,
+            FrameType.PING: self._ping,
+            FrameType.PONG: self._pong_received,
+            FrameType.GOAWAY: self._goaway,
+            FrameType.SESSIONS: self._sessions,
+            FrameType.OPEN: self._open,
+            FrameType.OPENED: self._opened,
+            FrameType.REFUSED: self._refused,
+            FrameType.DATA: self._data,
+            FrameType.LIMIT: self._limit,
+            FrameType.RESET: self._reset,
+            FrameType.EVENT: self._event,
+        }
+        self.use_limits(limits)
+
+    def use_limits(self, limits: LinkLimits) -> None:
+        """Set what this side accepts; a gateway does so once it knows who dialled."""
+        self.limits = limits
+        self._open_bucket = _bucket(limits.open_rate, limits.open_burst)
+        self._reset_bucket = _bucket(limits.reset_rate, limits.reset_rate)
+        self._ping_bucket = _bucket(limits.ping_rate, limits.ping_rate)
+        self._event_bucket = _bucket(limits.event_rate, limits.event_rate)
+        self._limit_allowance = limits.limit_floor
+
+    @property
+    def closed(self) -> bool:
+        """Whether the link has ended: send what is left, then abort."""
+        return self.state is LinkState.CLOSED
+
+    # -- receiving ---------------------------------------------------------------------------
+
+    def receive_data(self, data: bytes, now: float) -> list[LinkEvent]:
+        """Take received bytes and return what they mean, in order.
+
+        Args:
+            data: Any number of bytes, cut anywhere.
+            now: Seconds of a clock that never goes back; used for rates only.
+
+        Returns:
+            Events.  `LinkFailed` is the last one if the peer broke a rule; nothing after the
+            offending frame is acted upon (rule W4).
+        """
+        events: list[LinkEvent] = []
+        if self.closed:
+            return events
+        self._reader.feed(data)
+        try:
+            while not self.closed:
+                frame = self._reader.next_frame()
+                if frame is None:
+                    break
+                event = self._frame(frame, now)
+                if event is not None:
+                    events.append(event)
+        except RemoteProtocolError as error:
+            self.fail(error)
+            events.append(LinkFailed(error))
+        return events
+
+    def fail(self, error: RemoteProtocolError) -> None:
+        """Queue GOAWAY with the error's code and accept nothing more."""
+        if self.state is not LinkState.CLOSED:
+            self._close_with(GoAway(code=error.code.value, message=error.reason[:256]))
+
+    def _close_with(self, goaway: GoAway) -> None:
+        for stream in list(self.streams.values()):
+            self._forget(stream)
+        self._control.clear()
+        self._control_bytes = 0
+        self._pong = None
+        self._attention.clear()
+        if not self.goaway_sent:
+            self._queue(encode_frame(FrameType.GOAWAY, 0, messages.encode(goaway)))
+            self.goaway_sent = True
+        self.state = LinkState.CLOSED
+        self._reader.clear()
+
+    def _frame(self, frame: Frame, now: float) -> LinkEvent | None:
+        if frame.type not in _ALLOWED[self.state]:
+            raise RemoteProtocolError(
+                ErrorCode.PROTOCOL,
+                f"{FrameType(frame.type).name} while {self.state.name.lower().replace('_', ' ')}",
+            )
+        if (frame.type in _LINK_FRAMES) != (frame.stream == 0):
+            raise RemoteProtocolError(
+                ErrorCode.PROTOCOL, f"{FrameType(frame.type).name} on stream {frame.stream}"
+            )
+        return self._handlers[frame.type](frame, now)
+
+    def _hello(self, frame: Frame, now: float) -> LinkEvent:
+        hello = messages.decode(frame.payload, Hello)
+        choose_version(hello.protocol)
+        self.peer_max_streams = hello.max_streams
+        self.state = LinkState.JUDGING
+        return HelloReceived(hello)
+
+    def _welcome(self, frame: Frame, now: float) -> LinkEvent:
+        welcome = messages.decode(frame.payload, Welcome)
+        if not PROTOCOL_MIN <= welcome.protocol <= PROTOCOL_MAX:
+            raise RemoteProtocolError(
+                ErrorCode.VERSION, f"the gateway chose version {welcome.protocol}, not offered"
+            )
+        self.peer_max_streams = welcome.max_streams
+        self.state = LinkState.OPEN
+        return WelcomeReceived(welcome)
+
+    def _ping(self, frame: Frame, now: float) -> None:
+        if len(frame.payload) != _PING_SIZE:
+            raise RemoteProtocolError(ErrorCode.PROTOCOL, "PING is 8 bytes")
+        self._spend(self._ping_bucket, now, "PING")
+        self._pong = frame.payload
+
+    def _pong_received(self, frame: Frame, now: float) -> LinkEvent | None:
+        if frame.payload != self._ping_outstanding:
+            return None
+        self._ping_outstanding = None
+        return PongReceived(frame.payload)
+
+    def _goaway(self, frame: Frame, now: float) -> LinkEvent:
+        goaway = messages.decode(frame.payload, GoAway)
+        self.goaway_received = True
+        return GoAwayReceived(goaway)
+
+    def _sessions(self, frame: Frame, now: float) -> LinkEvent:
+        return SessionsReceived(messages.decode(frame.payload, Sessions))
+
+    def _open(self, frame: Frame, now: float) -> LinkEvent | None:
+        number = frame.stream
+        remote_parity = 0 if self.dialler else 1
+        if number % 2 != remote_parity or number <= self._highest_remote or number > MAX_STREAM:
+            raise RemoteProtocolError(ErrorCode.PROTOCOL, f"OPEN of stream {number}")
+        self._spend(self._open_bucket, now, "OPEN")
+        self._highest_remote = number
+        request = messages.decode(frame.payload, Open)
+        if self.goaway_sent:
+            self._refuse(number, ErrorCode.SHUTDOWN, "this side is going away")
+            return None
+        if self._opened_there >= self.limits.max_streams:
+            self._refuse(
+                number, ErrorCode.STREAMS, f"at most {self.limits.max_streams} streams at once"
+            )
+            return None
+        self._add(LinkStream(number, local=False))
+        return StreamRequested(number, request)
+
+    def _opened(self, frame: Frame, now: float) -> LinkEvent | None:
+        stream = self._stream(frame)
+        if stream is None:
+            return None
+        if not stream.local or stream.state is not StreamState.ASKED:
+            raise RemoteProtocolError(ErrorCode.PROTOCOL, f"OPENED on stream {stream.number}")
+        opened = messages.decode(frame.payload, Opened)
+        stream.accepted_by_peer(opened)
+        self._wake(stream)
+        return StreamOpened(stream.number, opened)
+
+    def _refused(self, frame: Frame, now: float) -> LinkEvent | None:
+        stream = self._stream(frame)
+        if stream is None:
+            return None
+        if not stream.local or stream.state is not StreamState.ASKED:
+            raise RemoteProtocolError(ErrorCode.PROTOCOL, f"REFUSED on stream {stream.number}")
+        refused = messages.decode(frame.payload, Refused)
+        self._forget(stream)
+        return StreamRefused(stream.number, refused)
+
+    def _data(self, frame: Frame, now: float) -> LinkEvent | None:
+        stream = self._stream(frame, StreamState.OPEN)
+        if stream is None:
+            return None
+        eof = bool(frame.flags & FrameFlag.EOF)
+        stream.data_received(len(frame.payload), eof)
+        return DataReceived(stream.number, frame.payload, bool(frame.flags & FrameFlag.STDERR), eof)
+
+    def _limit(self, frame: Frame, now: float) -> LinkEvent | None:
+        if len(frame.payload) != _LIMIT.size:
+            raise RemoteProtocolError(ErrorCode.PROTOCOL, "LIMIT is three 8-byte numbers")
+        if self._limit_allowance is not None:
+            self._limit_allowance -= 1
+            if self._limit_allowance < 0:
+                raise RemoteProtocolError(ErrorCode.OVERLOAD, "too many LIMIT frames")
+        stream = self._stream(frame, StreamState.OPEN)
+        if stream is None:
+            return None
+        consumed, limit, events = _LIMIT.unpack(frame.payload)
+        if max(consumed, limit, events) > MAX_OFFSET:
+            raise RemoteProtocolError(ErrorCode.FLOW_CONTROL, "a LIMIT beyond 2^63")
+        if not stream.limit_received(consumed, limit, events):
+            return None
+        self._wake(stream)
+        finished = stream.outcome_acknowledged
+        if finished:
+            self._forget(stream)
+        return LimitReceived(
+            stream.number, stream.peer_consumed, stream.send_limit, stream.peer_events, finished
+        )
+
+    def _reset(self, frame: Frame, now: float) -> LinkEvent | None:
+        self._spend(self._reset_bucket, now, "RESET")
+        reset = messages.decode(frame.payload, Reset)
+        stream = self._stream(frame)
+        if stream is None:
+            return None
+        self._forget(stream)
+        return StreamReset(stream.number, reset.code, reset.message)
+
+    def _event(self, frame: Frame, now: float) -> LinkEvent | None:
+        self._spend(self._event_bucket, now, "EVENT")
+        stream = self._stream(frame, StreamState.OPEN)
+        if stream is None:
+            return None
+        event = messages.decode_event(frame.payload)
+        urgent = bool(frame.flags & FrameFlag.URGENT)
+        if not stream.event_received(event, urgent):
+            return None
+        return EventReceived(stream.number, event, urgent, frame.payload)
+
+    def _stream(self, frame: Frame, state: StreamState | None = None) -> LinkStream | None:
+        """Return the frame's stream; None if it is over; fail if it never was (rule W8)."""
+        stream = self.streams.get(frame.stream)
+        if stream is None:
+            local_parity = 1 if self.dialler else 0
+            highest = (
+                self._next_local - 2 if frame.stream % 2 == local_parity else self._highest_remote
+            )
+            if frame.stream > highest:
+                raise RemoteProtocolError(
+                    ErrorCode.PROTOCOL,
+                    f"{FrameType(frame.type).name} on stream {frame.stream}, never opened",
+                )
+            return None
+        if state is not None and stream.state is not state:
+            raise RemoteProtocolError(
+                ErrorCode.PROTOCOL,
+                f"{FrameType(frame.type).name} on stream {frame.stream} before OPENED",
+            )
+        return stream
+
+    @staticmethod
+    def _spend(bucket: TokenBucket | None, now: float, what: str) -> None:
+        if bucket is not None and not bucket.take(now):
+            raise RemoteProtocolError(
+                ErrorCode.OVERLOAD, f"more than {bucket.rate:g} {what} frames a second"
+            )
+
+    # -- link control ------------------------------------------------------------------------
+
+    def send_hello(self, hello: Hello) -> None:
+        """Introduce this dialler."""
+        if not self.dialler or self.state is not LinkState.AWAITING_WELCOME:
+            raise LocalProtocolError("HELLO is the dialler's first frame")
+        self._queue(encode_frame(FrameType.HELLO, 0, messages.encode(hello)))
+
+    def send_welcome(self, welcome: Welcome) -> None:
+        """Accept the dialler: from here on streams may be opened."""
+        if self.state is not LinkState.JUDGING:
+            raise LocalProtocolError("WELCOME answers a HELLO, once")
+        self._queue(encode_frame(FrameType.WELCOME, 0, messages.encode(welcome)))
+        self.state = LinkState.OPEN
+
+    def send_goaway(self, goaway: GoAway, *, close: bool = False) -> None:
+        """Say that no stream may be opened any more; with ``close``, that the link ends now."""
+        if self.state is LinkState.CLOSED:
+            return
+        if close:
+            self._close_with(goaway)
+        elif not self.goaway_sent:
+            self._queue(encode_frame(FrameType.GOAWAY, 0, messages.encode(goaway)))
+            self.goaway_sent = True
+
+    def send_ping(self, payload: bytes) -> None:
+        """Ask for a PONG; a newer PING replaces one that is still outstanding."""
+        if len(payload) != _PING_SIZE:
+            raise LocalProtocolError("a PING carries 8 bytes")
+        if self.state is LinkState.OPEN:
+            self._ping_outstanding = payload
+            self._queue(encode_frame(FrameType.PING, 0, payload))
+
+    def send_sessions(self, sessions: Sessions) -> None:
+        """Send a list of sessions or the answer to one."""
+        if self.state is not LinkState.OPEN:
+            raise LocalProtocolError("SESSIONS belongs on an open link")
+        self._queue(encode_frame(FrameType.SESSIONS, 0, messages.encode(sessions)))
+
+    # -- streams -----------------------------------------------------------------------------
+
+    @property
+    def streams_opened_here(self) -> int:
+        """Streams that this side opened and that are not over."""
+        return self._opened_here
+
+    def open_stream(self, request: Open, source: FrameSource, weight: int = WEIGHT_NORMAL) -> int:
+        """Ask the peer for a stream.
+
+        Returns:
+            The stream's number.
+
+        Raises:
+            LocalProtocolError: The link is not open, is going away, or the peer's
+                ``max_streams`` is reached, or the request is too large for a frame.
+        """
+        if self.state is not LinkState.OPEN or self.goaway_received or self.goaway_sent:
+            raise LocalProtocolError("the link does not take new streams")
+        if self._opened_here >= self.peer_max_streams:
+            raise LocalProtocolError(f"the peer takes {self.peer_max_streams} streams at once")
+        payload = messages.encode(request)
+        number = self._next_local
+        if number > MAX_STREAM:
+            raise LocalProtocolError("stream numbers are used up: dial anew")
+        self._next_local += 2
+        stream = LinkStream(number, local=True, weight=weight)
+        stream.source = source
+        start = request.start
+        stream.receive_offset = start.consumed
+        stream.receive_limit = start.limit
+        stream.receive_events = start.events
+        self._add(stream)
+        self._queue(encode_frame(FrameType.OPEN, number, payload))
+        return number
+
+    def accept(
+        self,
+        number: int,
+        request: Open,
+        opened: Opened,
+        source: FrameSource,
+        weight: int = WEIGHT_NORMAL,
+    ) -> None:
+        """Answer OPENED: this side's positions, and from where each direction goes on."""
+        stream = self._asked(number)
+        payload = messages.encode(opened)
+        stream.source = source
+        stream.flow.weight = weight
+        stream.accepted_here(request.start, opened)
+        self._queue(encode_frame(FrameType.OPENED, number, payload))
+        self._grant_limits()
+        self._wake(stream)
+
+    def refuse(self, number: int, code: ErrorCode | str, message: str) -> None:
+        """Answer REFUSED: the stream is over."""
+        self._forget(self._asked(number))
+        self._refuse(number, code, message)
+
+    def reset(self, number: int, code: ErrorCode | str, message: str = "") -> None:
+        """End a stream at once in both directions; a stream that is over already is left alone."""
+        stream = self.streams.get(number)
+        if stream is None:
+            return
+        self._forget(stream)
+        payload = messages.encode(Reset(str(code), message[:256]))
+        self._queue(encode_frame(FrameType.RESET, number, payload))
+
+    def wake(self, number: int) -> None:
+        """Note that the source of a stream may have a frame, an urgent event or a LIMIT."""
+        stream = self.streams.get(number)
+        if stream is not None and stream.state is StreamState.OPEN:
+            self._wake(stream)
+
+    def waiting(self, number: int) -> bool:
+        """Whether the peer still waits for this side's answer to its OPEN."""
+        stream = self.streams.get(number)
+        return stream is not None and not stream.local and stream.state is StreamState.ASKED
+
+    def credit(self, number: int) -> int:
+        """Return how many bytes the peer's limit still allows on a stream; 0 if it is over."""
+        stream = self.streams.get(number)
+        return stream.credit if stream is not None else 0
+
+    def _asked(self, number: int) -> LinkStream:
+        stream = self.streams.get(number)
+        if stream is None or stream.local or stream.state is not StreamState.ASKED:
+            raise LocalProtocolError(f"stream {number} does not wait for an answer")
+        return stream
+
+    def _refuse(self, number: int, code: ErrorCode | str, message: str) -> None:
+        payload = messages.encode(Refused(str(code), message[:256]))
+        self._queue(encode_frame(FrameType.REFUSED, number, payload))
+
+    def _add(self, stream: LinkStream) -> None:
+        self.streams[stream.number] = stream
+        if stream.local:
+            self._opened_here += 1
+        else:
+            self._opened_there += 1
+
+    def _forget(self, stream: LinkStream) -> None:
+        if self.streams.pop(stream.number, None) is None:
+            return
+        self._scheduler.remove(stream.flow)
+        self._attention.pop(stream.number, None)
+        if stream.local:
+            self._opened_here -= 1
+        else:
+            self._opened_there -= 1
+
+    def _wake(self, stream: LinkStream) -> None:
+        self._attention[stream.number] = None
+        self._scheduler.wake(stream.flow)
+
+    def _grant_limits(self) -> None:
+        """Let the peer send LIMITs for what we send it (section 13)."""
+        if self._limit_allowance is not None:
+            self._limit_allowance += 4
+
+    # -- sending -----------------------------------------------------------------------------
+
+    @property
+    def has_output(self) -> bool:
+        """Whether `next_record` may have something to send."""
+        return bool(self._control or self._pong or self._attention or self._scheduler)
+
+    def next_record(self, size: int = RECORD_SIZE) -> tuple[bytes, list[LinkEvent]]:
+        """Return up to ``size`` bytes to send now, and the streams that this finished.
+
+        Control frames come first, then LIMITs and urgent events, then streams by rule Q1.  Call
+        it when the transport asks, once per record, so that what comes first can still come first.
+        """
+        parts: list[bytes] = []
+        room = size
+        if self._pong is not None:
+            frame = encode_frame(FrameType.PONG, 0, self._pong)
+            self._pong = None
+            parts.append(frame)
+            room -= len(frame)
+        while self._control and (len(self._control[0]) <= room or not parts):
+            frame = self._control.popleft()
+            self._control_bytes -= len(frame)
+            parts.append(frame)
+            room -= len(frame)
+        finished: list[LinkEvent] = []
+        if not self._control:
+            room = self._collect_attention(parts, room, finished)
+            self._collect_streams(parts, room)
+        return b"".join(parts), finished
+
+    def _collect_attention(self, parts: list[bytes], room: int, finished: list[LinkEvent]) -> int:
+        while self._attention and room >= HEADER_SIZE + _LIMIT.size:
+            number = next(iter(self._attention))
+            stream = self.streams[number]
+            if stream.source is None:
+                del self._attention[number]
+                continue
+            item = stream.source.next_control()
+            if item is None:
+                del self._attention[number]
+                continue
+            frame = self._encode_control(stream, item)
+            parts.append(frame)
+            room -= len(frame)
+            if stream.outcome_told:
+                self._forget(stream)
+                finished.append(StreamFinished(number))
+        return room
+
+    def _encode_control(self, stream: LinkStream, item: OutEvent | OutLimit) -> bytes:
+        self._grant_limits()
+        if isinstance(item, OutLimit):
+            stream.limit_sent(item)
+            return pack_header(FrameType.LIMIT, 0, _LIMIT.size, stream.number) + _LIMIT.pack(*item)
+        return self._encode_event(stream, item)
+
+    @staticmethod
+    def _encode_event(stream: LinkStream, item: OutEvent) -> bytes:
+        stream.event_sent(item)
+        flags = FrameFlag.URGENT if item.urgent else 0
+        return encode_frame(FrameType.EVENT, stream.number, item.payload, flags)
+
+    def _collect_streams(self, parts: list[bytes], room: int) -> None:
+        while room >= _MIN_ROOM:
+            flow = self._scheduler.current()
+            if flow is None:
+                return
+            stream = self.streams[flow.key]
+            item = (
+                stream.source.next_frame(room - HEADER_SIZE, stream.credit)
+                if stream.source is not None and not stream.outcome_sent
+                else None
+            )
+            if item is None:
+                self._scheduler.idle(flow)
+                continue
+            self._grant_limits()
+            if isinstance(item, OutData):
+                stream.data_sent(len(item.data), item.eof)
+                flags = (FrameFlag.EOF if item.eof else 0) | (
+                    FrameFlag.STDERR if item.stderr else 0
+                )
+                parts.append(pack_header(FrameType.DATA, flags, len(item.data), stream.number))
+                parts.append(item.data)
+                used = HEADER_SIZE + len(item.data)
+            else:
+                frame = self._encode_event(stream, item)
+                parts.append(frame)
+                used = len(frame)
+            room -= used
+            self._scheduler.sent(flow, used)
+
+    def _queue(self, frame: bytes) -> None:
+        self._control.append(frame)
+        self._control_bytes += len(frame)
+        if self._control_bytes > self.limits.control_queue_bytes and not self.closed:
+            self.fail(
+                RemoteProtocolError(ErrorCode.OVERLOAD, "the peer does not read what it asked for")
+            )
+
+
+def _bucket(rate: float | None, burst: float | None) -> TokenBucket | None:
+    return None if rate is None else TokenBucket(rate, burst or rate)

@@ -1,0 +1,98 @@
+"""The frame codec: eight bytes of header, then the payload (rules W1 to W3)."""
+
+from __future__ import annotations
+
+from struct import Struct
+from typing import Final, NamedTuple
+
+from rshell.link.core.constants import ALLOWED_FLAGS, HEADER_SIZE, MAX_PAYLOAD, FrameFlag, FrameType
+from rshell.link.core.errors import ErrorCode, LocalProtocolError, RemoteProtocolError
+
+__all__ = ["Frame", "FrameReader", "encode_frame", "pack_header"]
+
+_HEADER: Final = Struct(">BBHI")
+pack_header: Final = _HEADER.pack
+
+
+class Frame(NamedTuple):
+    """One frame of a known type.
+
+    Attributes:
+        type: A value of FrameType.
+        flags: Checked against the bits that the type allows.
+        stream: 0 for the link itself.
+        payload: At most 16,376 bytes.
+    """
+
+    type: int
+    flags: int
+    stream: int
+    payload: bytes
+
+
+def encode_frame(type_: int, stream: int, payload: bytes = b"", flags: int = 0) -> bytes:
+    """Return the bytes of one frame.
+
+    Raises:
+        LocalProtocolError: The payload is longer than a frame may be.
+    """
+    if len(payload) > MAX_PAYLOAD:
+        raise LocalProtocolError(
+            f"a payload of {len(payload):,} bytes; a frame holds at most {MAX_PAYLOAD:,}"
+        )
+    return _HEADER.pack(type_, flags, len(payload), stream) + payload
+
+
+class FrameReader:
+    """Cuts a byte stream into frames, holding at most one incomplete frame between calls."""
+
+    __slots__ = ("_buffer", "_position")
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+        self._position = 0
+
+    @property
+    def buffered(self) -> int:
+        """Bytes received that do not make a whole frame yet (or were not asked for)."""
+        return len(self._buffer) - self._position
+
+    def feed(self, data: bytes) -> None:
+        """Add received bytes; ask for them with `next_frame` until it returns None."""
+        if self._position:
+            del self._buffer[: self._position]
+            self._position = 0
+        self._buffer += data
+
+    def clear(self) -> None:
+        """Drop everything: nothing after a fatal frame is acted upon (rule W4)."""
+        self._buffer.clear()
+        self._position = 0
+
+    def next_frame(self) -> Frame | None:
+        """Return the next whole frame of a known type, or None when more bytes are needed.
+
+        Raises:
+            RemoteProtocolError: The header breaks rule W1 or W3.
+        """
+        buffer = self._buffer
+        while len(buffer) - self._position >= HEADER_SIZE:
+            type_, flags, length, stream = _HEADER.unpack_from(buffer, self._position)
+            if length > MAX_PAYLOAD:
+                raise RemoteProtocolError(
+                    ErrorCode.FRAME_SIZE, f"a frame of {length} bytes; at most {MAX_PAYLOAD}"
+                )
+            allowed = ALLOWED_FLAGS.get(type_)
+            if allowed is None and not flags & FrameFlag.IGNORABLE:
+                raise RemoteProtocolError(ErrorCode.PROTOCOL, f"unknown frame type {type_}")
+            if allowed is not None and flags & ~allowed:
+                raise RemoteProtocolError(
+                    ErrorCode.PROTOCOL, f"{FrameType(type_).name} with flags 0x{flags:02x}"
+                )
+            start = self._position + HEADER_SIZE
+            if len(buffer) < start + length:
+                return None
+            self._position = start + length
+            if allowed is not None:
+                return Frame(type_, flags, stream, bytes(buffer[start : start + length]))
+        return None

@@ -1,0 +1,163 @@
+"""The middle of a stream: two hops joined, nothing kept that matters (rule F7).
+
+::
+
+    operator's link                                        device's link
+    DataReceived ----> [ queue of the device side ]  ----> next_frame
+    next_frame   <---- [ queue of the operator side ] <--- DataReceived
+    LIMIT        ----> consumed and events unchanged, limit lowered to
+                       what the outgoing link has taken plus the allowance  ----> LIMIT
+
+Offsets are the same on both hops.  Each `RelaySide` is the source of one hop's frames and holds
+at most the allowance, because it never lets the other hop's peer send more.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+
+from rshell.link.core.constants import ALLOWANCE
+from rshell.link.core.events import DataReceived, EventReceived, LimitReceived
+from rshell.link.core.limits import CreditBudget
+from rshell.link.core.messages import Open, Opened, Positions
+from rshell.link.core.sources import OutData, OutEvent, OutLimit
+
+__all__ = ["Relay", "RelaySide"]
+
+
+def _nothing() -> None:
+    """Stand in for a wake call before the hop is known."""
+
+
+class RelaySide:
+    """What a relay sends on one of its two hops.
+
+    Attributes:
+        wake: Tells this hop's link that there may be something to send.
+        queued: Bytes that wait for this hop's transport.
+    """
+
+    def __init__(self, budget: CreditBudget | None) -> None:
+        self.wake: Callable[[], None] = _nothing
+        self.queued = 0
+        self.other: RelaySide
+        self._budget = budget
+        self._queue: deque[OutData | OutEvent] = deque()
+        self._urgent: deque[OutEvent] = deque()
+        #: Bytes of this hop's outgoing direction that its transport has taken, absolute.
+        self._forwarded = 0
+        #: The far end's positions for what this hop's peer sends, to be announced to that peer.
+        self._far = Positions(0, 0, 0)
+        self._announced = Positions(0, 0, 0)
+
+    # -- what the owner reports --------------------------------------------------------------
+
+    def data(self, event: DataReceived) -> None:
+        """Queue bytes that arrived on the other hop."""
+        self._queue.append(OutData(event.data, event.stderr, event.eof))
+        self.queued += len(event.data)
+        self.wake()
+
+    def event(self, event: EventReceived) -> None:
+        """Queue an event that arrived on the other hop, unchanged."""
+        item = OutEvent(event.payload, event.event.seq, event.urgent, event.event.kind == "outcome")
+        (self._urgent if event.urgent else self._queue).append(item)
+        self.wake()
+
+    def limit(self, event: LimitReceived) -> None:
+        """Take the far end's positions, which arrived on the other hop."""
+        self._far = Positions(event.consumed, event.limit, event.events)
+        self.wake()
+
+    # -- opening -----------------------------------------------------------------------------
+
+    def begin(self, forwarded: int) -> None:
+        """Set where the outgoing direction of this hop goes on."""
+        self._forwarded = forwarded
+
+    def lowered(self, far: Positions) -> Positions:
+        """Return the far end's positions as this hop's peer may hear them, and note them."""
+        self._far = far
+        self._announced = Positions(far.consumed, self._allowed(), far.events)
+        return self._announced
+
+    # -- FrameSource -------------------------------------------------------------------------
+
+    def next_control(self) -> OutEvent | OutLimit | None:
+        """Return an urgent event, or the far end's positions when they are news."""
+        if self._urgent:
+            return self._urgent.popleft()
+        far, told, allowed = self._far, self._announced, self._allowed()
+        if (
+            far.consumed > told.consumed
+            or far.events > told.events
+            or allowed - told.limit >= self._allowance() // 2
+            or (allowed > told.limit and allowed == far.limit)
+        ):
+            self._announced = Positions(far.consumed, max(told.limit, allowed), far.events)
+            return OutLimit(far.consumed, self._announced.limit, far.events)
+        return None
+
+    def next_frame(self, room: int, credit: int) -> OutData | OutEvent | None:
+        """Return what has waited longest; bytes only as far as credit and room go."""
+        if not self._queue:
+            return None
+        head = self._queue[0]
+        if isinstance(head, OutEvent):
+            self._queue.popleft()
+            return head
+        size = min(room, credit)
+        if len(head.data) > size:
+            if size <= 0:
+                return None
+            self._queue[0] = OutData(head.data[size:], head.stderr, head.eof)
+            head = OutData(head.data[:size], head.stderr, False)
+        else:
+            self._queue.popleft()
+        self._took(len(head.data))
+        return head
+
+    def _took(self, size: int) -> None:
+        self.queued -= size
+        self._forwarded += size
+        self.other.wake()
+
+    def _allowance(self) -> int:
+        return ALLOWANCE if self._budget is None else self._budget.window(ALLOWANCE)
+
+    def _allowed(self) -> int:
+        """The limit for this hop's peer: never above the far end's, never above our room."""
+        return min(self._far.limit, self.other._forwarded + self._allowance())
+
+
+class Relay:
+    """Joins the operator's hop and the device's hop of one session.
+
+    Args:
+        operator_budget: Bounds what the operator's link may have in flight towards us.
+        device_budget: Likewise for the device's link.
+    """
+
+    def __init__(
+        self,
+        operator_budget: CreditBudget | None = None,
+        device_budget: CreditBudget | None = None,
+    ) -> None:
+        self.operator = RelaySide(operator_budget)
+        self.device = RelaySide(device_budget)
+        self.operator.other = self.device
+        self.device.other = self.operator
+
+    def opening(self, request: Open) -> Positions:
+        """Return the positions to state in the device's OPEN, from the operator's."""
+        start = request.start
+        self.operator.begin(start.consumed)
+        return self.device.lowered(start)
+
+    def opened(self, opened: Opened) -> Opened:
+        """Return the OPENED for the operator, from the device's."""
+        self.operator.begin(self.operator._forwarded + opened.gap)
+        self.device.begin(opened.consumed)
+        told = self.operator.lowered(Positions(opened.consumed, opened.limit, opened.events))
+        return Opened(told.consumed, told.limit, told.events, opened.gap)

@@ -1,0 +1,163 @@
+"""RelayedStream: the two streams of a session that a gateway joins (rule F7)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from rshell.link.core.errors import ErrorCode
+from rshell.link.core.events import DataReceived, EventReceived, LimitReceived
+from rshell.link.core.messages import Open, Opened
+from rshell.link.core.relay import Relay, RelaySide
+from rshell.link.core.sources import OutData, OutEvent, OutLimit
+from rshell.link.protocol import LinkProtocol
+
+__all__ = ["RelayedStream"]
+
+
+class _Hop:
+    """One of the two streams: what arrives here goes to the other side's queue."""
+
+    def __init__(self, stream: RelayedStream, side: RelaySide) -> None:
+        self._stream = stream
+        self._side = side
+        self.link: LinkProtocol | None = None
+        self.number = 0
+
+    def attach(self, link: LinkProtocol, number: int) -> None:
+        """Use this stream of this link."""
+        self.link = link
+        self.number = number
+        self._side.wake = self._wake
+
+    def _wake(self) -> None:
+        if self.link is not None:
+            self.link.wake(self.number)
+
+    def reset(self, code: str, message: str) -> None:
+        """End this hop, if it still lives."""
+        link, self.link = self.link, None
+        if link is not None:
+            link.reset(self.number, code, message)
+
+    def next_control(self) -> OutEvent | OutLimit | None:
+        return self._side.next_control()
+
+    def next_frame(self, room: int, credit: int) -> OutData | OutEvent | None:
+        return self._side.next_frame(room, credit)
+
+    def data_received(self, event: DataReceived) -> None:
+        self._stream.bytes_relayed += len(event.data)
+        self._side.other.data(event)
+
+    def event_received(self, event: EventReceived) -> None:
+        if event.event.kind == "outcome":
+            self._stream.outcome_passed(event.event.body)
+        self._side.other.event(event)
+
+    def limit_received(self, event: LimitReceived) -> None:
+        self._side.other.limit(event)
+
+    def stream_opened(self, opened: Opened) -> None:
+        self._stream.device_accepted(opened)
+
+    def stream_refused(self, code: str, message: str) -> None:
+        self.link = None
+        self._stream.device_refused(code, message)
+
+    def stream_reset(self, code: str, message: str) -> None:
+        self.link = None
+        self._stream.broken(code, message)
+
+    def stream_finished(self) -> None:
+        # The other hop follows by its own LIMIT.
+        self.link = None
+
+    def link_lost(self, reason: str) -> None:
+        self.link = None
+        self._stream.broken(ErrorCode.LINK_LOST.value, reason)
+
+
+class RelayedStream:
+    """Joins an operator's stream to a stream that it opens on a device's link.
+
+    Args:
+        operator_link: Where the request came from.
+        number: Its stream number there; it must still wait for an answer.
+        request: The operator's OPEN.
+        device_link: The device's current link.
+        ended: Called once: (outcome body or None, code, message).
+        weight: The stream's share on both links.
+
+    Attributes:
+        bytes_relayed: Of both directions, so far.
+    """
+
+    def __init__(
+        self,
+        operator_link: LinkProtocol,
+        number: int,
+        request: Open,
+        device_link: LinkProtocol,
+        ended: Callable[[dict[str, Any] | None, str, str], None],
+        weight: int,
+    ) -> None:
+        self.bytes_relayed = 0
+        self._relay = Relay(operator_link.receive_budget, device_link.receive_budget)
+        self._operator = _Hop(self, self._relay.operator)
+        self._device = _Hop(self, self._relay.device)
+        self._operator_link = operator_link
+        self._device_link = device_link
+        self._number = number
+        self._request = request
+        self._ended: Callable[[dict[str, Any] | None, str, str], None] | None = ended
+        self._weight = weight
+        self._accepted = False
+
+    def open(self, request: Open) -> None:
+        """Open the device's hop.
+
+        Args:
+            request: The OPEN for the device, without positions; they are filled in here.
+
+        Raises:
+            LocalProtocolError: The device's link takes no new stream; nothing was done.
+        """
+        start = self._relay.opening(self._request)
+        number = self._device_link.open_stream(
+            request.starting(start, resuming=self._request.resume is not None),
+            self._device,
+            self._weight,
+        )
+        self._device.attach(self._device_link, number)
+        self._operator_link.watch(self._number, self._operator)
+        self._operator.attach(self._operator_link, self._number)
+
+    def device_accepted(self, opened: Opened) -> None:
+        """The device said OPENED: say so to the operator, and let both directions run."""
+        self._accepted = True
+        told = self._relay.opened(opened)
+        self._operator_link.accept(self._number, self._request, told, self._operator, self._weight)
+        self._relay.device.wake()
+
+    def device_refused(self, code: str, message: str) -> None:
+        """The device said REFUSED: pass it on."""
+        self._operator_link.refuse(self._number, code, message)
+        self._end(None, code, message)
+
+    def outcome_passed(self, body: dict[str, Any]) -> None:
+        """Note the outcome as it passes: the audit wants it."""
+        self._end(body, ErrorCode.NONE.value, "")
+
+    def broken(self, code: str, message: str) -> None:
+        """End what is left of both hops with this code: one broke, or the gate says so."""
+        if not self._accepted:
+            self._operator_link.refuse(self._number, code, message)
+        self._operator.reset(code, message)
+        self._device.reset(code, message)
+        self._end(None, code, message)
+
+    def _end(self, outcome: dict[str, Any] | None, code: str, message: str) -> None:
+        ended, self._ended = self._ended, None
+        if ended is not None:
+            ended(outcome, code, message)
