@@ -1,0 +1,37 @@
+"""What both ends of a stream agree on: the typed requests of the built-in handlers.
+
+A device's handler decodes its request with these types, an operator's client encodes them.
+``processes.py`` has shell and exec, ``catalogue.py`` how a device describes what it can do,
+``decoding.py`` the strict decoder every handler's request passes through.
+"""
+
+from rshell.handlers.catalogue import (
+    PRIORITIES,
+    HandlerDescription,
+    catalogue_digest,
+    describe,
+    encode_catalogue,
+)
+from rshell.handlers.decoding import BadRequest, decode_request
+from rshell.handlers.processes import (
+    ExecRequest,
+    ProcessRequest,
+    ShellRequest,
+    TerminalSize,
+)
+from rshell.link.core.messages import Outcome
+
+__all__ = [
+    "PRIORITIES",
+    "BadRequest",
+    "ExecRequest",
+    "HandlerDescription",
+    "Outcome",
+    "ProcessRequest",
+    "ShellRequest",
+    "TerminalSize",
+    "catalogue_digest",
+    "decode_request",
+    "describe",
+    "encode_catalogue",
+]
