@@ -307,6 +307,7 @@ class StreamChannel:
         self._closed = True
         self.disconnecting = True
         self.end.detach()
+        self._waiting.clear()
         producer, self._producer = self._producer, None
         if producer is not None:
             producer.stopProducing()

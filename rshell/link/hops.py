@@ -135,6 +135,10 @@ class RelayedStream:
 
     def device_accepted(self, opened: Opened) -> None:
         """The device said OPENED: say so to the operator, and let both directions run."""
+        if not self._operator_link.waiting(self._number):
+            # Its link is ending and will say so later; the device need not wait for that.
+            self.broken(ErrorCode.LINK_LOST.value, "the operator's link is gone")
+            return
         self._accepted = True
         told = self._relay.opened(opened)
         self._operator_link.accept(self._number, self._request, told, self._operator, self._weight)

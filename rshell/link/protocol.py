@@ -19,7 +19,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from rshell.link.clock import TimerWheel, WheelTimer
+from rshell.link.clock import TICK_SECONDS, TimerWheel, WheelTimer
 from rshell.link.core.connection import LinkConnection
 from rshell.link.core.constants import (
     ANNOUNCE_SECONDS,
@@ -194,6 +194,8 @@ class LinkProtocol(Protocol):
         self._busy = True
         try:
             for event in self.core.receive_data(data, now):
+                if self._lost:
+                    break  # the owner aborted: nothing follows link_lost
                 self._dispatch(event)
         finally:
             self._busy = False
@@ -267,6 +269,8 @@ class LinkProtocol(Protocol):
 
     def sessions(self, sessions: Sessions) -> None:
         """Send a list of sessions or its answer."""
+        if self.closed:
+            return
         self.core.send_sessions(sessions)
         self.flush()
 
@@ -335,7 +339,9 @@ class LinkProtocol(Protocol):
         """Call ``announce`` within a second: some consumption waits to be told (rule F3)."""
         self._unannounced[number] = announce
         if self._announce_timer is None and not self._lost:
-            self._announce_timer = self._wheel.call_later(ANNOUNCE_SECONDS, self._announce)
+            # A tick less: the wheel may be as late as that.
+            delay = ANNOUNCE_SECONDS - TICK_SECONDS
+            self._announce_timer = self._wheel.call_later(delay, self._announce)
 
     def _announce(self) -> None:
         self._announce_timer = None
@@ -368,7 +374,9 @@ class LinkProtocol(Protocol):
                 if receiver := self._receivers.get(number):
                     receiver.event_received(event)
             case StreamRequested(stream=number, open=request):
-                self._owner.stream_requested(self, number, request)
+                # It may be over already, by a RESET or a fault that came in the same read.
+                if self.core.waiting(number):
+                    self._owner.stream_requested(self, number, request)
             case StreamOpened(stream=number, opened=opened):
                 if receiver := self._receivers.get(number):
                     receiver.stream_opened(opened)
@@ -405,6 +413,7 @@ class LinkProtocol(Protocol):
             case PongReceived():
                 self.rtt_seconds = self._wheel.seconds() - self._ping_sent_at
                 self._pinged_at = None
+                self._set_timer(self._check_delay())
             case LinkFailed(error=error):
                 self._reason = str(error)
 
@@ -460,6 +469,8 @@ class LinkProtocol(Protocol):
         if self._lost or self._closing:
             return
         self._closing = True
+        if self._reason is None and self.core.failure is not None:
+            self._reason = str(self.core.failure)
         transport: Any = self.transport
         transport.unregisterProducer()
         transport.loseConnection()

@@ -49,7 +49,7 @@ from rshell.link.core.limits import LinkLimits, TokenBucket
 from rshell.link.core.messages import GoAway, Hello, Open, Opened, Refused, Reset, Sessions, Welcome
 from rshell.link.core.scheduler import Scheduler
 from rshell.link.core.sources import FrameSource, OutData, OutEvent, OutLimit
-from rshell.link.core.streams import LinkStream, StreamState
+from rshell.link.core.streams import LinkStream, StreamState, check_window
 
 __all__ = ["LinkConnection", "LinkState", "choose_version"]
 
@@ -125,6 +125,8 @@ class LinkConnection:
         self.streams: dict[int, LinkStream] = {}
         self.goaway_sent = False
         self.goaway_received = False
+        #: Why the link failed, None while it did not.
+        self.failure: RemoteProtocolError | None = None
         self.peer_max_streams = 0
         self._reader = FrameReader()
         self._control: deque[bytes] = deque()
@@ -195,12 +197,14 @@ class LinkConnection:
                     events.append(event)
         except RemoteProtocolError as error:
             self.fail(error)
-            events.append(LinkFailed(error))
+        if self.failure is not None:
+            events.append(LinkFailed(self.failure))
         return events
 
     def fail(self, error: RemoteProtocolError) -> None:
         """Queue GOAWAY with the error's code and accept nothing more."""
         if self.state is not LinkState.CLOSED:
+            self.failure = error
             self._close_with(GoAway(code=error.code.value, message=error.reason[:256]))
 
     def _close_with(self, goaway: GoAway) -> None:
@@ -210,10 +214,10 @@ class LinkConnection:
         self._control_bytes = 0
         self._pong = None
         self._attention.clear()
-        if not self.goaway_sent:
-            self._queue(encode_frame(FrameType.GOAWAY, 0, messages.encode(goaway)))
-            self.goaway_sent = True
         self.state = LinkState.CLOSED
+        # Said again after a planned GOAWAY: this one has the code, and that one may be unsent.
+        self._queue(encode_frame(FrameType.GOAWAY, 0, messages.encode(goaway)))
+        self.goaway_sent = True
         self._reader.clear()
 
     def _frame(self, frame: Frame, now: float) -> LinkEvent | None:
@@ -273,6 +277,8 @@ class LinkConnection:
         self._spend(self._open_bucket, now, "OPEN")
         self._highest_remote = number
         request = messages.decode(frame.payload, Open)
+        # Judged here and not in `accept`, which is called when the fault is no longer the caller's.
+        check_window(request.start.consumed, request.start.limit)
         if self.goaway_sent:
             self._refuse(number, ErrorCode.SHUTDOWN, "this side is going away")
             return None

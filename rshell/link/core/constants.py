@@ -28,6 +28,8 @@ RECORD_SIZE: Final = HEADER_SIZE + MAX_PAYLOAD
 
 #: Positions are u64 on the wire; half of that is plenty and fits every language's signed 64 bits.
 MAX_OFFSET: Final = 2**63 - 1
+#: JSON deeper than this is no request of ours but an attack on a parser (rule W6).
+MAX_DEPTH: Final = 16
 #: A side that has used up its stream numbers says GOAWAY and dials anew (rule W2).
 MAX_STREAM: Final = 2**31 - 1
 

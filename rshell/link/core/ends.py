@@ -124,6 +124,7 @@ class StreamEnd:
         self._next_seq = peer.events + 1
         self._received += gap
         self._consumed += gap
+        self._announce_now = gap > 0
 
     def _requeue_events(self) -> None:
         urgent = [note for note in self._unacknowledged if note.urgent]

@@ -59,15 +59,18 @@ class FrameReader:
 
     def feed(self, data: bytes) -> None:
         """Add received bytes; ask for them with `next_frame` until it returns None."""
-        if self._position:
-            del self._buffer[: self._position]
-            self._position = 0
+        self._compact()
         self._buffer += data
 
     def clear(self) -> None:
         """Drop everything: nothing after a fatal frame is acted upon (rule W4)."""
         self._buffer.clear()
         self._position = 0
+
+    def _compact(self) -> None:
+        if self._position:
+            del self._buffer[: self._position]
+            self._position = 0
 
     def next_frame(self) -> Frame | None:
         """Return the next whole frame of a known type, or None when more bytes are needed.
@@ -91,8 +94,10 @@ class FrameReader:
                 )
             start = self._position + HEADER_SIZE
             if len(buffer) < start + length:
-                return None
+                break
             self._position = start + length
             if allowed is not None:
                 return Frame(type_, flags, stream, bytes(buffer[start : start + length]))
+        # An idle link must not keep the memory of its last large read.
+        self._compact()
         return None

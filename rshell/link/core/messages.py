@@ -6,12 +6,13 @@ and WELCOME, that no key is unknown (rule W7).  Byte fields are base64 in JSON.
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Final, TypeVar
 
 import msgspec
 from msgspec import Meta, Struct
 
-from rshell.link.core.constants import MAX_OFFSET, MAX_PAYLOAD
+from rshell.link.core.constants import MAX_DEPTH, MAX_OFFSET, MAX_PAYLOAD
 from rshell.link.core.errors import ErrorCode, LocalProtocolError, RemoteProtocolError
 
 __all__ = [
@@ -48,7 +49,7 @@ HandlerName = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9.-]{0,63}\Z")]
 Address = Annotated[str, Meta(max_length=270)]
 
 
-class VersionRange(Struct, frozen=True, forbid_unknown_fields=True):
+class VersionRange(Struct, frozen=True):
     """Protocol versions spoken, both ends included."""
 
     min: Annotated[int, Meta(ge=1, le=65535)]
@@ -198,7 +199,9 @@ class Outcome(Struct, frozen=True, kw_only=True, omit_defaults=True):
     result: Any = None
 
 
-class SessionReport(Struct, frozen=True, kw_only=True, omit_defaults=True):
+class SessionReport(
+    Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True
+):
     """One session that lives, or ended unheard, on a device (rule S1)."""
 
     session: Sixteen
@@ -207,6 +210,7 @@ class SessionReport(Struct, frozen=True, kw_only=True, omit_defaults=True):
     login: Word = ""
     state: Word = "running"
     age_ms: Offset = 0
+    ended_ms: Offset = 0
     attached: bool = False
     outcome: Outcome | None = None
 
@@ -258,6 +262,8 @@ class Event(Struct, frozen=True):
 Message = TypeVar("Message", bound=Struct)
 _ENCODER: Final = msgspec.json.Encoder()
 _DECODERS: Final[dict[type[Struct], msgspec.json.Decoder[Any]]] = {}
+#: Strings are matched whole, so that a bracket in one does not count.
+_BRACKETS: Final = re.compile(rb'"(?:[^"\\]|\\.)*+"?|[\[\]{}]')
 _ANY_MAP: Final = msgspec.json.Decoder(dict[str, Any])
 
 
@@ -285,6 +291,7 @@ def decode(payload: bytes, kind: type[Message]) -> Message:
     decoder = _DECODERS.get(kind)
     if decoder is None:
         decoder = _DECODERS[kind] = msgspec.json.Decoder(kind)
+    _check_depth(payload)
     try:
         message: Message = decoder.decode(payload)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, ValueError) as error:
@@ -312,6 +319,7 @@ def decode_event(payload: bytes) -> Event:
     Raises:
         RemoteProtocolError: It is no map with a sane ``seq``, ``at`` and ``kind``.
     """
+    _check_depth(payload)
     try:
         body = _ANY_MAP.decode(payload)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, ValueError) as error:
@@ -331,7 +339,21 @@ def decode_event(payload: bytes) -> Event:
     return Event(seq, at, kind, body)
 
 
+def _check_depth(payload: bytes) -> None:
+    """Refuse what is nested too deep (rule W6), before anything recurses into it."""
+    if payload.count(b"{") + payload.count(b"[") <= MAX_DEPTH:
+        return
+    depth = 0
+    for token in _BRACKETS.finditer(payload):
+        mark = token[0]
+        depth += (mark in b"{[") - (mark in b"}]")
+        if depth > MAX_DEPTH:
+            raise RemoteProtocolError(ErrorCode.PROTOCOL, f"JSON nested more than {MAX_DEPTH} deep")
+
+
 def _reason(error: Exception) -> str:
     """Describe a decoding error in one short line that quotes nothing of the payload."""
     text = str(error) if isinstance(error, msgspec.ValidationError) else "not valid JSON"
+    if "unknown field" in text:
+        text = "an unknown field"
     return "".join(c if c.isprintable() else "?" for c in text)[:160]

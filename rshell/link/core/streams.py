@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from enum import Enum, auto
 
-from rshell.link.core.constants import EVENTS_UNACKNOWLEDGED, MAX_WINDOW, WEIGHT_NORMAL
+from rshell.link.core.constants import (
+    EVENTS_UNACKNOWLEDGED,
+    MAX_OFFSET,
+    MAX_WINDOW,
+    WEIGHT_NORMAL,
+)
 from rshell.link.core.errors import ErrorCode, LocalProtocolError, RemoteProtocolError
 from rshell.link.core.messages import Event, Opened, Positions
 from rshell.link.core.scheduler import Flow
 from rshell.link.core.sources import FrameSource, OutEvent, OutLimit
 
-__all__ = ["LinkStream", "StreamState"]
+__all__ = ["LinkStream", "StreamState", "check_window"]
 
 
 class StreamState(Enum):
@@ -18,6 +23,16 @@ class StreamState(Enum):
 
     ASKED = auto()
     OPEN = auto()
+
+
+def check_window(consumed: int, limit: int) -> None:
+    """Refuse a window that no honest receiver grants (rule F2).
+
+    Raises:
+        RemoteProtocolError: It is larger than 16 MiB.
+    """
+    if limit - consumed > MAX_WINDOW:
+        raise RemoteProtocolError(ErrorCode.FLOW_CONTROL, "a window of more than 16 MiB")
 
 
 class LinkStream:
@@ -74,6 +89,8 @@ class LinkStream:
     def accepted_by_peer(self, opened: Opened) -> None:
         """Set the positions of a stream that this side opened."""
         self._set_send(opened.consumed, opened.limit, opened.events)
+        if self.receive_offset + opened.gap > MAX_OFFSET:
+            raise RemoteProtocolError(ErrorCode.PROTOCOL, "a gap beyond 2^63")
         self.receive_offset += opened.gap
         self.announced_events = self.receive_events
         self.state = StreamState.OPEN
@@ -87,8 +104,7 @@ class LinkStream:
         self.state = StreamState.OPEN
 
     def _set_send(self, consumed: int, limit: int, events: int) -> None:
-        if limit - consumed > MAX_WINDOW:
-            raise RemoteProtocolError(ErrorCode.FLOW_CONTROL, "a window of more than 16 MiB")
+        check_window(consumed, limit)
         self.send_offset = self.peer_consumed = consumed
         self.send_limit = limit
         self.send_events = self.peer_events = events
@@ -102,7 +118,8 @@ class LinkStream:
         if size and (self.eof_received or self.outcome_received):
             raise RemoteProtocolError(ErrorCode.PROTOCOL, "DATA after the end")
         self.receive_offset += size
-        if self.receive_offset > self.receive_limit:
+        # A gap may leave the offset beyond the limit: an EOF there overruns nothing.
+        if size and self.receive_offset > self.receive_limit:
             raise RemoteProtocolError(
                 ErrorCode.FLOW_CONTROL,
                 f"stream {self.number}: {self.receive_offset - self.receive_limit} bytes too many",
@@ -111,6 +128,10 @@ class LinkStream:
 
     def event_received(self, event: Event, urgent: bool) -> bool:
         """Check and count an event; say whether it is new (rules V1 to V4)."""
+        if urgent and event.at:
+            raise RemoteProtocolError(
+                ErrorCode.PROTOCOL, f"stream {self.number}: urgent event at {event.at}"
+            )
         if not urgent and event.at != self.receive_offset:
             raise RemoteProtocolError(
                 ErrorCode.PROTOCOL,
@@ -145,8 +166,7 @@ class LinkStream:
             raise RemoteProtocolError(
                 ErrorCode.PROTOCOL, f"stream {self.number}: saw more events than were sent"
             )
-        if limit - max(consumed, self.peer_consumed) > MAX_WINDOW:
-            raise RemoteProtocolError(ErrorCode.FLOW_CONTROL, "a window of more than 16 MiB")
+        check_window(max(consumed, self.peer_consumed), limit)
         news = consumed > self.peer_consumed or limit > self.send_limit or events > self.peer_events
         self.peer_consumed = max(self.peer_consumed, consumed)
         self.send_limit = max(self.send_limit, limit)

@@ -1,0 +1,14 @@
+"""Who may do what to which device, and how it is written down.
+
+::
+
+    roles.py      decide(): the one function every door's request passes
+    selectors.py  which devices are meant: ``pump-*,site=berlin,tier!=test``
+    labels.py     the syntax of labels          names.py  the rule for device names
+    printable.py  hostile text made safe to show
+    audit.py      the audit log's records and how a row reads
+
+What it is not: it keeps nothing (``rshell.store`` does) and opens nothing (the gateway's
+switchboard does).  All but ``roles`` and ``audit`` need nothing but the standard library,
+so the client may use them too.
+"""

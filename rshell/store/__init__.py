@@ -1,0 +1,19 @@
+"""The gateway's durable state: fleet, devices, operators, keys, invites and the audit log.
+
+What it is: SQLAlchemy Core over SQLite, one writer thread with group commit, a few
+readers.  What it is not: it knows no policy, no certificates and no links; it imports
+no reactor and nothing else of rshell.  Importing this package or ``records`` does not
+import SQLAlchemy.
+
+::
+
+    store.py      Store: every call returns a Deferred, fired in the reactor's thread
+      writer.py     group commit: what queued during one commit is the next transaction
+      threads.py    where work runs: inline (tests) or threads (the gateway)
+      database.py   engines, pragmas, migrations, errors in plain words
+    devices.py operators.py keys.py tokens.py audit.py meta.py
+                  the queries: plain functions of a connection, no threads
+    schema.py     the tables;  migrations/ makes them;  records.py what callers see
+
+Times are integers: microseconds since 1970-01-01 UTC (``times.py``).
+"""

@@ -1,0 +1,246 @@
+"""The audit log: append-only, numbered without gaps, each row hashed over the one before.
+
+``hash = SHA-256(previous_hash + canonical)``, where canonical is the JSON array of all
+other columns in a fixed order.  An edit breaks the row's hash, a removal or an insertion
+the numbering or the chain, and the head kept in ``meta`` shows a cut-off tail.  Whoever
+can rewrite the whole file can rewrite the chain: ship the head elsewhere to rule that out.
+
+The end of something is a second row that refers to the first; no row is ever updated.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import attrs
+import msgspec
+from sqlalchemy import Connection, Row, insert, or_, select, update
+from sqlalchemy import exists as sql_exists
+
+from rshell.store.errors import NotFound, StoreError
+from rshell.store.records import AuditEnd, AuditRecord, AuditRow, AuditVerdict
+from rshell.store.schema import audit, meta
+
+__all__ = ["Stamped", "append_all", "rows", "unfinished", "verify"]
+
+MAX_DETAILS_BYTES = 64 * 1024
+# Messages may come from a device: clipped instead of refused, so that no peer can keep
+# its own outcome out of the log.
+MAX_MESSAGE = 4_096
+MAX_ROWS = 10_000
+_VERIFY_CHUNK = 2_000
+
+_WHO = (
+    "operator",
+    "device",
+    "device_name",
+    "handler",
+    "login",
+    "session",
+    "attempt",
+    "door",
+    "address",
+)
+_OUTCOME = ("status", "exit_code", "code", "message")
+# What the hash covers, in this order for ever: a new column needs a new canonical form.
+_CHAINED = ("seq", "at", "kind", "opens", "refers", *_WHO, *_OUTCOME, "details")
+
+_ENCODER = msgspec.json.Encoder(order="sorted")
+_HEAD = select(meta.c.value).where(meta.c.key == "audit_head")
+_SET_HEAD = update(meta).where(meta.c.key == "audit_head")
+_INSERT = insert(audit)
+
+
+@attrs.frozen
+class Stamped:
+    """An entry and when it was handed in, microseconds UTC."""
+
+    at: int
+    entry: AuditRecord | AuditEnd
+
+
+def append_all(connection: Connection, entries: Sequence[Stamped]) -> list[int | StoreError]:
+    """Append all *entries* in order, with one statement.
+
+    Returns:
+        For each entry its sequence number, or why it was refused (the others are kept).
+        An end that is there already gives the number of the first: devices repeat their
+        reports until they are acknowledged.
+    """
+    sequence, head = _head(connection, lock=True)
+    ends = {item.entry.refers for item in entries if isinstance(item.entry, AuditEnd)}
+    openings, ended = _referred(connection, ends)
+    outcomes: list[int | StoreError] = []
+    new: list[dict[str, Any]] = []
+    for item in entries:
+        if isinstance(item.entry, AuditEnd) and item.entry.refers in ended:
+            outcomes.append(ended[item.entry.refers])
+            continue
+        try:
+            row = _columns(item, openings)
+            row["seq"] = sequence + 1
+            row["previous_hash"] = head
+            row["hash"] = _digest(row, head)
+        except StoreError as error:
+            outcomes.append(error)
+            continue
+        except (TypeError, ValueError, OverflowError) as error:
+            outcomes.append(StoreError(f"an audit row cannot hold that: {error}"))
+            continue
+        sequence, head = row["seq"], row["hash"]
+        if row["refers"] is not None:
+            ended[row["refers"]] = sequence
+        new.append(row)
+        outcomes.append(sequence)
+    if new:
+        connection.execute(_INSERT, new)
+        connection.execute(_SET_HEAD.values(value=f"{sequence}:{head.hex()}"))
+    return outcomes
+
+
+def rows(
+    connection: Connection,
+    *,
+    limit: int = 100,
+    before: int | None = None,
+    device: str | None = None,
+    operator: str | None = None,
+    since: int | None = None,
+    session: str | None = None,
+) -> list[AuditRow]:
+    """Return rows, newest first.
+
+    Args:
+        limit: at most this many, and at most ``MAX_ROWS``.
+        before: only rows with a smaller sequence number.
+        device: id or name (as it was at the time).
+        operator: by name.
+        since: microseconds UTC, inclusive.
+        session: hex.
+    """
+    query = select(audit).order_by(audit.c.seq.desc()).limit(max(0, min(limit, MAX_ROWS)))
+    if before is not None:
+        query = query.where(audit.c.seq < before)
+    if device is not None:
+        query = query.where(or_(audit.c.device == device, audit.c.device_name == device))
+    if operator is not None:
+        query = query.where(audit.c.operator == operator)
+    if since is not None:
+        query = query.where(audit.c.at >= since)
+    if session is not None:
+        query = query.where(audit.c.session == session)
+    return [_row(row) for row in connection.execute(query)]
+
+
+def unfinished(connection: Connection) -> list[AuditRow]:
+    """Return the opening rows that have no end, oldest first."""
+    end = audit.alias("ending")
+    query = (
+        select(audit)
+        .where(audit.c.opens == 1, ~sql_exists().where(end.c.refers == audit.c.seq))
+        .order_by(audit.c.seq)
+    )
+    return [_row(row) for row in connection.execute(query)]
+
+
+def verify(connection: Connection) -> AuditVerdict:
+    """Walk the whole chain from the first row and compare its head."""
+    sound, previous = 0, bytes(32)
+    for row in _ascending(connection):
+        values = row._asdict()
+        if row.seq != sound + 1:
+            return _broken(sound, "rows are missing or were inserted before this one")
+        if row.previous_hash != previous:
+            return _broken(sound, "the row does not follow the one before it")
+        if row.hash != _digest(values, previous):
+            return _broken(sound, "the row was edited")
+        sound, previous = row.seq, row.hash
+    try:
+        head = _head(connection)
+    except StoreError as error:
+        return _broken(sound, str(error))
+    if head != (sound, previous):
+        return _broken(sound, "rows are missing at the end")
+    return AuditVerdict(rows=sound)
+
+
+def _broken(sound: int, reason: str) -> AuditVerdict:
+    return AuditVerdict(rows=sound, broken_at=sound + 1, reason=reason)
+
+
+def _ascending(connection: Connection) -> Iterator[Row[Any]]:
+    last = -(2**62)  # an inserted row may have any number
+    while True:
+        query = select(audit).where(audit.c.seq > last).order_by(audit.c.seq).limit(_VERIFY_CHUNK)
+        chunk = connection.execute(query).all()
+        yield from chunk
+        if len(chunk) < _VERIFY_CHUNK:
+            return
+        last = chunk[-1].seq
+
+
+def _head(connection: Connection, *, lock: bool = False) -> tuple[int, bytes]:
+    # FOR UPDATE orders the writers of several processes; SQLite has one writer anyway.
+    query = _HEAD.with_for_update() if lock else _HEAD
+    value: str | None = connection.execute(query).scalar_one_or_none()
+    number, _, digest = (value or "").partition(":")
+    try:
+        return int(number), bytes.fromhex(digest)
+    except ValueError:
+        raise StoreError("the head of the audit chain is missing or damaged") from None
+
+
+def _referred(
+    connection: Connection, sequences: set[int]
+) -> tuple[dict[int, Mapping[str, Any]], dict[int, int]]:
+    """Return the opening rows among *sequences*, and which of them have which end."""
+    if not sequences:
+        return {}, {}
+    openings = select(audit).where(audit.c.seq.in_(sequences), audit.c.opens == 1)
+    ends = select(audit.c.refers, audit.c.seq).where(audit.c.refers.in_(sequences))
+    return (
+        {row.seq: row._asdict() for row in connection.execute(openings)},
+        {row.refers: row.seq for row in connection.execute(ends)},
+    )
+
+
+def _columns(item: Stamped, openings: Mapping[int, Mapping[str, Any]]) -> dict[str, Any]:
+    entry = item.entry
+    row: dict[str, Any] = {"at": item.at, "opens": 0, "refers": None}
+    if isinstance(entry, AuditEnd):
+        opening = openings.get(entry.refers)
+        if opening is None:
+            raise NotFound(f"no audit row {entry.refers} awaits an end")
+        row["refers"] = entry.refers
+        row["kind"] = opening["kind"]
+        row.update((name, opening[name]) for name in _WHO)
+    else:
+        row["opens"] = int(entry.opens)
+        row["kind"] = entry.kind
+        row.update((name, getattr(entry, name)) for name in _WHO)
+    row.update((name, getattr(entry, name)) for name in _OUTCOME)
+    if row["message"] is not None:
+        row["message"] = row["message"][:MAX_MESSAGE]
+    details = _ENCODER.encode(entry.details)
+    if len(details) > MAX_DETAILS_BYTES:
+        raise StoreError(f"audit details of more than {MAX_DETAILS_BYTES} bytes")
+    row["details"] = details.decode()
+    return row
+
+
+def _digest(row: Mapping[str, Any], previous: bytes) -> bytes:
+    canonical = _ENCODER.encode([row[name] for name in _CHAINED])
+    return hashlib.sha256(previous + canonical).digest()
+
+
+def _row(row: Row[Any]) -> AuditRow:
+    values = row._mapping
+    record = AuditRecord(
+        kind=row.kind,
+        opens=bool(row.opens),
+        details=msgspec.json.decode(row.details),
+        **{name: values[name] for name in (*_WHO, *_OUTCOME)},
+    )
+    return AuditRow(seq=row.seq, at=row.at, record=record, refers=row.refers, hash=row.hash)

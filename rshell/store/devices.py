@@ -1,0 +1,264 @@
+"""Queries about devices and their labels."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Collection, Iterable, Mapping
+from fnmatch import fnmatchcase
+from typing import Any
+
+import attrs
+import msgspec
+from sqlalchemy import Connection, Row, and_, bindparam, delete, insert, select, update
+
+from rshell.store import keys, tokens
+from rshell.store.errors import LimitReached, NameTaken, NotFound, StoreError
+from rshell.store.records import Device, DeviceKey, TokenGrant
+from rshell.store.schema import device_labels, devices
+from rshell.store.schema import keys as key_table
+
+__all__ = [
+    "Seen",
+    "device_by_spki",
+    "enrol_device",
+    "find_device",
+    "find_devices",
+    "record_seen",
+    "rename",
+    "revoke_device",
+    "set_labels",
+]
+
+MAX_LABELS = 64
+MAX_NAME = 63
+MAX_FACTS_BYTES = 64 * 1024
+
+_COLUMNS = tuple(column.name for column in devices.c)
+_LABEL = (device_labels.c.key.label("label_key"), device_labels.c.value.label("label_value"))
+_WITH_LABELS = devices.outerjoin(device_labels, device_labels.c.device_id == devices.c.id)
+# Built once, with a parameter: every admission asks this.
+_KEY_AND_DEVICE = (
+    select(devices, *keys.KEY_COLUMNS, *_LABEL)
+    .select_from(
+        _WITH_LABELS.join(
+            key_table, and_(key_table.c.owner == devices.c.id, key_table.c.kind == "device")
+        )
+    )
+    .where(key_table.c.spki == bindparam("wanted"))
+)
+
+
+@attrs.frozen(kw_only=True)
+class Seen:
+    """What a link tells about its device; None leaves what is recorded."""
+
+    last_address: str | None = None
+    agent_version: str | None = None
+    catalogue: str | None = None
+    boot_id: str | None = None
+    instance: str | None = None
+    dial: int | None = None
+    link_generation: int | None = None
+    facts: Mapping[str, Any] | None = None
+
+
+def device_by_spki(connection: Connection, spki: bytes) -> DeviceKey | None:
+    """Return the device that registered a key, its labels too, by one indexed query."""
+    rows = connection.execute(_KEY_AND_DEVICE, {"wanted": spki}).all()
+    if not rows:
+        return None
+    return DeviceKey(key=keys.key_from_row(rows[0]), device=_device(rows[0], _labels(rows)))
+
+
+def find_device(connection: Connection, name_or_id: str) -> Device | None:
+    """Return the device of that id (also a revoked one), or the active one of that name."""
+    query = select(devices, *_LABEL).select_from(_WITH_LABELS)
+    # By id first: no name, whoever chose it, may stand for another device's id.
+    rows = connection.execute(query.where(devices.c.id == name_or_id)).all()
+    if not rows:
+        by_name = and_(devices.c.name == name_or_id, devices.c.status == "active")
+        rows = connection.execute(query.where(by_name)).all()
+    return _device(rows[0], _labels(rows)) if rows else None
+
+
+def find_devices(connection: Connection, *, revoked: bool = False) -> list[Device]:
+    """Return all active devices by name; with *revoked* those too."""
+    query = select(devices).order_by(devices.c.name, devices.c.created_at)
+    if not revoked:
+        query = query.where(devices.c.status == "active")
+    labels: dict[str, dict[str, str]] = {}
+    for row in connection.execute(select(device_labels)):
+        labels.setdefault(row.device_id, {})[row.key] = row.value
+    return [_device(row, labels.get(row.id, {})) for row in connection.execute(query)]
+
+
+def enrol_device(connection: Connection, grant: TokenGrant, proposed: str, now: int) -> Device:
+    """Make the device an invite was used for, or return the one that use made already.
+
+    A name fixed by the invite is taken as it is; a proposed one gets ``-2``, ``-3`` ...
+    when it is taken, and is provisional unless the result is within the invite's pattern.
+
+    Raises:
+        NameTaken: another device got the fixed name since the invite was made.
+        StoreError: the invite is not for a device or does not hold any more.
+    """
+    if grant.kind != "device":
+        raise StoreError("this invite is not for a device")
+    current = tokens.current_use(connection, grant)
+    if current.owner is not None:
+        return _must_find(connection, current.owner)
+    name, provisional = _choose_name(connection, grant, proposed)
+    device_id = str(uuid.uuid4())
+    connection.execute(
+        insert(devices).values(
+            id=device_id,
+            name=name,
+            name_provisional=provisional,
+            status="active",
+            created_at=now,
+            epoch=0,
+            dial=0,
+            link_generation=0,
+            facts="{}",
+        )
+    )
+    _put_labels(connection, device_id, grant.labels)
+    keys.register(connection, "device", device_id, grant.spki, now)
+    tokens.set_owner(connection, grant, device_id)
+    return _must_find(connection, device_id)
+
+
+def record_seen(connection: Connection, device_id: str, epoch: int, seen: Seen, now: int) -> bool:
+    """Record what a link told, unless a newer link wrote already.
+
+    Returns:
+        Whether it was recorded: not for a lower epoch, a revoked or an unknown device.
+
+    Raises:
+        LimitReached: the facts are larger than ``MAX_FACTS_BYTES``.
+    """
+    values: dict[str, Any] = attrs.asdict(
+        seen, recurse=False, filter=lambda _field, value: value is not None
+    )
+    if seen.facts is not None:
+        facts = msgspec.json.encode(seen.facts)
+        if len(facts) > MAX_FACTS_BYTES:
+            raise LimitReached(f"facts of more than {MAX_FACTS_BYTES} bytes")
+        values["facts"] = facts.decode()
+    changed = connection.execute(
+        update(devices)
+        .where(devices.c.id == device_id, devices.c.epoch <= epoch, devices.c.status == "active")
+        .values(**values, epoch=epoch, last_seen=now)
+    ).rowcount
+    return changed == 1
+
+
+def set_labels(
+    connection: Connection, name_or_id: str, put: Mapping[str, str], remove: Collection[str]
+) -> Device:
+    """Set and remove labels of an active device; removing an absent one is no error.
+
+    Raises:
+        NotFound: no such active device.
+        LimitReached: more than ``MAX_LABELS`` would be set.
+    """
+    device = _must_be_active(connection, name_or_id)
+    kept = {k: v for k, v in device.labels.items() if k not in remove} | dict(put)
+    connection.execute(delete(device_labels).where(device_labels.c.device_id == device.id))
+    _put_labels(connection, device.id, kept)
+    return _must_find(connection, device.id)
+
+
+def rename(connection: Connection, name_or_id: str, name: str) -> Device:
+    """Give a device a name an operator chose; its own name accepts a provisional one.
+
+    Raises:
+        NotFound: no such active device.
+        NameTaken: another active device has it.
+    """
+    device = _must_be_active(connection, name_or_id)
+    if name != device.name and name in _taken(connection, [name]):
+        raise NameTaken(f"there is a device {name} already")
+    connection.execute(
+        update(devices).where(devices.c.id == device.id).values(name=name, name_provisional=False)
+    )
+    return _must_find(connection, device.id)
+
+
+def revoke_device(connection: Connection, name_or_id: str) -> Device:
+    """Revoke a device, all its keys and the invites that name it, for good.
+
+    Raises:
+        NotFound: no such active device.
+    """
+    device = _must_be_active(connection, name_or_id)
+    connection.execute(update(devices).where(devices.c.id == device.id).values(status="revoked"))
+    keys.revoke_all(connection, "device", device.id)
+    tokens.revoke_for(connection, "device", device.name)
+    return _must_find(connection, device.id)
+
+
+def _choose_name(connection: Connection, grant: TokenGrant, proposed: str) -> tuple[str, bool]:
+    if grant.name is not None:
+        if _taken(connection, [grant.name]):
+            raise NameTaken(f"there is a device {grant.name} already")
+        return grant.name, False
+    name = _free_name(connection, proposed)
+    within = grant.name_pattern is not None and fnmatchcase(name, grant.name_pattern)
+    return name, not within
+
+
+def _free_name(connection: Connection, proposed: str) -> str:
+    if not _taken(connection, [proposed]):
+        return proposed
+    first = 2
+    while True:
+        # In runs, so that the thousandth "raspberrypi" costs four queries and not a thousand.
+        run = [_numbered(proposed, number) for number in range(first, first + 256)]
+        taken = _taken(connection, run)
+        for name in run:
+            if name not in taken:
+                return name
+        first += 256
+
+
+def _numbered(name: str, number: int) -> str:
+    suffix = f"-{number}"
+    return name[: MAX_NAME - len(suffix)] + suffix
+
+
+def _taken(connection: Connection, names: Collection[str]) -> set[str]:
+    query = select(devices.c.name).where(devices.c.name.in_(names), devices.c.status == "active")
+    return set(connection.execute(query).scalars())
+
+
+def _put_labels(connection: Connection, device_id: str, labels: Mapping[str, str]) -> None:
+    if len(labels) > MAX_LABELS:
+        raise LimitReached(f"a device has at most {MAX_LABELS} labels")
+    rows = [{"device_id": device_id, "key": k, "value": v} for k, v in labels.items()]
+    if rows:
+        connection.execute(insert(device_labels), rows)
+
+
+def _must_find(connection: Connection, name_or_id: str) -> Device:
+    device = find_device(connection, name_or_id)
+    if device is None:
+        raise NotFound(f"there is no device {name_or_id}")
+    return device
+
+
+def _must_be_active(connection: Connection, name_or_id: str) -> Device:
+    device = _must_find(connection, name_or_id)
+    if not device.active:
+        raise NotFound(f"device {name_or_id} is revoked")
+    return device
+
+
+def _labels(rows: Iterable[Row[Any]]) -> dict[str, str]:
+    return {row.label_key: row.label_value for row in rows if row.label_key is not None}
+
+
+def _device(row: Row[Any], labels: Mapping[str, str]) -> Device:
+    mapping = row._mapping
+    values = {name: mapping[name] for name in _COLUMNS}
+    return Device(**{**values, "facts": msgspec.json.decode(row.facts), "labels": labels})

@@ -1,0 +1,296 @@
+"""The records callers exchange with the store; frozen, and free of SQL.
+
+Times are microseconds since 1970 UTC.  ``None`` means "not known" or "never".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Any, Literal
+
+import attrs
+
+__all__ = [
+    "AuditEnd",
+    "AuditRecord",
+    "AuditRow",
+    "AuditVerdict",
+    "Device",
+    "DeviceKey",
+    "Key",
+    "NewToken",
+    "Operator",
+    "OperatorKey",
+    "OwnerKind",
+    "Refusal",
+    "Token",
+    "TokenGrant",
+    "TokenRefused",
+]
+
+OwnerKind = Literal["device", "operator"]
+
+
+@attrs.frozen(kw_only=True)
+class Device:
+    """One managed machine, as last recorded.
+
+    Attributes:
+        id: UUID text, given by the gateway, never reused.
+        name_provisional: the device proposed the name outside its invite's pattern; no
+            role may match it until an operator accepts it by ``rename``.
+        status: ``active`` or ``revoked``; a revoked device's name is free again.
+        facts: what the device says of itself; never used in a policy.
+        epoch: of the newest link that was recorded.
+        instance, dial: of that link's HELLO.
+        link_generation: the last one the device confirmed.
+        catalogue: digest of its handlers' catalogue.
+    """
+
+    id: str
+    name: str
+    name_provisional: bool
+    status: str
+    labels: Mapping[str, str]
+    created_at: int
+    epoch: int = 0
+    last_seen: int | None = None
+    last_address: str | None = None
+    agent_version: str | None = None
+    catalogue: str | None = None
+    boot_id: str | None = None
+    instance: str | None = None
+    dial: int = 0
+    link_generation: int = 0
+    facts: Mapping[str, Any] = attrs.field(factory=dict)
+
+    @property
+    def active(self) -> bool:
+        """Whether the device may connect at all."""
+        return self.status == "active"
+
+
+@attrs.frozen(kw_only=True)
+class Operator:
+    """A person or program allowed in."""
+
+    name: str
+    role: str
+    status: str
+    created_at: int
+
+    @property
+    def active(self) -> bool:
+        """Whether the operator may do anything at all."""
+        return self.status == "active"
+
+
+@attrs.frozen(kw_only=True)
+class Key:
+    """A registered public key; *spki* is the SHA-256 of its SubjectPublicKeyInfo.
+
+    Attributes:
+        status: ``active``; ``retired`` (renewed, good until *accepted_until*); ``revoked``.
+        not_after: end of the newest certificate for it, if known.
+    """
+
+    spki: bytes
+    kind: OwnerKind
+    owner: str
+    status: str
+    created_at: int
+    not_after: int | None = None
+    accepted_until: int | None = None
+    comment: str = ""
+
+    def refusal(self, now: int) -> str | None:
+        """Return why this key may not be used at *now*: ``revoked``, ``retired`` or None."""
+        if self.status == "active":
+            return None
+        if self.status != "retired":
+            return "revoked"
+        return None if now < (self.accepted_until or 0) else "retired"
+
+
+@attrs.frozen(kw_only=True)
+class DeviceKey:
+    """What admission needs to know about a device's key."""
+
+    key: Key
+    device: Device
+
+    def refusal(self, now: int) -> str | None:
+        """Return why the device may not connect: ``revoked``, ``retired`` or None."""
+        return self.key.refusal(now) if self.device.active else "revoked"
+
+
+@attrs.frozen(kw_only=True)
+class OperatorKey:
+    """What a door needs to know about an operator's key."""
+
+    key: Key
+    operator: Operator
+
+    def refusal(self, now: int) -> str | None:
+        """Return why the operator may not enter: ``revoked``, ``retired`` or None."""
+        return self.key.refusal(now) if self.operator.active else "revoked"
+
+
+@attrs.frozen(kw_only=True)
+class NewToken:
+    """An invite to be kept: the secret itself is never given to the store.
+
+    Attributes:
+        id: 8 random bytes.
+        secret_hash: SHA-256 of the secret.
+        name: the device's name, fixed by the invite, or the operator's name.
+        name_pattern: glob of the names a device may choose for itself.
+        labels: set on every device that joins with it.
+    """
+
+    id: bytes
+    secret_hash: bytes = attrs.field(repr=False)
+    kind: OwnerKind
+    expires_at: int
+    created_by: str
+    uses_max: int = 1
+    name: str | None = None
+    name_pattern: str | None = None
+    role: str | None = None
+    labels: Mapping[str, str] = attrs.field(factory=dict)
+
+
+@attrs.frozen(kw_only=True)
+class Token:
+    """An invite as listings show it."""
+
+    id: bytes
+    kind: OwnerKind
+    expires_at: int
+    created_by: str
+    created_at: int
+    uses_max: int
+    uses: int
+    revoked: bool
+    name: str | None
+    name_pattern: str | None
+    role: str | None
+    labels: Mapping[str, str]
+
+
+@attrs.frozen(kw_only=True)
+class TokenGrant:
+    """A use of an invite, bound to one key.
+
+    Attributes:
+        spki: the key it was granted to.
+        owner: the device id or operator name already enrolled by this very use, if any.
+        certificate: the PEM already issued by this very use, if any: answer with it.
+    """
+
+    token_id: bytes
+    spki: bytes
+    kind: OwnerKind
+    created_by: str
+    name: str | None = None
+    name_pattern: str | None = None
+    role: str | None = None
+    labels: Mapping[str, str] = attrs.field(factory=dict)
+    owner: str | None = None
+    certificate: str | None = None
+
+
+class Refusal(StrEnum):
+    """Why an invite was refused: for the audit only, the peer gets one text for all."""
+
+    UNKNOWN = "unknown"
+    MISMATCH = "wrong-secret"
+    WRONG_KIND = "wrong-kind"
+    REVOKED = "revoked"
+    EXPIRED = "expired"
+    REPLAY = "replay"  # used up, and by another key
+    TOO_LATE = "too-late"  # the same key, but after the window for lost replies
+    KEY_KNOWN = "key-known"  # the key is registered already, by another invite
+
+
+@attrs.frozen(kw_only=True)
+class TokenRefused:
+    """The invite does not hold; *reason* never leaves the gateway."""
+
+    reason: Refusal
+
+
+@attrs.frozen(kw_only=True)
+class AuditRecord:
+    """Something that happens or is about to happen, to be written to the audit log.
+
+    Attributes:
+        kind: dotted name, ``session``, ``device.enrol``, ``token.replay``, ...
+        opens: an end will be written for it (``Store.finish_audit``); without one it is
+            found by ``Store.unfinished_audit``.
+        device: the device's id; *device_name* is its name at that time.
+        session: hex of the session's 16 bytes.
+        status, exit_code, code, message: the outcome, where it is known at once.
+        details: anything else, as JSON; at most 64 KiB.
+    """
+
+    kind: str
+    opens: bool = False
+    operator: str | None = None
+    device: str | None = None
+    device_name: str | None = None
+    handler: str | None = None
+    login: str | None = None
+    session: str | None = None
+    attempt: int | None = None
+    door: str | None = None
+    address: str | None = None
+    status: str | None = None
+    exit_code: int | None = None
+    code: str | None = None
+    message: str | None = None
+    details: Mapping[str, Any] = attrs.field(factory=dict)
+
+
+@attrs.frozen(kw_only=True)
+class AuditEnd:
+    """The end of what the row *refers* opened."""
+
+    refers: int
+    status: str
+    exit_code: int | None = None
+    code: str | None = None
+    message: str | None = None
+    details: Mapping[str, Any] = attrs.field(factory=dict)
+
+
+@attrs.frozen(kw_only=True)
+class AuditRow:
+    """A committed row.  A row with *refers* is the end of that row, and repeats its who."""
+
+    seq: int
+    at: int
+    record: AuditRecord
+    refers: int | None
+    hash: bytes
+
+
+@attrs.frozen(kw_only=True)
+class AuditVerdict:
+    """What checking the chain found.
+
+    Attributes:
+        rows: how many rows were sound, counted from the first.
+        broken_at: the first sequence number that is not, or None.
+        reason: one line, empty if all is sound.
+    """
+
+    rows: int
+    broken_at: int | None = None
+    reason: str = ""
+
+    @property
+    def sound(self) -> bool:
+        """Whether no edit, removal or insertion was found."""
+        return self.broken_at is None

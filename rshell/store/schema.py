@@ -1,0 +1,186 @@
+"""The tables.  ``migrations/`` creates them; a test holds the two together.
+
+Portable to PostgreSQL on purpose: no JSON type (the audit hashes the exact text), no
+booleans in index conditions, 64-bit times and epochs, partial indexes both engines have.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+    text,
+)
+
+__all__ = [
+    "audit",
+    "catalogues",
+    "device_labels",
+    "devices",
+    "keys",
+    "meta",
+    "metadata",
+    "operators",
+    "token_uses",
+    "tokens",
+]
+
+metadata = MetaData()
+
+# An alias of SQLite's rowid: appending is then appending to the table's own tree.
+_SEQUENCE = BigInteger().with_variant(Integer, "sqlite")
+
+_ACTIVE = text("status = 'active'")
+
+meta = Table(
+    "meta",
+    metadata,
+    Column("key", String(63), primary_key=True),
+    Column("value", Text, nullable=False),
+)
+
+devices = Table(
+    "devices",
+    metadata,
+    Column("id", String(36), primary_key=True),
+    Column("name", String(63), nullable=False),
+    Column("name_provisional", Boolean, nullable=False),
+    Column("status", String(16), nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("epoch", BigInteger, nullable=False),
+    Column("last_seen", BigInteger),
+    Column("last_address", Text),
+    Column("agent_version", Text),
+    Column("catalogue", Text),
+    Column("boot_id", Text),
+    Column("instance", Text),
+    Column("dial", BigInteger, nullable=False),
+    Column("link_generation", BigInteger, nullable=False),
+    Column("facts", Text, nullable=False),
+    # The full rule is access.names; this is the last line against a caller who forgot it.
+    CheckConstraint(
+        "length(name) BETWEEN 1 AND 63 AND name = lower(name) AND name <> 'console'",
+        name="devices_name_rule",
+    ),
+    CheckConstraint("status IN ('active', 'revoked')", name="devices_status"),
+    # Only active devices hold their names: a replaced device's name is used again.
+    Index(
+        "devices_active_name", "name", unique=True, sqlite_where=_ACTIVE, postgresql_where=_ACTIVE
+    ),
+)
+
+device_labels = Table(
+    "device_labels",
+    metadata,
+    Column("device_id", String(36), ForeignKey("devices.id"), primary_key=True),
+    Column("key", String(63), primary_key=True),
+    Column("value", String(253), nullable=False),
+)
+
+operators = Table(
+    "operators",
+    metadata,
+    Column("name", String(63), primary_key=True),
+    Column("status", String(16), nullable=False),
+    Column("role", String(63), nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    CheckConstraint("status IN ('active', 'revoked')", name="operators_status"),
+)
+
+keys = Table(
+    "keys",
+    metadata,
+    Column("spki", LargeBinary(32), primary_key=True),
+    Column("kind", String(16), nullable=False),
+    Column("owner", String(63), nullable=False),
+    Column("status", String(16), nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("not_after", BigInteger),
+    Column("accepted_until", BigInteger),
+    Column("comment", Text, nullable=False),
+    CheckConstraint("length(spki) = 32", name="keys_spki_length"),
+    CheckConstraint("kind IN ('device', 'operator')", name="keys_kind"),
+    CheckConstraint("status IN ('active', 'retired', 'revoked')", name="keys_status"),
+    Index("keys_owner", "kind", "owner"),
+)
+
+tokens = Table(
+    "tokens",
+    metadata,
+    Column("id", LargeBinary(8), primary_key=True),
+    Column("secret_hash", LargeBinary(32), nullable=False),
+    Column("kind", String(16), nullable=False),
+    Column("uses_max", Integer, nullable=False),
+    Column("uses", Integer, nullable=False),
+    Column("expires_at", BigInteger, nullable=False),
+    Column("name", String(63)),
+    Column("name_pattern", String(63)),
+    Column("role", String(63)),
+    Column("labels", Text, nullable=False),
+    Column("created_by", String(63), nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("revoked", Boolean, nullable=False),
+    CheckConstraint("uses BETWEEN 0 AND uses_max", name="tokens_uses"),
+    CheckConstraint("kind IN ('device', 'operator')", name="tokens_kind"),
+)
+
+token_uses = Table(
+    "token_uses",
+    metadata,
+    Column("token_id", LargeBinary(8), ForeignKey("tokens.id"), primary_key=True),
+    Column("spki", LargeBinary(32), primary_key=True),
+    Column("owner", String(63)),
+    Column("used_at", BigInteger, nullable=False),
+    Column("certificate", Text),
+)
+
+catalogues = Table(
+    "catalogues",
+    metadata,
+    Column("digest", String(128), primary_key=True),
+    Column("body", Text, nullable=False),
+)
+
+# Append-only: triggers (see the migration) abort UPDATE and DELETE.
+audit = Table(
+    "audit",
+    metadata,
+    Column("seq", _SEQUENCE, primary_key=True, autoincrement=False),
+    Column("at", BigInteger, nullable=False),
+    Column("kind", String(63), nullable=False),
+    Column("opens", Integer, nullable=False),
+    Column("refers", BigInteger, ForeignKey("audit.seq")),
+    Column("operator", Text),
+    Column("device", Text),
+    Column("device_name", Text),
+    Column("handler", Text),
+    Column("login", Text),
+    Column("session", Text),
+    Column("attempt", BigInteger),
+    Column("door", Text),
+    Column("address", Text),
+    Column("status", Text),
+    Column("exit_code", BigInteger),
+    Column("code", Text),
+    Column("message", Text),
+    Column("details", Text, nullable=False),
+    Column("previous_hash", LargeBinary(32), nullable=False),
+    Column("hash", LargeBinary(32), nullable=False),
+    # One end for each opening row, whoever reports it and however often.
+    Index("audit_refers", "refers", unique=True),
+    Index("audit_device", "device"),
+    Index("audit_device_name", "device_name"),
+    Index("audit_operator", "operator"),
+    Index("audit_session", "session"),
+    Index("audit_at", "at"),
+)

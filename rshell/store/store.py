@@ -1,0 +1,339 @@
+"""``Store``: the gateway's durable state behind Deferreds.
+
+Every call returns a Deferred that fires in the reactor's thread: a write after its commit
+(see ``writer.py``), a read after it ran in a reader.  A read that starts after a write's
+Deferred fired sees that write.  Failures are ``StoreError``; a database that cannot be
+written fails every call that needed it (fail closed).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, Concatenate, ParamSpec, Self, TypeVar
+
+from sqlalchemy import Connection, Engine
+from twisted.internet.defer import Deferred, fail
+
+from rshell.store import audit, database, devices, keys, meta, operators, tokens
+from rshell.store.devices import Seen
+from rshell.store.errors import StoreUnavailable
+from rshell.store.records import (
+    AuditEnd,
+    AuditRecord,
+    AuditRow,
+    AuditVerdict,
+    Device,
+    DeviceKey,
+    Key,
+    NewToken,
+    Operator,
+    OperatorKey,
+    OwnerKind,
+    Token,
+    TokenGrant,
+    TokenRefused,
+)
+from rshell.store.threads import Threads
+from rshell.store.times import utc_now
+from rshell.store.writer import GroupWriter
+
+__all__ = ["MAX_READS", "Store"]
+
+# Beyond this many waiting reads the disk or the readers have stopped; callers must hear so.
+MAX_READS = 50_000
+
+T = TypeVar("T")
+P = ParamSpec("P")
+
+
+class Store:
+    """All durable state of a gateway; make one with ``Store.open``."""
+
+    def __init__(
+        self,
+        path: Path,
+        writer_engine: Engine,
+        reader_engine: Engine,
+        threads: Threads,
+        now: Callable[[], int],
+    ) -> None:
+        self._path = path
+        self._engines = (writer_engine, reader_engine)
+        self._reader_engine = reader_engine
+        self._threads = threads
+        self._now = now
+        self._writer = GroupWriter(writer_engine, path, threads)
+        self._reads = 0
+        self._closed: Deferred[None] | None = None
+        self._reads_done: list[Deferred[None]] = []
+
+    @classmethod
+    def open(cls, location: str | Path, threads: Threads, now: Callable[[], int] = utc_now) -> Self:
+        """Open the database, make or migrate its tables, and start the threads.
+
+        Blocks while migrating, so call it before the reactor serves anyone.
+
+        Args:
+            location: a file's path, or a ``sqlite:///`` URL.
+            threads: where work runs; started only on success.
+            now: the wall clock, microseconds since 1970 UTC.
+
+        Raises:
+            StoreError: one line: not writable, damaged, locked, or of a newer rshell.
+        """
+        path = database.sqlite_path(location)
+        writer = database.open_writer(path)
+        try:
+            database.migrate(writer)
+        except Exception as error:
+            writer.dispose()
+            raise database.explain(error, path) from error
+        store = cls(path, writer, database.open_reader(path, threads.readers), threads, now)
+        threads.start()
+        return store
+
+    def close(self) -> Deferred[None]:
+        """Refuse new calls, finish what is under way, then let go of file and threads."""
+        done: Deferred[None] = Deferred()
+        if self._closed is not None:
+            self._closed.chainDeferred(done)
+            self._closed = done
+            return done
+        self._closed = done
+        self._drain().chainDeferred(done)
+        return done
+
+    async def _drained(self) -> None:
+        await self._writer.drained()
+        if self._reads:
+            waiter: Deferred[None] = Deferred()
+            self._reads_done.append(waiter)
+            await waiter
+        self._threads.stop()
+        for engine in self._engines:
+            engine.dispose()
+
+    def _drain(self) -> Deferred[None]:
+        return Deferred.fromCoroutine(self._drained())
+
+    # -- the fleet ---------------------------------------------------------------------
+
+    def next_start(self) -> Deferred[int]:
+        """Count a start of the gateway; the upper half of the epochs it gives out."""
+        return self._write(meta.next_start)
+
+    def fleet(self) -> Deferred[str | None]:
+        """Return the fleet's id, or None before it was set."""
+        return self._read(meta.fleet)
+
+    def set_fleet(self, fleet_id: str) -> Deferred[None]:
+        """Set the fleet's id; fails if the store has another one."""
+        return self._write(meta.set_fleet, fleet_id)
+
+    def put_catalogue(self, digest: str, body: str) -> Deferred[None]:
+        """Keep a handlers' catalogue (JSON text) under its digest, which the caller checked."""
+        return self._write(meta.put_catalogue, digest, body)
+
+    def catalogue(self, digest: str) -> Deferred[str | None]:
+        """Return a handlers' catalogue as JSON text, or None."""
+        return self._read(meta.catalogue, digest)
+
+    # -- invites -----------------------------------------------------------------------
+
+    def add_token(self, token: NewToken) -> Deferred[None]:
+        """Keep an invite; fails with ``NameTaken`` if it fixes a name in use."""
+        return self._write(tokens.add_token, token, self._now())
+
+    def use_token(
+        self, token_id: bytes, secret_hash: bytes, spki: bytes, kind: OwnerKind
+    ) -> Deferred[TokenGrant | TokenRefused]:
+        """Use an invite for a key, atomically; see ``rshell.store.tokens``.
+
+        A grant with ``certificate`` repeats an earlier answer.  Otherwise go on with
+        ``enrol_device`` or ``enrol_operator``, then ``keep_certificate``.
+        """
+        return self._write(tokens.use_token, token_id, secret_hash, spki, kind, self._now())
+
+    def keep_certificate(
+        self, grant: TokenGrant, certificate: str, not_after: int
+    ) -> Deferred[str]:
+        """Keep the PEM issued for a grant; fires with the PEM to answer with."""
+        return self._write(tokens.keep_certificate, grant, certificate, not_after)
+
+    def tokens(self) -> Deferred[list[Token]]:
+        """Return all invites, newest first, without their hashes."""
+        return self._read(tokens.find_tokens)
+
+    def revoke_token(self, token_id: bytes) -> Deferred[None]:
+        """Void an invite."""
+        return self._write(tokens.revoke_token, token_id)
+
+    # -- devices -----------------------------------------------------------------------
+
+    def enrol_device(self, grant: TokenGrant, proposed_name: str) -> Deferred[Device]:
+        """Make the device a grant is for; the proposed name must be valid already."""
+        return self._write(devices.enrol_device, grant, proposed_name, self._now())
+
+    def device_by_spki(self, spki: bytes) -> Deferred[DeviceKey | None]:
+        """Return who registered a key; ask the result's ``refusal(now)`` before admitting."""
+        return self._read(devices.device_by_spki, spki)
+
+    def device(self, name_or_id: str) -> Deferred[Device | None]:
+        """Return the device of that id (also revoked), or the active one of that name."""
+        return self._read(devices.find_device, name_or_id)
+
+    def find_devices(self, *, revoked: bool = False) -> Deferred[list[Device]]:
+        """Return all active devices by name; with *revoked* those too."""
+        return self._read(devices.find_devices, revoked=revoked)
+
+    def record_seen(self, device_id: str, epoch: int, seen: Seen) -> Deferred[bool]:
+        """Record what a link told; False if a newer epoch wrote already, or revoked."""
+        return self._write(devices.record_seen, device_id, epoch, seen, self._now())
+
+    def set_labels(
+        self, name_or_id: str, put: Mapping[str, str], remove: Collection[str] = ()
+    ) -> Deferred[Device]:
+        """Set and remove labels, whose syntax the caller checked."""
+        return self._write(devices.set_labels, name_or_id, put, remove)
+
+    def rename(self, name_or_id: str, name: str) -> Deferred[Device]:
+        """Rename a device; its own name accepts a provisional one."""
+        return self._write(devices.rename, name_or_id, name)
+
+    def revoke_device(self, name_or_id: str) -> Deferred[Device]:
+        """Revoke a device, its keys and the invites that name it."""
+        return self._write(devices.revoke_device, name_or_id)
+
+    # -- operators and keys ------------------------------------------------------------
+
+    def add_operator(
+        self, name: str, role: str, spki: bytes | None = None, not_after: int | None = None
+    ) -> Deferred[Operator]:
+        """Create an operator without an invite, or bring a revoked one back."""
+        return self._write(
+            operators.add_operator, name, role, self._now(), spki=spki, not_after=not_after
+        )
+
+    def enrol_operator(self, grant: TokenGrant) -> Deferred[Operator]:
+        """Make the operator a grant is for, or give an existing one another key."""
+        return self._write(operators.enrol_operator, grant, self._now())
+
+    def operator(self, name: str) -> Deferred[Operator | None]:
+        """Return the operator of that name, also a revoked one."""
+        return self._read(operators.find_operator, name)
+
+    def operator_by_spki(self, spki: bytes) -> Deferred[OperatorKey | None]:
+        """Return who registered a key; ask the result's ``refusal(now)`` before admitting."""
+        return self._read(operators.operator_by_spki, spki)
+
+    def operators(self) -> Deferred[list[Operator]]:
+        """Return all operators by name, revoked ones too."""
+        return self._read(operators.find_operators)
+
+    def revoke_operator(self, name: str) -> Deferred[Operator]:
+        """Revoke an operator, their keys, and the invites for and by them."""
+        return self._write(operators.revoke_operator, name)
+
+    def add_key(
+        self, operator: str, spki: bytes, not_after: int | None = None, comment: str = ""
+    ) -> Deferred[Key]:
+        """Give an operator one more key."""
+        return self._write(
+            operators.add_key,
+            operator,
+            spki,
+            self._now(),
+            not_after=not_after,
+            comment=comment,
+        )
+
+    def renew_key(self, old: bytes, new: bytes, not_after: int) -> Deferred[Key]:
+        """Put a new key in an old one's place; the old one is accepted for 24 hours."""
+        return self._write(keys.renew_key, old, new, not_after, self._now())
+
+    def keys_of(self, kind: OwnerKind, owner: str) -> Deferred[list[Key]]:
+        """Return all keys of a device id or operator name, oldest first."""
+        return self._read(keys.keys_of, kind, owner)
+
+    def revoke_key(self, spki: bytes) -> Deferred[Key]:
+        """Revoke one key for good."""
+        return self._write(keys.revoke_key, spki)
+
+    # -- the audit ---------------------------------------------------------------------
+
+    def append_audit(self, record: AuditRecord) -> Deferred[int]:
+        """Append a row; fires with its sequence number once it is on disk."""
+        return self._append(record)
+
+    def finish_audit(self, end: AuditEnd) -> Deferred[int]:
+        """Append the end of an opening row; a repetition gives the first end's number."""
+        return self._append(end)
+
+    def audit_rows(
+        self,
+        *,
+        limit: int = 100,
+        before: int | None = None,
+        device: str | None = None,
+        operator: str | None = None,
+        since: int | None = None,
+        session: str | None = None,
+    ) -> Deferred[list[AuditRow]]:
+        """Return rows, newest first; see ``rshell.store.audit.rows``."""
+        query = partial(audit.rows, limit=limit, before=before, device=device, operator=operator)
+        return self._read(query, since=since, session=session)
+
+    def unfinished_audit(self) -> Deferred[list[AuditRow]]:
+        """Return the opening rows without an end, oldest first."""
+        return self._read(audit.unfinished)
+
+    def verify_audit(self) -> Deferred[AuditVerdict]:
+        """Check the whole chain."""
+        return self._read(audit.verify)
+
+    # -- how -----------------------------------------------------------------------------
+
+    def _write(
+        self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> Deferred[T]:
+        if self._closed is not None:
+            return fail(StoreUnavailable("the store is closed"))
+        return self._writer.write(lambda connection: work(connection, *args, **kwargs))
+
+    def _append(self, entry: AuditRecord | AuditEnd) -> Deferred[int]:
+        if self._closed is not None:
+            return fail(StoreUnavailable("the store is closed"))
+        return self._writer.append(audit.Stamped(self._now(), entry))
+
+    def _read(
+        self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> Deferred[T]:
+        if self._closed is not None:
+            return fail(StoreUnavailable("the store is closed"))
+        if self._reads >= MAX_READS:
+            return fail(StoreUnavailable("the store cannot keep up: try again later"))
+        self._reads += 1
+        done: Deferred[T] = Deferred()
+
+        def run() -> None:
+            try:
+                with self._reader_engine.begin() as connection:
+                    result = work(connection, *args, **kwargs)
+            except Exception as error:
+                reason = database.explain(error, self._path)
+                self._threads.in_reactor(lambda: self._read_done(done.errback, reason))
+            else:
+                self._threads.in_reactor(lambda: self._read_done(done.callback, result))
+
+        self._threads.in_reader(run)
+        return done
+
+    def _read_done(self, fire: Callable[[Any], None], value: object) -> None:
+        self._reads -= 1
+        fire(value)
+        if not self._reads:
+            waiters, self._reads_done = self._reads_done, []
+            for waiter in waiters:
+                waiter.callback(None)

@@ -1,0 +1,199 @@
+"""Group commit: one writer, and what queues up during a commit is the next transaction.
+
+A commit costs an fsync (0.1 to 10 ms) whatever is in it, so under load the writes of that
+time share the next one, and at rest a write is committed at once: no timer, no delay.
+
+One refused write takes none of its neighbours along: a batch is tried as it is, and if
+anything in it is refused, rolled back and done again with a savepoint for each write
+(savepoints cost as much as the writes).  So works are functions of the database alone and
+may run twice.  Audit rows go in together, in one statement.  A Deferred fires after
+the commit that holds its write, in the order the writes were asked for, and a commit that
+fails (a full disk) fails every one of them: nothing is acknowledged that is not on disk.
+
+All bookkeeping happens in the reactor's thread; the writer thread sees one batch at a time.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import attrs
+from sqlalchemy import Connection, Engine
+from twisted.internet.defer import Deferred
+
+from rshell.store import audit
+from rshell.store.database import explain
+from rshell.store.errors import StoreError, StoreUnavailable
+from rshell.store.threads import Threads
+
+__all__ = ["MAX_BATCH", "MAX_QUEUED", "GroupWriter"]
+
+# Bounds how long the first in a batch waits for the last: ~50 ms on a small machine.
+MAX_BATCH = 1_000
+# Several seconds of the most a gateway asks for; beyond it the disk has stopped and
+# callers must hear so instead of filling the memory.
+MAX_QUEUED = 50_000
+
+T = TypeVar("T")
+
+
+@attrs.define(eq=False)
+class _Queued:
+    """One write on its way: *work*, or an audit *entry* stamped with its time."""
+
+    deferred: Deferred[Any]
+    work: Callable[[Connection], object] | None = None
+    entry: audit.Stamped | None = None
+    result: object = None
+    error: StoreError | None = None
+
+
+class GroupWriter:
+    """Owns the queue of writes and the one transaction under way."""
+
+    def __init__(self, engine: Engine, path: Path, threads: Threads) -> None:
+        self._engine = engine
+        self._path = path
+        self._threads = threads
+        self._queue: deque[_Queued] = deque()
+        self._committing = False
+        self._idle_waiters: list[Deferred[None]] = []
+
+    def write(self, work: Callable[[Connection], T]) -> Deferred[T]:
+        """Run *work* in a transaction; fires with its result after the commit."""
+        return self._add(_Queued(deferred=Deferred(), work=work))
+
+    def append(self, entry: audit.Stamped) -> Deferred[int]:
+        """Append to the audit log; fires with the sequence number after the commit."""
+        return self._add(_Queued(deferred=Deferred(), entry=entry))
+
+    def drained(self) -> Deferred[None]:
+        """Return a Deferred that fires once nothing is queued or being committed."""
+        waiter: Deferred[None] = Deferred()
+        self._idle_waiters.append(waiter)
+        self._tell_if_idle()
+        return waiter
+
+    def _add(self, item: _Queued) -> Deferred[Any]:
+        if len(self._queue) >= MAX_QUEUED:
+            item.deferred.errback(StoreUnavailable("the store cannot keep up: try again later"))
+            return item.deferred
+        self._queue.append(item)
+        self._commit_next()
+        return item.deferred
+
+    def _commit_next(self) -> None:
+        if self._committing or not self._queue:
+            return
+        self._committing = True
+        batch = [self._queue.popleft() for _ in range(min(MAX_BATCH, len(self._queue)))]
+        self._threads.in_writer(lambda: self._run(batch))
+
+    def _run(self, batch: list[_Queued]) -> None:
+        """Writer thread: one transaction for the whole batch."""
+        try:
+            try:
+                with self._engine.begin() as connection:
+                    _apply(connection, batch)
+            except Exception as error:
+                if isinstance(explain(error, self._path), StoreUnavailable):
+                    raise
+                with self._engine.begin() as connection:
+                    _apply_singly(connection, batch, self._path)
+        except Exception as error:  # nothing of the batch is in the database
+            reason = explain(error, self._path)
+            for item in batch:
+                item.error = item.error or reason
+        self._threads.in_reactor(lambda: self._committed(batch))
+
+    def _committed(self, batch: Sequence[_Queued]) -> None:
+        self._committing = False
+        # The next transaction starts before callbacks run: they may take their time.
+        self._commit_next()
+        for item in batch:
+            if item.error is not None:
+                item.deferred.errback(_fresh(item.error))
+            else:
+                item.deferred.callback(item.result)
+        self._tell_if_idle()
+
+    def _tell_if_idle(self) -> None:
+        if self._committing or self._queue:
+            return
+        waiters, self._idle_waiters = self._idle_waiters, []
+        for waiter in waiters:
+            waiter.callback(None)
+
+
+def _fresh(error: StoreError) -> StoreError:
+    """Return a copy, because one exception raised in many coroutines collects tracebacks."""
+    copy = type(error)(*error.args)
+    copy.__cause__ = error.__cause__
+    return copy
+
+
+def _apply(connection: Connection, batch: Sequence[_Queued]) -> None:
+    """Do the whole batch; raises what the first refused write raises."""
+    for item in batch:
+        if item.work is not None:
+            item.result = item.work(connection)
+    _append(connection, [item for item in batch if item.entry is not None])
+
+
+def _apply_singly(connection: Connection, batch: Sequence[_Queued], path: Path) -> None:
+    """Do the batch with a savepoint for each write, noting which are refused."""
+    for item in batch:
+        item.error = None
+        if item.work is not None:
+            try:
+                with connection.begin_nested():
+                    item.result = item.work(connection)
+            except Exception as error:
+                item.error = _survivable(connection, error, path)
+    appends = [item for item in batch if item.entry is not None]
+    if not appends:
+        return
+    try:
+        with connection.begin_nested():
+            _append(connection, appends)
+    except Exception as error:
+        _survivable(connection, error, path)
+        _append_singly(connection, appends, path)
+
+
+def _append_singly(connection: Connection, appends: Sequence[_Queued], path: Path) -> None:
+    """Give each row a savepoint of its own: one bad value must not cost its neighbours."""
+    for item in appends:
+        item.error = None
+        try:
+            with connection.begin_nested():
+                _append(connection, [item])
+        except Exception as error:
+            item.error = _survivable(connection, error, path)
+
+
+def _append(connection: Connection, appends: Sequence[_Queued]) -> None:
+    if not appends:
+        return
+    entries = [item.entry for item in appends if item.entry is not None]
+    for item, outcome in zip(appends, audit.append_all(connection, entries), strict=True):
+        if isinstance(outcome, StoreError):
+            item.error = outcome
+        else:
+            item.result = outcome
+
+
+def _survivable(connection: Connection, error: Exception, path: Path) -> StoreError:
+    """Return *error* in plain words if the transaction goes on, else raise.
+
+    SQLite ends the whole transaction by itself on a full disk and on I/O errors; then
+    the writes before this one are gone too and must fail as well.
+    """
+    reason = explain(error, path)
+    if isinstance(reason, StoreUnavailable) or not connection.in_transaction():
+        raise reason from error
+    reason.__cause__ = error if reason is not error else None
+    return reason
