@@ -91,6 +91,7 @@ class StreamChannel:
         self._producer: Any = None
         self._streaming = False
         self._producer_paused = False
+        self._pulling = False
         #: What arrived while delivery was paused: calls in order.
         self._waiting: deque[tuple[int, Callable[[], None]]] = deque()
         self._input_ended = False
@@ -105,7 +106,10 @@ class StreamChannel:
         self.number = self._link.open_stream(request, self, weight)
 
     def accept(self, number: int, request: Open, weight: int = WEIGHT_NORMAL) -> None:
-        """Accept a stream that the peer asked for."""
+        """Accept a stream that the peer asked for; it is closed at once if the peer gave up."""
+        if not self._link.waiting(number):
+            self._close(ErrorCode.CANCELLED.value, "the other end gave up")
+            return
         self.number = number
         positions = self.end.positions()
         opened = Opened(positions.consumed, positions.limit, positions.events)
@@ -127,7 +131,7 @@ class StreamChannel:
         self._write(data, True)
 
     def _write(self, data: bytes, stderr: bool) -> None:
-        if self._closed or self.disconnecting:
+        if self._closed or (self.disconnecting and self._producer is None):
             return
         self.end.write(bytes(data), stderr=stderr)
         self._regulate()
@@ -136,10 +140,11 @@ class StreamChannel:
         self.write(b"".join(data))
 
     def loseConnection(self) -> None:
-        """Say that no byte follows; the other direction goes on."""
+        """Say that no byte follows what a producer still has; the other direction goes on."""
         if not self._closed and not self.disconnecting:
             self.disconnecting = True
-            self.end.write_eof()
+            if self._producer is None:
+                self.end.write_eof()
 
     def abortConnection(self) -> None:
         """End the stream at once, both ways."""
@@ -164,10 +169,12 @@ class StreamChannel:
         if streaming:
             self._regulate()
         else:
-            producer.resumeProducing()
+            self._pull()
 
     def unregisterProducer(self) -> None:
         self._producer = None
+        if self.disconnecting and not self._closed:
+            self.end.write_eof()
 
     def _regulate(self) -> None:
         """Pause or resume the producer by what waits to be sent."""
@@ -182,7 +189,21 @@ class StreamChannel:
                 self._producer_paused = False
                 self._producer.resumeProducing()
         elif not full:
-            self._producer.resumeProducing()
+            self._pull()
+
+    def _pull(self) -> None:
+        """Ask a pull producer for more until enough waits; its writes do not ask again."""
+        if self._pulling:
+            return
+        self._pulling = True
+        try:
+            while self._producer is not None and self.end.unsent <= SEND_BUFFER_BYTES:
+                before = self.end.written
+                self._producer.resumeProducing()
+                if self.end.written == before:
+                    break
+        finally:
+            self._pulling = False
 
     # -- more than a transport -----------------------------------------------------------------
 

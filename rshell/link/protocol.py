@@ -196,7 +196,7 @@ class LinkProtocol(Protocol):
             for event in self.core.receive_data(data, now):
                 if self._lost:
                     break  # the owner aborted: nothing follows link_lost
-                self._dispatch(event)
+                self._dispatch_safely(event)
         finally:
             self._busy = False
         self.flush()
@@ -233,7 +233,7 @@ class LinkProtocol(Protocol):
                     self._last_sent = self._wheel.seconds()
                     transport.write(record)
                 for event in finished:
-                    self._dispatch(event)
+                    self._dispatch_safely(event)
             finally:
                 self._busy = False
         if self.core.closed:
@@ -357,6 +357,24 @@ class LinkProtocol(Protocol):
         return receiver
 
     # -- dispatch ----------------------------------------------------------------------------
+
+    def _dispatch_safely(self, event: LinkEvent) -> None:
+        """Dispatch; a fault of ours ends the stream it concerns and no other."""
+        try:
+            self._dispatch(event)
+        except Exception:
+            self._log.failure("a fault while handling {kind}", kind=type(event).__name__)
+            number = getattr(event, "stream", 0)
+            if not number:
+                self.abort("a fault of this program")
+                return
+            text = "a fault at this end"
+            receiver = self._drop(number)
+            if self.core.waiting(number):
+                self.core.refuse(number, ErrorCode.INTERNAL, text)
+            self.core.reset(number, ErrorCode.INTERNAL, text)
+            if receiver is not None:
+                receiver.stream_reset(ErrorCode.INTERNAL.value, text)
 
     def _dispatch(self, event: LinkEvent) -> None:
         receiver: StreamReceiver | None

@@ -138,6 +138,11 @@ class StreamEnd:
     # -- sending -------------------------------------------------------------------------------
 
     @property
+    def written(self) -> int:
+        """Bytes written in all: the offset of the next one."""
+        return self._written
+
+    @property
     def unsent(self) -> int:
         """Bytes written and not yet handed to a link."""
         return self._written - self._sent

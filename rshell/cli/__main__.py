@@ -1,0 +1,5 @@
+"""``python -m rshell.cli``: the same as the ``rshell`` command."""
+
+from rshell.cli.main import main
+
+main()

@@ -1,0 +1,94 @@
+"""Options that every verb has, before or after its name."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import attrs
+import click
+
+__all__ = ["Duration", "Settings", "common_options", "login_option", "settings_of"]
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+@attrs.define
+class Settings:
+    """What the common options say.
+
+    Attributes:
+        home: a gateway's home or a profile; None looks in the usual places.
+        json: whether to answer in JSON.
+    """
+
+    home: str | None = None
+    json: bool = False
+
+
+def settings_of(context: click.Context) -> Settings:
+    """Return the one record of this invocation."""
+    settings = context.ensure_object(Settings)
+    assert isinstance(settings, Settings)
+    return settings
+
+
+def _set_home(context: click.Context, _parameter: click.Parameter, value: str | None) -> None:
+    if value is not None:
+        settings_of(context).home = value
+
+
+def _set_json(context: click.Context, _parameter: click.Parameter, value: bool) -> None:
+    if value:
+        settings_of(context).json = True
+
+
+def common_options(command: Command) -> Command:
+    """Add ``--home`` and ``--json`` to a command."""
+    home = click.option(
+        "--home",
+        metavar="DIR",
+        expose_value=False,
+        callback=_set_home,
+        help="A gateway's home on this machine, or a directory made by join.",
+    )
+    json = click.option(
+        "--json",
+        is_flag=True,
+        expose_value=False,
+        callback=_set_json,
+        help="Answer in JSON, for programs.",
+    )
+    return home(json(command))
+
+
+def login_option(command: Command) -> Command:
+    """Add ``--as`` to a command."""
+    option = click.option(
+        "--as",
+        "login",
+        metavar="LOGIN",
+        help="The account on the device; without it, its policy's first.",
+    )
+    return option(command)
+
+
+_UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
+
+
+class Duration(click.ParamType):
+    """A time span such as ``90s``, ``30m``, ``1h`` or ``2d``; a bare number is seconds."""
+
+    name = "duration"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> int:
+        """Return whole seconds, at least one."""
+        if isinstance(value, int):
+            return value
+        match = re.fullmatch(r"([0-9]{1,9})([smhdw]?)", str(value), re.ASCII)
+        if match is None or int(match[1]) == 0:
+            self.fail(f"{value!r} is no time span: write 90s, 30m, 1h or 2d", param, ctx)
+        return int(match[1]) * _UNITS[match[2]]

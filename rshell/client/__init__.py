@@ -1,0 +1,66 @@
+"""The operator's Python library: connect to a gateway, use devices.
+
+::
+
+    client.py     Client: devices, run, run_many, open, invite, label, revoke, audit …
+    session.py    Session: one use of a handler; a consumer with events and an outcome
+    commands.py   whole commands with their output in memory, on one device or many
+    outcomes.py   every way a session can end, as one record
+    records.py    what the gateway's own verbs answer
+    profiles.py   which operator this machine is, and where the gateway is
+    dialling.py   one authenticated link
+    joining.py    becoming an operator      renewal.py  staying one
+    errors.py     RshellError: code, message, hint
+
+A complete program::
+
+    import os
+    from twisted.internet import task
+    from twisted.internet.defer import ensureDeferred
+    from rshell.client import connect, find_profile
+
+    async def main(reactor):
+        async with await connect(reactor, find_profile(None, os.environ)) as client:
+            async for done in client.run_many(["pump-1", "pump-2"], argv=["uptime"]):
+                print(done.device, done.outcome.status, done.stdout.decode().strip())
+
+    task.react(lambda reactor: ensureDeferred(main(reactor)))
+
+What it is not: it makes no decision about who may do what; the gateway and the device do.
+"""
+
+from rshell.client.client import Client, connect
+from rshell.client.commands import CompletedCommand, RunMany
+from rshell.client.errors import (
+    ConnectionFailed,
+    NotConfigured,
+    Refused,
+    RshellError,
+    SelectedNothing,
+)
+from rshell.client.outcomes import Outcome
+from rshell.client.profiles import Profile, find_profile
+from rshell.client.records import AuditRow, Device, Handler, Invitation, Whoami
+from rshell.client.session import Session, SessionReceiver
+
+__all__ = [
+    "AuditRow",
+    "Client",
+    "CompletedCommand",
+    "ConnectionFailed",
+    "Device",
+    "Handler",
+    "Invitation",
+    "NotConfigured",
+    "Outcome",
+    "Profile",
+    "Refused",
+    "RshellError",
+    "RunMany",
+    "SelectedNothing",
+    "Session",
+    "SessionReceiver",
+    "Whoami",
+    "connect",
+    "find_profile",
+]

@@ -1,0 +1,80 @@
+"""How a session ended, in one record for all the ways there are."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from rshell.client.errors import advice_for
+from rshell.handlers import Outcome
+from rshell.link.core.errors import ErrorCode
+
+__all__ = ["Outcome", "describe_outcome", "outcome_of_closing", "read_outcome"]
+
+_GONE = frozenset(
+    {
+        ErrorCode.LINK_LOST,
+        ErrorCode.LOST,
+        ErrorCode.UNKNOWN,
+        ErrorCode.SHUTDOWN,
+        ErrorCode.DUPLICATE,
+    }
+)
+
+
+def read_outcome(body: dict[str, Any]) -> Outcome:
+    """Return the outcome that a device sent; one of the wrong shape is an error of its own."""
+    try:
+        return msgspec.convert(body, Outcome, strict=True)
+    except (msgspec.ValidationError, ValueError, TypeError, RecursionError):
+        return Outcome(
+            status="error",
+            code=ErrorCode.PROTOCOL.value,
+            message="the device sent an outcome that cannot be read",
+        )
+
+
+def outcome_of_closing(code: str, message: str, opened: bool) -> Outcome:
+    """Return the outcome of a stream that ended without one.
+
+    Args:
+        code: of REFUSED or RESET, or ``link-lost``.
+        message: for people.
+        opened: whether the device had accepted: what was lost before never ran, except with
+            ``link-lost``, where nobody knows.
+    """
+    known = ErrorCode.read(code)
+    if known in _GONE:
+        status = "lost"
+    elif known is ErrorCode.OFFLINE:
+        status = "lost" if opened else "offline"
+    elif known is ErrorCode.TIMEOUT and opened:
+        status = "timeout"
+    elif opened and known not in (ErrorCode.POLICY, ErrorCode.REVOKED):
+        status = "error"
+    else:
+        status = "refused"
+    return Outcome(status=status, code=code, message=message or None)
+
+
+def describe_outcome(outcome: Outcome) -> str:
+    """Return an outcome as a few words for a person, with what to do next if there is advice."""
+    match outcome.status:
+        case "ok":
+            return "ok"
+        case "exit":
+            return f"exit status {outcome.exit_code}"
+        case "signal":
+            return f"ended by signal {outcome.signal or '?'}"
+        case "timeout":
+            return outcome.message or "timed out"
+        case "offline":
+            text = outcome.message or "not connected"
+            return text if text.startswith("offline") else f"offline: {text}"
+        case "lost":
+            return f"the session is lost: {outcome.message or outcome.code or 'the link broke'}"
+        case _:
+            text = f"{outcome.status}: {outcome.message or outcome.code or 'no reason given'}"
+            advice = advice_for(outcome.code or "")
+            return f"{text} ({advice})" if advice else text

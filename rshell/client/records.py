@@ -1,0 +1,85 @@
+"""What the gateway's own verbs answer, typed.
+
+Unknown keys are ignored, so a newer gateway may say more than this client knows.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from msgspec import Struct, field
+
+__all__ = ["AuditRow", "Device", "Handler", "Invitation", "Whoami"]
+
+
+class Device(Struct, frozen=True, kw_only=True):
+    """A device as listings show it; times are RFC 3339, UTC.
+
+    Names, facts and errors come from the device: show them through
+    `rshell.access.printable.printable` only.
+    """
+
+    id: str
+    name: str
+    state: str = "never"
+    labels: dict[str, str] = field(default_factory=dict)
+    gateway: str | None = None
+    epoch: int | None = None
+    address: str | None = None
+    connected_at: str | None = None
+    last_seen: str | None = None
+    agent_version: str | None = None
+    handlers: list[str] = field(default_factory=list)
+    facts: dict[str, str] = field(default_factory=dict)
+    policy_error: str | None = None
+    revoked: bool = False
+
+    @property
+    def live(self) -> bool:
+        """Whether a session can be opened: ``suspect`` still has its link."""
+        return self.state in ("live", "suspect")
+
+
+class Handler(Struct, frozen=True, kw_only=True):
+    """A handler as the catalogue describes it."""
+
+    name: str
+    summary: str = ""
+    schema: dict[str, Any] = field(default_factory=dict)
+    priority: str = "normal"
+
+
+class Invitation(Struct, frozen=True, kw_only=True):
+    """A join string.  Its repr shows nothing of it."""
+
+    join: str
+    expires_at: str | None = None
+
+    def __repr__(self) -> str:
+        return f"Invitation(expires_at={self.expires_at!r})"
+
+
+class AuditRow(Struct, frozen=True, kw_only=True):
+    """One row of the audit log."""
+
+    seq: int
+    at: str
+    kind: str
+    operator: str | None = None
+    device: str | None = None
+    handler: str | None = None
+    login: str | None = None
+    session: str | None = None
+    status: str | None = None
+    exit_code: int | None = None
+    code: str | None = None
+    message: str | None = None
+    door: str | None = None
+    address: str | None = None
+
+
+class Whoami(Struct, frozen=True, kw_only=True):
+    """An operator as the gateway knows it."""
+
+    name: str
+    role: str | None = None

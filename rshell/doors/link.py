@@ -1,0 +1,168 @@
+"""The door of the ``rshell`` command and the Python library: operators' links."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from rshell.access.audit import AuditRecord
+from rshell.access.printable import printable
+from rshell.gateway.arrivals import address_text
+from rshell.gateway.core import Gateway
+from rshell.gateway.device_links import welcome_for
+from rshell.gateway.switchboard import Caller, OpenRefused, StreamEnder
+from rshell.identity.tls import PeerCertificate
+from rshell.link.core.errors import ErrorCode, LocalProtocolError
+from rshell.link.core.limits import AT_GATEWAY_FROM_OPERATOR
+from rshell.link.core.messages import GoAway, Hello, Open, Sessions, Welcome
+from rshell.link.hops import RelayedStream
+from rshell.link.protocol import LinkProtocol
+from rshell.store.errors import StoreError
+
+__all__ = ["LinkDoor"]
+
+_GATEWAY_VERB = "gateway."
+_Ended = Callable[[dict[str, Any] | None, str, str], None]
+
+
+class LinkDoor:
+    """Owns the links of all operators."""
+
+    _log = Logger()
+
+    def __init__(self, gateway: Gateway, wall: Callable[[], float] = time.time) -> None:
+        self._gateway = gateway
+        self._wall = wall
+        self._callers: dict[LinkProtocol, Caller | None] = {}
+
+    # -- LinkOwner -----------------------------------------------------------------------------
+
+    def link_handshaken(self, link: LinkProtocol) -> None:
+        self._callers[link] = None
+
+    def hello_received(self, link: LinkProtocol, hello: Hello) -> None:
+        judged = Deferred.fromCoroutine(self._judge(link, hello))
+        judged.addErrback(self._broken, link)
+
+    def welcome_received(self, link: LinkProtocol, welcome: Welcome) -> None:
+        raise LocalProtocolError("a gateway is not welcomed")
+
+    def goaway_received(self, link: LinkProtocol, goaway: GoAway) -> None:
+        """The operator's client leaves; its streams end with the link."""
+
+    def sessions_received(self, link: LinkProtocol, sessions: Sessions) -> None:
+        """Only devices list sessions."""
+
+    def stream_requested(self, link: LinkProtocol, number: int, request: Open) -> None:
+        caller = self._callers.get(link)
+        if caller is None:
+            link.refuse(number, ErrorCode.AUTH, "not admitted")
+        elif request.handler.startswith(_GATEWAY_VERB):
+            self._gateway.verbs.from_operator(link, number, request, caller)
+        elif not request.device:
+            link.refuse(number, ErrorCode.BAD_REQUEST, "name a device")
+        else:
+            opened = Deferred.fromCoroutine(self._open(link, number, request, caller))
+            opened.addErrback(self._not_opened, link, number)
+
+    def link_lost(self, link: LinkProtocol, reason: str) -> None:
+        caller = self._callers.pop(link, None)
+        peer: PeerCertificate = link.peer
+        name = peer.name.name
+        self._gateway.link_closed(link)
+        self._gateway.revocation.operator_went(name, link)
+        self._log.info(
+            "operator {name} at {address} {what}: {reason}",
+            name=name,
+            address=address_text(link.transport),
+            what="left" if caller else "was not admitted",
+            reason=printable(reason),
+        )
+
+    # -- admission -----------------------------------------------------------------------------
+
+    async def _judge(self, link: LinkProtocol, hello: Hello) -> None:
+        peer: PeerCertificate = link.peer
+        found = await self._gateway.store.operator_by_spki(peer.spki)
+        if link not in self._callers:
+            return
+        if found is None or found.operator.name != peer.name.name:
+            self._refuse(link, ErrorCode.AUTH, "this key is not registered here")
+            return
+        refusal = found.refusal(self._gateway.now_us())
+        revoked = self._gateway.revocation.is_revoked("operator", found.operator.name)
+        if refusal is not None or revoked:
+            self._refuse(link, ErrorCode.REVOKED, "this operator is revoked")
+            return
+        if peer.expired:
+            self._refuse(
+                link,
+                ErrorCode.EXPIRED,
+                "this operator's certificate has expired: ask for a new invite",
+            )
+            return
+        address = address_text(link.transport)
+        caller = Caller(operator=found.operator, door="link", address=address)
+        await self._gateway.store.append_audit(
+            AuditRecord(
+                kind="operator.entered",
+                operator=found.operator.name,
+                door="link",
+                address=address,
+                details={"software": printable(hello.software, 64)},
+            )
+        )
+        if link not in self._callers:
+            return
+        self._callers[link] = caller
+        self._gateway.link_opened(link)
+        self._gateway.revocation.operator_came(found.operator.name, link)
+        link.welcome(
+            welcome_for(
+                hello,
+                found.operator.name,
+                self._wall,
+                max_streams=AT_GATEWAY_FROM_OPERATOR.max_streams,
+            )
+        )
+        self._log.info(
+            "operator {name} entered from {address}", name=found.operator.name, address=address
+        )
+
+    @staticmethod
+    def _refuse(link: LinkProtocol, code: ErrorCode, message: str) -> None:
+        link.go_away(GoAway(code=code.value, message=message), close=True, reason=message)
+
+    def _broken(self, failure: Failure, link: LinkProtocol) -> None:
+        self._log.failure("an operator's link failed", failure)
+        self._refuse(link, ErrorCode.INTERNAL, "the gateway failed; try again")
+
+    # -- streams -------------------------------------------------------------------------------
+
+    async def _open(self, link: LinkProtocol, number: int, request: Open, caller: Caller) -> None:
+        def join(
+            device_link: LinkProtocol, device_open: Open, ended: _Ended, weight: int
+        ) -> StreamEnder:
+            if not link.waiting(number):
+                raise LocalProtocolError("the operator gave up")
+            stream = RelayedStream(link, number, request, device_link, ended, weight)
+            stream.open(device_open)
+            return stream
+
+        await self._gateway.switchboard.open(caller, request, join)
+
+    def _not_opened(self, failure: Failure, link: LinkProtocol, number: int) -> None:
+        error = failure.value
+        if isinstance(error, OpenRefused):
+            link.refuse(number, error.code, error.message)
+        elif isinstance(error, StoreError):
+            # Fail closed: what cannot be written down is not done.
+            link.refuse(number, error.code, str(error))
+        else:
+            self._log.failure("a stream could not be opened", failure)
+            link.refuse(number, ErrorCode.INTERNAL, "the gateway failed; its log says why")

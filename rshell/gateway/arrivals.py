@@ -1,0 +1,176 @@
+"""Every new connection: TLS first, then who it is, then the protocol that fits.
+
+Nothing here admits anybody.  A connection costs us at most a TLS handshake and ten seconds before
+it is known; whatever is wrong with it ends in one log line and a closed socket.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from OpenSSL import SSL
+from twisted.internet.interfaces import IAddress, IHandshakeListener
+from twisted.internet.protocol import Factory, Protocol, connectionDone
+from twisted.logger import Logger
+from twisted.protocols.tls import TLSMemoryBIOFactory
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from rshell.access.printable import printable
+from rshell.identity.tls import GatewayTLS, PeerCertificate, PeerRefused, explain_tls_failure
+from rshell.link.clock import TimerWheel, WheelTimer
+from rshell.link.core.constants import HELLO_SECONDS
+from rshell.link.core.limits import AT_GATEWAY_FROM_DEVICE, AT_GATEWAY_FROM_OPERATOR
+from rshell.link.protocol import LinkOwner, LinkProtocol
+from rshell.link.sockets import wrap_tls
+
+__all__ = ["Arrivals", "address_text"]
+
+#: Connections that have not said HELLO; each costs about 60 KB until then.
+MAX_WAITING = 2_000
+
+
+def address_text(transport: Any) -> str:
+    """Return ``host:port`` of a transport's peer, for people and the audit."""
+    peer = transport.getPeer()
+    host, port = getattr(peer, "host", ""), getattr(peer, "port", 0)
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+@implementer(IHandshakeListener)
+class Arrival(Protocol):
+    """A connection until it is known; then it only passes on what Twisted tells it."""
+
+    _log = Logger()
+
+    def __init__(self, arrivals: Arrivals) -> None:
+        self._arrivals = arrivals
+        self._inner: Protocol | None = None
+        self._timer: WheelTimer | None = None
+        self._address = "?"
+
+    def connectionMade(self) -> None:
+        self._address = address_text(self.transport)
+        self._timer = self._arrivals.wheel.call_later(HELLO_SECONDS, self._late)
+        if not self._arrivals.came(self):
+            self._refuse("too many connections wait for their HELLO")
+
+    def handshakeCompleted(self) -> None:
+        transport: Any = self.transport
+        connection: SSL.Connection = transport.getHandle()
+        try:
+            peer = self._arrivals.tls.peer_of(connection)
+        except PeerRefused as error:
+            self._refuse(str(error))
+            return
+        self._cancel()
+        self._arrivals.went(self)
+        inner = self._arrivals.protocol_for(peer, self._address)
+        self._inner = inner
+        # What arrives from now on goes straight to the protocol.
+        self.dataReceived = inner.dataReceived  # type: ignore[method-assign]  # one hop less
+        inner.makeConnection(transport)
+        if isinstance(inner, LinkProtocol):
+            inner.handshake_completed()
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self._cancel()
+        self._arrivals.went(self)
+        if self._inner is not None:
+            self._inner.connectionLost(reason)
+        elif self._address:
+            self._say(explain_tls_failure(reason))
+
+    def _late(self) -> None:
+        self._refuse("no TLS handshake in time")
+
+    def _refuse(self, why: str) -> None:
+        self._say(why)
+        self._cancel()
+        transport: Any = self.transport
+        transport.abortConnection()
+
+    def abort(self, why: str) -> None:
+        """Make room for others."""
+        self._refuse(why)
+
+    def _say(self, why: str) -> None:
+        self._log.info(
+            "refused a connection from {address}: {why}",
+            address=self._address,
+            why=printable(why, 200),
+        )
+        self._address = ""
+
+    def _cancel(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+
+
+class Arrivals(Factory):
+    """Builds arrivals, and gives each known peer the protocol that fits it.
+
+    Args:
+        tls: The gateway's side of TLS.
+        wheel: The process's timers.
+        devices: Owner of devices' links.
+        operators: Owner of operators' links: a door.
+        join: Builds the protocol of a machine that joins, from its address.
+    """
+
+    noisy = False
+
+    def __init__(
+        self,
+        tls: GatewayTLS,
+        wheel: TimerWheel,
+        devices: LinkOwner,
+        operators: LinkOwner,
+        join: Callable[[str], Protocol],
+    ) -> None:
+        self.tls = tls
+        self.wheel = wheel
+        self._devices = devices
+        self._operators = operators
+        self._join = join
+        self._waiting: dict[Arrival, None] = {}
+
+    def wrapped(self) -> TLSMemoryBIOFactory:
+        """Return this factory behind TLS, ready for an endpoint to listen with."""
+        return wrap_tls(self.tls, client=False, factory=self)
+
+    def buildProtocol(self, addr: IAddress | None) -> Protocol:
+        return Arrival(self)
+
+    def came(self, arrival: Arrival) -> bool:
+        """Count a connection that is not known yet; say whether it may wait.
+
+        At the cap the oldest one goes: it has had its time.
+        """
+        self._waiting[arrival] = None
+        if len(self._waiting) > MAX_WAITING:
+            oldest = next(iter(self._waiting))
+            del self._waiting[oldest]
+            if oldest is arrival:
+                return False
+            oldest.abort("dropped for newer connections before its handshake was done")
+        return True
+
+    def went(self, arrival: Arrival) -> None:
+        """The connection is known, or gone."""
+        self._waiting.pop(arrival, None)
+
+    def protocol_for(self, peer: PeerCertificate | None, address: str) -> Protocol:
+        """Return the protocol for a peer whose handshake is complete."""
+        if peer is None:
+            return self._join(address)
+        device = peer.name.kind == "device"
+        link = LinkProtocol(
+            self._devices if device else self._operators,
+            self.wheel,
+            dialler=False,
+            limits=AT_GATEWAY_FROM_DEVICE if device else AT_GATEWAY_FROM_OPERATOR,
+        )
+        link.peer = peer
+        return link

@@ -1,0 +1,113 @@
+"""What one gateway is told to do: options and config file, validated into one frozen record."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+from typing import Annotated, Any
+
+import attrs
+import msgspec
+from msgspec import Meta, Struct
+
+__all__ = ["BadConfig", "GatewayConfig", "default_home", "read_config_file"]
+
+#: The registered default of the link protocol.
+DEFAULT_PORT = 7411
+DEFAULT_LINKS = f"tcp:{DEFAULT_PORT}"
+
+Endpoint = Annotated[str, Meta(max_length=1024)]
+
+
+class BadConfig(ValueError):
+    """An option or the config file cannot be used; the text is one line for the operator."""
+
+
+class _Section(Struct, frozen=True, forbid_unknown_fields=True):
+    links: list[Endpoint] | None = None
+    ssh: Endpoint | None = None
+    web: Endpoint | None = None
+    advertise: list[Annotated[str, Meta(max_length=260)]] | None = None
+
+
+class _File(Struct, frozen=True, forbid_unknown_fields=True):
+    gateway: _Section = msgspec.field(default_factory=_Section)
+
+
+@attrs.frozen(kw_only=True)
+class GatewayConfig:
+    """One gateway's settings.
+
+    Attributes:
+        home: absolute path of its directory.
+        links: Twisted endpoint strings for links; at least one.
+        ssh: endpoint of the ssh door; "" is off.
+        web: endpoint of the web door; "" is off.
+        advertise: ``HOST`` or ``HOST:PORT`` under which devices and operators dial in.
+    """
+
+    home: Path
+    links: tuple[str, ...] = (DEFAULT_LINKS,)
+    ssh: str = ""
+    web: str = ""
+    advertise: tuple[str, ...] = ()
+
+    def names(self) -> tuple[str, ...]:
+        """Return the hosts that the gateway's certificate has to name."""
+        local = ["localhost", "127.0.0.1", "::1", socket.gethostname()]
+        names = [split_host(text)[0] for text in self.advertise] + local
+        return tuple(dict.fromkeys(name for name in names if name))
+
+
+def default_home() -> Path:
+    """Return ``$RSHELL_HOME``, else the place for root, else the place for a user."""
+    named = os.environ.get("RSHELL_HOME")
+    if named:
+        return Path(named)
+    if os.geteuid() == 0:
+        return Path("/var/lib/rshell")
+    return Path.home() / ".local" / "state" / "rshell"
+
+
+def split_host(text: str) -> tuple[str, int | None]:
+    """Return host and port of ``HOST``, ``HOST:PORT``, ``[V6]`` or ``[V6]:PORT``.
+
+    Raises:
+        BadConfig: The port is no number from 1 to 65535, or there is no host.
+    """
+    host, port = text, ""
+    if text.startswith("["):
+        host, _, rest = text[1:].partition("]")
+        port = rest.removeprefix(":")
+    elif text.count(":") == 1:
+        host, _, port = text.partition(":")
+    if not host:
+        raise BadConfig(f"no host in {text!r}")
+    if not port:
+        return host, None
+    if not port.isdecimal() or not 1 <= int(port) <= 65535:
+        raise BadConfig(f"{text!r}: a port is a number from 1 to 65535")
+    return host, int(port)
+
+
+def read_config_file(path: Path, config: GatewayConfig) -> GatewayConfig:
+    """Return ``config`` with what a TOML file says; options of the command line come later.
+
+    The file has one table, ``[gateway]``, with ``links``, ``ssh``, ``web`` and ``advertise``.
+
+    Raises:
+        BadConfig: It cannot be read, is not TOML, or has an unknown key or a wrong type.
+    """
+    try:
+        section = msgspec.toml.decode(path.read_bytes(), type=_File).gateway
+    except OSError as error:
+        raise BadConfig(f"cannot read {path}: {error.strerror}") from None
+    except (msgspec.MsgspecError, UnicodeDecodeError, ValueError) as error:
+        raise BadConfig(f"{path}: {error}") from None
+    given: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value
+        for name in section.__struct_fields__
+        if (value := getattr(section, name)) is not None
+    }
+    return attrs.evolve(config, **given)

@@ -1,0 +1,162 @@
+"""Gateway: presence, switchboard, verbs and revocation joined, without a single port.
+
+`rshell.tap` gives it a store and a clock, opens the ports and tells it where they are.
+"""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Callable, Sequence
+
+import msgspec
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+
+from rshell.gateway import services as _services  # noqa: F401  # fills the registry of verbs
+from rshell.gateway.device_links import ADMISSION_RATE, DeviceLinks
+from rshell.gateway.home import GatewayHome
+from rshell.gateway.joining import Joiner, JoinExchange
+from rshell.gateway.presence import Presence
+from rshell.gateway.revocation import Revocation
+from rshell.gateway.switchboard import Switchboard
+from rshell.gateway.verbs import Verbs
+from rshell.handlers import HandlerDescription
+from rshell.identity.tls import GatewayTLS
+from rshell.link.clock import TimerWheel
+from rshell.link.core.errors import ErrorCode
+from rshell.link.core.messages import GoAway
+from rshell.link.protocol import LinkProtocol
+from rshell.store.store import Store
+
+__all__ = ["Catalogues", "Gateway"]
+
+#: Different catalogues in one fleet: versions times policies.
+MAX_CATALOGUES = 1_000
+#: Agents come back this soon after a planned stop, and not all at once.
+RESTART_SECONDS = 2
+
+
+class Catalogues:
+    """What devices can do, by digest; bounded, the rest is in the store."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, list[HandlerDescription]] = {}
+
+    def get(self, digest: str) -> list[HandlerDescription] | None:
+        """Return a catalogue that is at hand."""
+        return self._known.get(digest)
+
+    def keep(self, digest: str, body: str) -> list[HandlerDescription]:
+        """Keep a catalogue's JSON text, which the caller has checked against its digest."""
+        entries = msgspec.json.decode(body, type=list[HandlerDescription])
+        if len(self._known) >= MAX_CATALOGUES:
+            del self._known[next(iter(self._known))]
+        self._known[digest] = entries
+        return entries
+
+
+class Gateway:
+    """One gateway.
+
+    Args:
+        home: Certificates and keys.
+        store: Open.
+        wheel: Timers of this process.
+        wall: Seconds since 1970, for records only.
+
+    Attributes:
+        advertised: ``(host, port)`` pairs under which devices and operators dial in; set by
+            whoever opens the ports.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        home: GatewayHome,
+        store: Store,
+        wheel: TimerWheel,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        self.home = home
+        self.store = store
+        self.wheel = wheel
+        self.wall = wall
+        self.name = socket.gethostname()
+        self.advertised: Sequence[tuple[str, int]] = ()
+        self.catalogues = Catalogues()
+        self.presence = Presence(0)
+        self.switchboard = Switchboard(self)
+        self.verbs = Verbs(self)
+        self.revocation = Revocation(self)
+        self.devices = DeviceLinks(self, wall)
+        self.tls = GatewayTLS(
+            home.leaf.key,
+            home.leaf.chain,
+            home.keys.device.certificate,
+            home.keys.operator.certificate,
+        )
+        self._links: set[LinkProtocol] = set()
+
+    def now_us(self) -> int:
+        """Return the wall clock in the store's unit, microseconds since 1970 UTC."""
+        return int(self.wall() * 1_000_000)
+
+    def gateways(self) -> list[str]:
+        """Return ``host:port`` of where to dial, for joiners and renewals."""
+        return [
+            f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+            for host, port in self.advertised
+        ]
+
+    def dialled_at(self) -> tuple[str, int]:
+        """Return the first of them."""
+        return self.advertised[0]
+
+    def joiner(self, address: str) -> JoinExchange:
+        """Return the protocol for a machine that joins."""
+        return JoinExchange(
+            Joiner(self.home, self.store, self.gateways, self.wall), self.wheel, address
+        )
+
+    def link_opened(self, link: LinkProtocol) -> None:
+        """Note an operator's link, to be told when the gateway stops."""
+        self._links.add(link)
+
+    def link_closed(self, link: LinkProtocol) -> None:
+        """Forget an operator's link."""
+        self._links.discard(link)
+
+    async def start(self) -> None:
+        """Take an epoch range and complete what an earlier run left open."""
+        start = await self.store.next_start()
+        self.presence = Presence(start)
+        await self.switchboard.complete_interrupted()
+
+    async def stop(self) -> None:
+        """Tell every peer when to come back, and wait until they have heard or two seconds.
+
+        Sessions are not ended: devices keep them, and operators resume.
+        """
+        links = [live.link for live in self.presence] + list(self._links)
+        spread = len(links) * 1000 // ADMISSION_RATE
+        goaway = GoAway(
+            code=ErrorCode.SHUTDOWN.value,
+            message="the gateway is going down",
+            retry_min_ms=RESTART_SECONDS * 1000,
+            retry_spread_ms=spread,
+        )
+        for link in links:
+            link.go_away(goaway, close=True, reason="the gateway is going down")
+        if links:
+            waited: Deferred[None] = Deferred()
+            self._await_links(waited, self.wheel.seconds() + 3.0)
+            await waited
+        self._log.info("told {count} links to come back later", count=len(links))
+
+    def _await_links(self, waited: Deferred[None], until: float) -> None:
+        if (not len(self.presence) and not self._links) or self.wheel.seconds() >= until:
+            waited.callback(None)
+        else:
+            self.wheel.call_later(0.1, lambda: self._await_links(waited, until))

@@ -1,0 +1,331 @@
+"""A device's link from HELLO to its end.
+
+Who admits: the registered key and an active row (rule P4).  Who is the device: the newest accepted
+link (rule H2).  A certificate that has expired admits to renewal only (rule E4).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from rshell import __version__
+from rshell.access.audit import AuditRecord
+from rshell.access.printable import printable
+from rshell.gateway.arrivals import address_text
+from rshell.gateway.presence import Arrival, LiveDevice
+from rshell.handlers import HandlerDescription
+from rshell.identity.tls import PeerCertificate
+from rshell.link.channel import StreamChannel
+from rshell.link.core.connection import choose_version
+from rshell.link.core.constants import DEFAULT_WINDOW, HEARTBEAT_SECONDS
+from rshell.link.core.errors import ErrorCode, LocalProtocolError
+from rshell.link.core.limits import AT_GATEWAY_FROM_DEVICE
+from rshell.link.core.messages import GoAway, Hello, Open, Opened, Sessions, Welcome
+from rshell.link.protocol import LinkProtocol
+from rshell.store.devices import Seen
+from rshell.store.records import Device
+
+if TYPE_CHECKING:
+    from rshell.gateway.core import Gateway
+
+__all__ = ["FEATURES", "DeviceLinks", "reported", "welcome_for"]
+
+FEATURES = ("resume",)
+#: Mutual TLS handshakes a second that two cores do beside their other work.
+ADMISSION_RATE = 400
+MAX_CATALOGUE_BYTES = 256 * 1024
+
+
+def reported(facts: dict[str, str]) -> dict[str, str]:
+    """Return what a device says of itself, stripped of what could act on a terminal."""
+    return {printable(key, 64): printable(value, 256) for key, value in facts.items()}
+
+
+def welcome_for(hello: Hello, name: str, wall: Callable[[], float], **more: Any) -> Welcome:
+    """Return the WELCOME that every peer gets, with what is particular to it."""
+    return Welcome(
+        protocol=choose_version(hello.protocol),
+        software=f"rshell/{__version__}",
+        features=[feature for feature in FEATURES if feature in hello.features],
+        name=name,
+        time_ms=int(wall() * 1000),
+        heartbeat_ms=int(HEARTBEAT_SECONDS * 1000),
+        window=DEFAULT_WINDOW,
+        **more,
+    )
+
+
+class DeviceLinks:
+    """Owns the links of all devices."""
+
+    _log = Logger()
+
+    def __init__(self, gateway: Gateway, wall: Callable[[], float] = time.time) -> None:
+        self._gateway = gateway
+        self._wall = wall
+        self._entries: dict[LinkProtocol, LiveDevice | None] = {}
+        self._fetching: set[str] = set()
+
+    # -- LinkOwner -----------------------------------------------------------------------------
+
+    def link_handshaken(self, link: LinkProtocol) -> None:
+        self._entries[link] = None
+
+    def hello_received(self, link: LinkProtocol, hello: Hello) -> None:
+        judged = Deferred.fromCoroutine(self._judge(link, hello))
+        judged.addErrback(self._broken, link)
+
+    def welcome_received(self, link: LinkProtocol, welcome: Welcome) -> None:
+        raise LocalProtocolError("a gateway is not welcomed")
+
+    def goaway_received(self, link: LinkProtocol, goaway: GoAway) -> None:
+        # The agent leaves on purpose: nothing new goes there, what runs may finish.
+        entry = self._entries.get(link)
+        if entry is not None:
+            self._gateway.presence.depart(entry.device.id, entry.epoch)
+
+    def sessions_received(self, link: LinkProtocol, sessions: Sessions) -> None:
+        entry = self._entries.get(link)
+        if entry is not None:
+            judged = Deferred.fromCoroutine(
+                self._gateway.switchboard.judge_sessions(entry, sessions)
+            )
+            judged.addErrback(self._broken, link)
+
+    def stream_requested(self, link: LinkProtocol, number: int, request: Open) -> None:
+        self._gateway.verbs.from_device(link, number, request)
+
+    def link_lost(self, link: LinkProtocol, reason: str) -> None:
+        entry = self._entries.pop(link, None)
+        peer: PeerCertificate = link.peer
+        if entry is None:
+            self._log.info(
+                "device {id} at {address} was not admitted: {reason}",
+                id=peer.name.name,
+                address=address_text(link.transport),
+                reason=printable(reason),
+            )
+            return
+        current = self._gateway.presence.depart(entry.device.id, entry.epoch)
+        self._log.info(
+            "device {name} epoch {epoch:#x} lost{how}: {reason}",
+            name=entry.device.name,
+            epoch=entry.epoch,
+            how="" if current else " (displaced)",
+            reason=printable(reason),
+        )
+        self._record(entry, "device.lost", reason)
+        if current:
+            seen = self._gateway.store.record_seen(entry.device.id, entry.epoch, Seen())
+            seen.addErrback(self._log_failure)
+
+    # -- admission -----------------------------------------------------------------------------
+
+    async def _judge(self, link: LinkProtocol, hello: Hello) -> None:
+        peer: PeerCertificate = link.peer
+        found = await self._gateway.store.device_by_spki(peer.spki)
+        if link not in self._entries:
+            return
+        if found is None or found.device.id != peer.name.name:
+            self._refuse(link, ErrorCode.AUTH, "this key is not registered here")
+            return
+        refusal = found.refusal(self._gateway.now_us())
+        if refusal is not None or self._gateway.revocation.is_revoked("device", found.device.id):
+            self._refuse(link, ErrorCode.REVOKED, "this device is revoked")
+            return
+        if peer.expired:
+            self._welcome_to_renew(link, hello, found.device)
+            return
+        self._admit(link, hello, found.device)
+
+    def _refuse(self, link: LinkProtocol, code: ErrorCode, message: str) -> None:
+        link.go_away(GoAway(code=code.value, message=message), close=True, reason=message)
+
+    def _welcome_to_renew(self, link: LinkProtocol, hello: Hello, device: Device) -> None:
+        self._log.info("device {name} has an expired certificate: renewal only", name=device.name)
+        link.welcome(
+            welcome_for(hello, device.name, self._wall, max_streams=1, renew_only=True),
+            AT_GATEWAY_FROM_DEVICE,
+        )
+
+    def _admit(self, link: LinkProtocol, hello: Hello, device: Device) -> None:
+        presence = self._gateway.presence
+        entry = LiveDevice(
+            device=device,
+            link=link,
+            hello=msgspec.structs.replace(hello, facts=reported(hello.facts)),
+            epoch=presence.next_epoch(),
+            address=address_text(link.transport),
+            connected_at=datetime.fromtimestamp(self._wall(), UTC),
+        )
+        arrival, other = presence.arrive(entry)
+        if arrival is Arrival.STALE:
+            self._refuse(link, ErrorCode.DUPLICATE, "a newer link of this device is connected")
+            return
+        self._entries[link] = entry
+        if other is not None:
+            self._displace(other, entry)
+        generation = max(device.link_generation, hello.link_generation) + 1
+        link.welcome(
+            welcome_for(
+                hello,
+                device.name,
+                self._wall,
+                epoch=entry.epoch,
+                max_streams=AT_GATEWAY_FROM_DEVICE.max_streams,
+                retry_spread_ms=len(presence) * 1000 // ADMISSION_RATE,
+                link_generation=generation,
+            )
+        )
+        self._log.info(
+            "device {name} is live: epoch {epoch:#x}, from {address}",
+            name=device.name,
+            epoch=entry.epoch,
+            address=entry.address,
+        )
+        self._record(entry, "device.live", "")
+        self._remember(entry, generation)
+        self._learn_handlers(entry)
+
+    def _displace(self, old: LiveDevice, new: LiveDevice) -> None:
+        """The newest wins: the old link is told, and cut off if it does not leave (rule H2)."""
+        same = old.hello.instance == new.hello.instance
+        self._log.info(
+            "device {name}: epoch {new:#x} from {address} displaces {old:#x} ({who})",
+            name=new.device.name,
+            new=new.epoch,
+            old=old.epoch,
+            address=new.address,
+            who="same agent" if same else "another agent process",
+        )
+        old.link.go_away(
+            GoAway(code=ErrorCode.DUPLICATE.value, message="a newer link of this device took over"),
+            close=True,
+            reason=f"displaced by epoch {new.epoch:#x}",
+        )
+
+    def _remember(self, entry: LiveDevice, generation: int) -> None:
+        hello = entry.hello
+        seen = self._gateway.store.record_seen(
+            entry.device.id,
+            entry.epoch,
+            Seen(
+                last_address=entry.address,
+                agent_version=printable(hello.software, 64),
+                catalogue=hello.catalogue or None,
+                boot_id=printable(hello.boot_id, 64) or None,
+                instance=hello.instance.hex(),
+                dial=hello.dial,
+                link_generation=generation,
+                facts=hello.facts,
+            ),
+        )
+        seen.addErrback(self._log_failure)
+
+    def _record(self, entry: LiveDevice, kind: str, message: str) -> None:
+        written = self._gateway.store.append_audit(
+            AuditRecord(
+                kind=kind,
+                device=entry.device.id,
+                device_name=entry.device.name,
+                address=entry.address,
+                message=message or None,
+                details={"epoch": entry.epoch},
+            )
+        )
+        written.addErrback(self._log_failure)
+
+    def _log_failure(self, failure: Failure) -> None:
+        self._log.error("the store failed: {reason}", reason=failure.getErrorMessage())
+
+    def _broken(self, failure: Failure, link: LinkProtocol) -> None:
+        self._log.failure("a device's link failed", failure)
+        self._refuse(link, ErrorCode.INTERNAL, "the gateway failed; try again")
+
+    # -- the catalogue -------------------------------------------------------------------------
+
+    def _learn_handlers(self, entry: LiveDevice) -> None:
+        digest = entry.hello.catalogue
+        if digest:
+            learned = Deferred.fromCoroutine(self._catalogue(entry, digest))
+            learned.addErrback(self._log_failure)
+
+    async def _catalogue(self, entry: LiveDevice, digest: str) -> None:
+        """Learn what the device can do: from the store, else once from the device."""
+        known = self._gateway.catalogues.get(digest)
+        if known is None:
+            body = await self._gateway.store.catalogue(digest)
+            if body is None and digest not in self._fetching:
+                self._fetching.add(digest)
+                try:
+                    body = await self._fetch(entry, digest)
+                finally:
+                    self._fetching.discard(digest)
+            if body is None:
+                return
+            known = self._gateway.catalogues.keep(digest, body)
+        entry.handlers = tuple(handler.name for handler in known)
+
+    async def _fetch(self, entry: LiveDevice, digest: str) -> str | None:
+        if entry.link.closed:
+            return None
+        collector = _Collector(entry.link)
+        body = await collector.collected
+        if body is None or hashlib.sha256(body).hexdigest() != digest:
+            self._log.warn(
+                "device {name} gave no catalogue that fits its digest", name=entry.device.name
+            )
+            return None
+        try:
+            msgspec.json.decode(body, type=list[HandlerDescription])
+        except msgspec.MsgspecError:
+            self._log.warn("device {name} gave a malformed catalogue", name=entry.device.name)
+            return None
+        text = body.decode()
+        await self._gateway.store.put_catalogue(digest, text)
+        return text
+
+
+class _Collector:
+    """Asks a device for its catalogue and collects the bytes."""
+
+    def __init__(self, link: LinkProtocol) -> None:
+        self.collected: Deferred[bytes | None] = Deferred()
+        self._data = bytearray()
+        self._channel = StreamChannel(link, self)
+        try:
+            self._channel.request(Open(handler="catalogue", session=secrets.token_bytes(16)))
+        except LocalProtocolError:
+            self._done(None)
+
+    def _done(self, body: bytes | None) -> None:
+        if not self.collected.called:
+            self.collected.callback(body)
+
+    def channel_opened(self, opened: Opened) -> None:
+        self._channel.loseConnection()
+
+    def data_received(self, data: bytes, stderr: bool) -> None:
+        self._data += data
+        if len(self._data) > MAX_CATALOGUE_BYTES:
+            self._channel.reset(ErrorCode.OVERLOAD, "too large a catalogue")
+
+    def input_ended(self) -> None:
+        pass
+
+    def event_received(self, kind: str, body: dict[str, Any], urgent: bool) -> None:
+        if kind == "outcome" and body.get("status") == "ok":
+            self._done(bytes(self._data))
+
+    def channel_closed(self, code: str, message: str) -> None:
+        self._done(None)

@@ -1,0 +1,170 @@
+"""A gateway's directory: what the first start makes, and what every start reads.
+
+::
+
+    HOME/ca/              root, device, operator and gateway CA
+    HOME/gateway.key .pem the gateway's own certificate and chain
+    HOME/rshell.sqlite    the store
+    HOME/admin/           credentials of the local administrator, operator ``admin``
+    HOME/endpoints.json   where the doors listen, while they do
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import attrs
+import msgspec
+from cryptography import x509
+from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
+
+from rshell.identity.authority import FleetKeys, KeyAbsent, new_fleet, renewal_time
+from rshell.identity.credentials import Credentials, CredentialsDamaged, CredentialStore
+from rshell.identity.files import make_private_dir, write_atomic
+from rshell.identity.fleet_home import DamagedHome, FleetHome, GatewayLeaf, chain_to_pem
+from rshell.identity.keys import new_key, spki_hash
+from rshell.store.errors import StoreError
+from rshell.store.store import Store
+from rshell.store.threads import InlineThreads
+
+__all__ = ["ADMIN_NAME", "GatewayHome", "HomeError", "prepare_home"]
+
+ADMIN_NAME = "admin"
+#: A gateway certificate is renewed at start when less than this is left of it.
+_RENEW_BEFORE = timedelta(days=60)
+
+
+class HomeError(Exception):
+    """The home cannot be used; the text is one line that says what to do."""
+
+
+@attrs.frozen
+class GatewayHome:
+    """A directory that is ready to run a gateway from.
+
+    Attributes:
+        path: absolute.
+        keys: the fleet's authorities; root and gateway CA keys may be absent.
+        leaf: the gateway's own key and chain.
+    """
+
+    path: Path
+    keys: FleetKeys
+    leaf: GatewayLeaf
+
+    @property
+    def database(self) -> Path:
+        """The store's file."""
+        return self.path / "rshell.sqlite"
+
+    @property
+    def root_pin(self) -> bytes:
+        """SHA-256 of the root's public key: what a join string carries."""
+        return spki_hash(self.keys.root.certificate.public_key())
+
+    def write_endpoints(self, endpoints: dict[str, object]) -> None:
+        """Tell local programs where the doors listen."""
+        data = msgspec.json.format(msgspec.json.encode(endpoints), indent=2) + b"\n"
+        write_atomic(self.path / "endpoints.json", data, 0o644)
+
+    def remove_endpoints(self) -> None:
+        """No door listens (any more)."""
+        (self.path / "endpoints.json").unlink(missing_ok=True)
+
+
+def prepare_home(path: Path, names: Sequence[str], now: datetime | None = None) -> GatewayHome:
+    """Set up an empty home, or check an existing one.
+
+    Args:
+        path: absolute; made if absent.
+        names: hosts the gateway's certificate has to name.
+        now: aware; the system's time if None.
+
+    Raises:
+        HomeError: It cannot be read or written, or is damaged.
+    """
+    now = now or datetime.now(UTC)
+    try:
+        make_private_dir(path)
+        fleet_home = FleetHome(path)
+        if not fleet_home.exists():
+            fleet_home.create(new_fleet(now))
+        keys = fleet_home.load()
+        leaf = _leaf(fleet_home, keys, names, now)
+        home = GatewayHome(path, keys, leaf)
+        _prepare_store(home, now)
+    except OSError as error:
+        where = error.filename or path
+        raise HomeError(
+            f"cannot use {where}: {error.strerror or error}; choose another place with --home"
+        ) from None
+    except (DamagedHome, CredentialsDamaged, KeyAbsent) as error:
+        raise HomeError(f"the home {path} is damaged: {error}; restore it from a backup") from None
+    return home
+
+
+def _leaf(
+    fleet_home: FleetHome, keys: FleetKeys, names: Sequence[str], now: datetime
+) -> GatewayLeaf:
+    leaf = fleet_home.load_leaf()
+    if leaf is not None:
+        certificate = leaf.chain[0]
+        fresh = now < certificate.not_valid_after_utc - _RENEW_BEFORE
+        if (fresh and set(names) <= _names_of(certificate)) or keys.gateway.key is None:
+            return leaf
+        names = [*names, *sorted(_names_of(certificate) - set(names))]
+    key = new_key()
+    certificate = keys.issue_gateway(key.public_key(), names, now)
+    chain = (certificate, keys.gateway.certificate, keys.root.certificate)
+    leaf = GatewayLeaf(key, chain)
+    fleet_home.save_leaf(leaf)
+    return leaf
+
+
+def _names_of(certificate: x509.Certificate) -> set[str]:
+    names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    addresses = {str(address) for address in names.get_values_for_type(x509.IPAddress)}
+    return addresses | set(names.get_values_for_type(x509.DNSName))
+
+
+def _prepare_store(home: GatewayHome, now: datetime) -> None:
+    """Make the store and the administrator; an open store is not carried across a fork."""
+    try:
+        store = Store.open(home.database, InlineThreads())
+    except StoreError as error:
+        raise HomeError(f"{error}") from None
+    outcome: list[object] = []
+    # InlineThreads: everything has happened when this returns.
+    Deferred.fromCoroutine(_fill_store(home, store, now)).addBoth(outcome.append)
+    store.close()
+    failure = outcome[0]
+    if isinstance(failure, Failure):
+        if isinstance(failure.value, StoreError):
+            raise HomeError(f"the store of {home.path}: {failure.value}")
+        failure.raiseException()
+
+
+async def _fill_store(home: GatewayHome, store: Store, now: datetime) -> None:
+    """Name the fleet, and issue the local administrator's credentials if need be.
+
+    Whoever can read this directory owns the fleet's keys anyway, so no invite is needed.
+    """
+    await store.set_fleet(home.keys.fleet)
+    credentials = CredentialStore(make_private_dir(home.path / "admin"))
+    present = credentials.load()
+    if present is not None and now < renewal_time(present.certificate):
+        return
+    key = credentials.pending_key()
+    certificate = home.keys.issue_operator(key.public_key(), ADMIN_NAME, now)
+    not_after = int(certificate.not_valid_after_utc.timestamp() * 1_000_000)
+    spki = spki_hash(key.public_key())
+    if present is None:
+        await store.add_operator(ADMIN_NAME, "admin", spki, not_after)
+    else:
+        await store.renew_key(spki_hash(present.key.public_key()), spki, not_after)
+    chain = chain_to_pem((certificate, home.keys.operator.certificate))
+    root = chain_to_pem((home.keys.root.certificate,))
+    credentials.save(Credentials.new(key, chain, root, ()))

@@ -1,0 +1,360 @@
+"""The work behind the gateway's verbs.  Importing this module fills the registry in verbs.py."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Annotated, Any
+
+import msgspec
+from msgspec import Meta, Struct
+
+from rshell.access import selectors
+from rshell.access.labels import BadLabel, parse_label, parse_label_changes
+from rshell.access.names import BadName, check_name
+from rshell.access.printable import printable
+from rshell.access.roles import ADMIN
+from rshell.gateway.joining import issue
+from rshell.gateway.presence import LiveDevice, State
+from rshell.gateway.switchboard import OpenRefused
+from rshell.gateway.verbs import Asker, descriptions, verb
+from rshell.handlers import BadRequest
+from rshell.identity.join_string import JoinString, new_token, token_hash
+from rshell.identity.keys import BadCertificateRequest, read_csr, spki_hash
+from rshell.identity.names import BadPeerName, PeerName
+from rshell.link.core.errors import ErrorCode
+from rshell.store.records import AuditRow, Device, NewToken
+from rshell.store.times import rfc3339
+
+if TYPE_CHECKING:
+    from rshell.gateway.core import Gateway
+
+__all__: list[str] = []
+
+#: Devices made in a factory may wait long for their first start.
+MAX_TTL_SECONDS = 30 * 86_400
+MAX_USES = 100_000
+
+Name = Annotated[str, Meta(max_length=64)]
+Short = Annotated[str, Meta(max_length=256)]
+
+
+class Nothing(Struct, frozen=True, forbid_unknown_fields=True):
+    """A request without parameters."""
+
+
+class DevicesRequest(Struct, frozen=True, forbid_unknown_fields=True):
+    """Which devices: a selector, empty for all."""
+
+    selector: Annotated[str, Meta(max_length=4096)] = ""
+
+
+class InviteRequest(Struct, frozen=True, forbid_unknown_fields=True):
+    """Whom to invite, on what terms, for how long."""
+
+    kind: Annotated[str, Meta(pattern=r"^(device|operator)\Z")]
+    name: Name | None = None
+    role: Name | None = None
+    labels: Annotated[dict[Name, Short], Meta(max_length=64)] = msgspec.field(default_factory=dict)
+    ttl_s: Annotated[int, Meta(ge=1, le=MAX_TTL_SECONDS)] = 3600
+    uses: Annotated[int, Meta(ge=1, le=MAX_USES)] = 1
+
+
+class LabelRequest(Struct, frozen=True, forbid_unknown_fields=True):
+    """Labels to set on and to remove from one device."""
+
+    device: Name
+    set: Annotated[dict[Name, Short], Meta(max_length=64)] = msgspec.field(default_factory=dict)
+    remove: Annotated[list[Name], Meta(max_length=64)] = msgspec.field(default_factory=list)
+
+
+class RenameRequest(Struct, frozen=True, forbid_unknown_fields=True):
+    """A device and its new name; its own name accepts a provisional one."""
+
+    device: Name
+    name: Name
+
+
+class RevokeRequest(Struct, frozen=True, forbid_unknown_fields=True):
+    """Whom to revoke."""
+
+    kind: Annotated[str, Meta(pattern=r"^(device|operator)\Z")]
+    name: Name
+
+
+class HandlersRequest(Struct, frozen=True, forbid_unknown_fields=True):
+    """Of which device; None for the gateway's own verbs."""
+
+    device: Name | None = None
+
+
+class AuditRequest(Struct, frozen=True, forbid_unknown_fields=True):
+    """Which rows, newest first."""
+
+    limit: Annotated[int, Meta(ge=1, le=10_000)] = 100
+    before: Annotated[int, Meta(ge=1)] | None = None
+    device: Name | None = None
+    operator: Name | None = None
+
+
+class RenewRequest(Struct, frozen=True, forbid_unknown_fields=True):
+    """A certificate request (DER) with a new key."""
+
+    csr: Annotated[bytes, Meta(max_length=4096)]
+
+
+@verb("gateway.whoami", Nothing, open_to_all=True)
+async def whoami(gateway: Gateway, asker: Asker, request: Nothing) -> Any:
+    """Tell who the gateway thinks you are."""
+    assert asker.caller is not None
+    operator = asker.caller.operator
+    return {"name": operator.name, "role": operator.role, "fleet": gateway.home.keys.fleet}
+
+
+@verb("gateway.devices", DevicesRequest)
+async def devices(gateway: Gateway, asker: Asker, request: DevicesRequest) -> Any:
+    """List devices, their state and what they are."""
+    selector = None
+    if request.selector.strip():
+        try:
+            selector = selectors.parse(request.selector)
+        except selectors.BadSelector as error:
+            raise BadRequest(error.message) from None
+    rows = []
+    for device in await gateway.store.find_devices():
+        live = gateway.presence.find(device.id)
+        state = _state(gateway, device, live)
+        if selector is None or selector.matches(
+            device.name, device.labels, state=state.value, device_id=device.id
+        ):
+            rows.append(_device_row(gateway, device, live, state))
+    return rows
+
+
+def _state(gateway: Gateway, device: Device, live: LiveDevice | None) -> State:
+    if live is not None:
+        return live.state(gateway.wheel.seconds())
+    return State.NEVER if device.last_seen is None else State.LOST
+
+
+def _device_row(
+    gateway: Gateway, device: Device, live: LiveDevice | None, state: State
+) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "id": device.id,
+        "name": device.name,
+        "name_provisional": device.name_provisional,
+        "state": state.value,
+        "labels": dict(device.labels),
+        "gateway": gateway.name if live else None,
+        "epoch": device.epoch or None,
+        "address": device.last_address,
+        "connected_at": None,
+        "last_seen": None if device.last_seen is None else rfc3339(device.last_seen),
+        "agent_version": device.agent_version,
+        "handlers": _handler_names(gateway, device.catalogue),
+        "facts": dict(device.facts),
+        "policy_error": None,
+    }
+    if live is not None:
+        silent = gateway.wheel.seconds() - live.link.last_received
+        seen = datetime.fromtimestamp(gateway.wall(), UTC) - timedelta(seconds=silent)
+        policy = live.hello.policy
+        row |= {
+            "epoch": live.epoch,
+            "address": live.address,
+            "connected_at": _rfc3339(live.connected_at),
+            "last_seen": _rfc3339(seen),
+            "agent_version": printable(live.hello.software, 64),
+            "handlers": _handler_names(gateway, live.hello.catalogue),
+            "facts": live.hello.facts,
+            "policy_error": printable(policy.error) if policy and policy.error else None,
+            "rtt_ms": None
+            if live.link.rtt_seconds is None
+            else round(live.link.rtt_seconds * 1000, 1),
+        }
+    return row
+
+
+def _handler_names(gateway: Gateway, digest: str | None) -> list[str]:
+    return [entry.name for entry in gateway.catalogues.get(digest or "") or ()]
+
+
+def _rfc3339(moment: datetime) -> str:
+    return rfc3339(int(moment.timestamp() * 1_000_000))
+
+
+@verb("gateway.invite", InviteRequest, changes=True)
+async def invite(gateway: Gateway, asker: Asker, request: InviteRequest) -> Any:
+    """Make a join string for a device or an operator."""
+    if request.kind == "device":
+        _check_device_invite(request)
+    else:
+        _check_operator_invite(gateway, request)
+    token_id, secret = new_token()
+    expires = gateway.now_us() + request.ttl_s * 1_000_000
+    await gateway.store.add_token(
+        NewToken(
+            id=token_id,
+            secret_hash=token_hash(secret),
+            kind="device" if request.kind == "device" else "operator",
+            expires_at=expires,
+            created_by=asker.name,
+            uses_max=request.uses,
+            name=request.name,
+            role=request.role,
+            labels=request.labels,
+        )
+    )
+    if request.kind == "operator" and request.name:
+        gateway.revocation.readmit("operator", request.name)
+    host, port = gateway.dialled_at()
+    joining = JoinString(host, port, gateway.home.root_pin, token_id, secret)
+    return {"join": joining.encode(), "expires_at": rfc3339(expires), "uses": request.uses}
+
+
+def _check_device_invite(request: InviteRequest) -> None:
+    if request.role is not None:
+        raise BadRequest("a device has no role")
+    try:
+        if request.name is not None:
+            check_name(request.name)
+        for key, value in request.labels.items():
+            parse_label(f"{key}={value}")
+    except (BadName, BadLabel) as error:
+        raise BadRequest(str(error)) from None
+    if request.name is not None and request.uses > 1:
+        raise BadRequest("a name is for one device: leave it out or invite once (--uses 1)")
+
+
+def _check_operator_invite(gateway: Gateway, request: InviteRequest) -> None:
+    if request.labels:
+        raise BadRequest("an operator has no labels")
+    if not request.name or not request.role:
+        raise BadRequest("an operator needs a name and a role")
+    if request.role != ADMIN:
+        raise BadRequest(f"there is no role {printable(request.role, 64)!r}; built in is: {ADMIN}")
+    try:
+        PeerName("operator", gateway.home.keys.fleet, request.name)
+    except BadPeerName as error:
+        raise BadRequest(str(error)) from None
+
+
+@verb("gateway.label", LabelRequest, changes=True)
+async def label(gateway: Gateway, asker: Asker, request: LabelRequest) -> Any:
+    """Set and remove labels of a device."""
+    words = [f"{key}={value}" for key, value in request.set.items()]
+    try:
+        changes = parse_label_changes([*words, *(f"{key}-" for key in request.remove)])
+    except BadLabel as error:
+        raise BadRequest(str(error)) from None
+    device = await gateway.store.set_labels(request.device, changes.put, changes.remove)
+    gateway.presence.refresh(device)
+    live = gateway.presence.find(device.id)
+    return _device_row(gateway, device, live, _state(gateway, device, live))
+
+
+@verb("gateway.rename", RenameRequest, changes=True)
+async def rename(gateway: Gateway, asker: Asker, request: RenameRequest) -> Any:
+    """Rename a device, or accept the name it proposed."""
+    try:
+        check_name(request.name)
+    except BadName as error:
+        raise BadRequest(str(error)) from None
+    device = await gateway.store.rename(request.device, request.name)
+    gateway.presence.refresh(device)
+    live = gateway.presence.find(device.id)
+    return _device_row(gateway, device, live, _state(gateway, device, live))
+
+
+@verb("gateway.revoke", RevokeRequest, changes=True)
+async def revoke(gateway: Gateway, asker: Asker, request: RevokeRequest) -> Any:
+    """Revoke a device or an operator: links and sessions end at once."""
+    if request.kind == "device":
+        name, closed = await gateway.revocation.revoke_device(request.name)
+    else:
+        await _keep_one_admin(gateway, request.name)
+        name, closed = await gateway.revocation.revoke_operator(request.name)
+    return {"revoked": name, "links_closed": closed}
+
+
+async def _keep_one_admin(gateway: Gateway, name: str) -> None:
+    admins = [
+        operator.name
+        for operator in await gateway.store.operators()
+        if operator.active and operator.role == ADMIN
+    ]
+    if admins == [name]:
+        raise OpenRefused(
+            ErrorCode.POLICY, f"{name} is the last administrator: invite another one first"
+        )
+
+
+@verb("gateway.handlers", HandlersRequest)
+async def handlers(gateway: Gateway, asker: Asker, request: HandlersRequest) -> Any:
+    """List what a device, or the gateway, can do."""
+    if request.device is None:
+        return [msgspec.to_builtins(entry) for entry in descriptions()]
+    live = gateway.presence.find(request.device)
+    device = live.device if live else await gateway.store.device(request.device)
+    if device is None:
+        raise OpenRefused(
+            ErrorCode.NOT_FOUND, f"no device is called {printable(request.device, 64)!r}"
+        )
+    digest = live.hello.catalogue if live else device.catalogue or ""
+    known = gateway.catalogues.get(digest)
+    if known is None:
+        body = await gateway.store.catalogue(digest) if digest else None
+        if body is None:
+            raise OpenRefused(ErrorCode.OFFLINE, f"{device.name} has not told its handlers yet")
+        known = gateway.catalogues.keep(digest, body)
+    return [msgspec.to_builtins(entry) for entry in known]
+
+
+@verb("gateway.audit", AuditRequest)
+async def audit(gateway: Gateway, asker: Asker, request: AuditRequest) -> Any:
+    """List the audit log, newest row first."""
+    device = request.device
+    if device is not None:
+        found = await gateway.store.device(device)
+        device = found.id if found else device
+    rows = await gateway.store.audit_rows(
+        limit=request.limit, before=request.before, device=device, operator=request.operator
+    )
+    return [_audit_row(row) for row in rows]
+
+
+def _audit_row(row: AuditRow) -> dict[str, Any]:
+    record = row.record
+    return {
+        "seq": row.seq,
+        "at": rfc3339(row.at),
+        "refers": row.refers,
+        "kind": record.kind,
+        "operator": record.operator,
+        "device": record.device_name or record.device,
+        "device_id": record.device,
+        "handler": record.handler,
+        "login": record.login,
+        "session": record.session,
+        "attempt": record.attempt,
+        "door": record.door,
+        "address": record.address,
+        "status": record.status,
+        "exit_code": record.exit_code,
+        "code": record.code,
+        "message": record.message,
+    }
+
+
+@verb("gateway.renew", RenewRequest, peers=("device", "operator"), open_to_all=True)
+async def renew(gateway: Gateway, asker: Asker, request: RenewRequest) -> Any:
+    """Issue a certificate for a new key of the device or operator that asks."""
+    try:
+        public_key = read_csr(request.csr)
+    except BadCertificateRequest as error:
+        raise BadRequest(str(error)) from None
+    kind, owner = asker.peer.name.kind, asker.name
+    now = datetime.fromtimestamp(gateway.wall(), UTC)
+    chain, not_after = issue(gateway.home, kind, owner, public_key, now)
+    await gateway.store.renew_key(asker.peer.spki, spki_hash(public_key), not_after)
+    return {"chain": chain, "gateways": gateway.gateways()}

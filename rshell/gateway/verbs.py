@@ -1,0 +1,208 @@
+"""What the gateway itself answers: one registry, for whom, and with which request type.
+
+There is no other way from a stream's handler name to code of the gateway: names are looked up in
+`VERBS`, never with getattr.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any
+
+import attrs
+import msgspec
+from msgspec import Struct
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from rshell.access.audit import AuditRecord
+from rshell.access.roles import decide
+from rshell.gateway.switchboard import Caller, OpenRefused
+from rshell.handlers import BadRequest, HandlerDescription, Outcome, decode_request, describe
+from rshell.identity.tls import PeerCertificate
+from rshell.link.channel import StreamChannel
+from rshell.link.core.errors import ErrorCode
+from rshell.link.core.messages import Open, Opened
+from rshell.link.protocol import LinkProtocol
+from rshell.store.errors import StoreError
+
+if TYPE_CHECKING:
+    from rshell.gateway.core import Gateway
+
+__all__ = ["VERBS", "Asker", "Verb", "Verbs", "verb"]
+
+
+@attrs.frozen(kw_only=True)
+class Asker:
+    """Who asks the gateway: an operator's caller, or a device by its certificate."""
+
+    peer: PeerCertificate
+    caller: Caller | None = None
+
+    @property
+    def name(self) -> str:
+        """The operator's name, or the device's id."""
+        return self.peer.name.name
+
+
+Work = Callable[["Gateway", Asker, Any], Awaitable[Any]]
+
+
+@attrs.frozen(kw_only=True)
+class Verb:
+    """One thing the gateway answers.
+
+    Attributes:
+        peers: ``device``, ``operator`` or both.
+        open_to_all: Any operator may, whatever the role grants.
+        changes: An audit row is written before it runs.
+    """
+
+    name: str
+    summary: str
+    request_type: type[Struct]
+    work: Work
+    peers: frozenset[str]
+    open_to_all: bool
+    changes: bool
+
+
+VERBS: dict[str, Verb] = {}
+
+
+def verb(
+    name: str,
+    request_type: type[Struct],
+    *,
+    peers: tuple[str, ...] = ("operator",),
+    open_to_all: bool = False,
+    changes: bool = False,
+) -> Callable[[Work], Work]:
+    """Register ``work(gateway, asker, request)`` as the answer to a name; returns JSON values."""
+
+    def register(work: Work) -> Work:
+        summary = (work.__doc__ or "").strip().splitlines()[0]
+        VERBS[name] = Verb(
+            name=name,
+            summary=summary,
+            request_type=request_type,
+            work=work,
+            peers=frozenset(peers),
+            open_to_all=open_to_all,
+            changes=changes,
+        )
+        return work
+
+    return register
+
+
+def descriptions() -> list[HandlerDescription]:
+    """Describe what operators can ask the gateway."""
+    return [
+        describe(entry.name, entry.summary, entry.request_type, "normal")
+        for entry in VERBS.values()
+        if "operator" in entry.peers
+    ]
+
+
+class Verbs:
+    """Answers ``gateway.*`` streams."""
+
+    _log = Logger()
+
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
+
+    def from_device(self, link: LinkProtocol, number: int, request: Open) -> None:
+        """Answer a device: it may renew its certificate and nothing else (rule G1)."""
+        self._answer(link, number, request, Asker(peer=link.peer))
+
+    def from_operator(self, link: LinkProtocol, number: int, request: Open, caller: Caller) -> None:
+        """Answer an operator."""
+        self._answer(link, number, request, Asker(peer=link.peer, caller=caller))
+
+    def _answer(self, link: LinkProtocol, number: int, request: Open, asker: Asker) -> None:
+        working = Deferred.fromCoroutine(self._work(request, asker))
+        working.addCallbacks(
+            lambda value: self._reply(link, number, request, value),
+            lambda failure: self._refuse(link, number, failure),
+        )
+        working.addErrback(lambda failure: self._log.failure("a verb failed", failure))
+
+    async def _work(self, request: Open, asker: Asker) -> bytes:
+        entry = VERBS.get(request.handler)
+        if entry is None or asker.peer.name.kind not in entry.peers:
+            raise OpenRefused(ErrorCode.NOT_FOUND, f"the gateway does not answer {request.handler}")
+        caller = asker.caller
+        if caller is not None and not entry.open_to_all:
+            decision = decide(caller.operator, None, entry.name)
+            if not decision:
+                await self._audit(entry, asker, request, "refused", decision.reason)
+                raise OpenRefused(ErrorCode.POLICY, decision.reason)
+        typed = decode_request(request.request, entry.request_type)
+        if entry.changes:
+            await self._audit(entry, asker, request, None, None)
+        return msgspec.json.encode(await entry.work(self._gateway, asker, typed))
+
+    async def _audit(
+        self, entry: Verb, asker: Asker, request: Open, code: str | None, message: str | None
+    ) -> None:
+        caller = asker.caller
+        await self._gateway.store.append_audit(
+            AuditRecord(
+                kind=entry.name,
+                operator=asker.name if caller else None,
+                device=None if caller else asker.name,
+                door=caller.door if caller else None,
+                address=caller.address if caller else None,
+                status="refused" if code else None,
+                code="policy" if code else None,
+                message=message,
+                details={"request": request.request} if caller else {},
+            )
+        )
+
+    def _reply(self, link: LinkProtocol, number: int, request: Open, body: bytes) -> None:
+        if link.waiting(number):
+            _Reply(link).send(number, request, body)
+
+    def _refuse(self, link: LinkProtocol, number: int, failure: Failure) -> None:
+        error = failure.value
+        if isinstance(error, OpenRefused):
+            link.refuse(number, error.code, error.message)
+        elif isinstance(error, BadRequest):
+            link.refuse(number, ErrorCode.BAD_REQUEST, str(error))
+        elif isinstance(error, StoreError):
+            link.refuse(number, error.code, str(error))
+        else:
+            self._log.failure("the gateway failed to answer", failure)
+            link.refuse(number, ErrorCode.INTERNAL, "the gateway failed; its log says why")
+
+
+class _Reply:
+    """One answer on its way: bytes, then the outcome."""
+
+    def __init__(self, link: LinkProtocol) -> None:
+        self._channel = StreamChannel(link, self)
+
+    def send(self, number: int, request: Open, body: bytes) -> None:
+        """Accept the stream and answer."""
+        self._channel.accept(number, request)
+        self._channel.write(body)
+        self._channel.finish(Outcome(status="ok"))
+
+    def channel_opened(self, opened: Opened) -> None:
+        """Not for a stream that the peer asked for."""
+
+    def data_received(self, data: bytes, stderr: bool) -> None:
+        """Input means nothing to a verb."""
+
+    def input_ended(self) -> None:
+        """Likewise."""
+
+    def event_received(self, kind: str, body: dict[str, Any], urgent: bool) -> None:
+        """Likewise."""
+
+    def channel_closed(self, code: str, message: str) -> None:
+        """The answer was taken, or nobody wants it any more."""

@@ -1,0 +1,279 @@
+"""``twistd rshell``: options, the service, the ports.  The only place with the global reactor."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Any, NoReturn
+
+import attrs
+from twisted.application import service
+from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.endpoints import serverFromString
+from twisted.internet.error import CannotListenError
+from twisted.logger import Logger
+from twisted.python import usage
+from twisted.python.failure import Failure
+
+from rshell import __version__
+from rshell.doors.link import LinkDoor
+from rshell.gateway.arrivals import Arrivals
+from rshell.gateway.config import (
+    BadConfig,
+    GatewayConfig,
+    default_home,
+    read_config_file,
+    split_host,
+)
+from rshell.gateway.core import Gateway
+from rshell.gateway.home import GatewayHome, HomeError, prepare_home
+from rshell.link.clock import TimerWheel, use_monotonic_clock
+from rshell.store.errors import StoreError
+from rshell.store.store import Store
+from rshell.store.threads import PooledThreads
+
+__all__ = ["CannotStart", "GatewayService", "Options", "makeService"]
+
+_WILDCARDS = {"", "0.0.0.0", "::"}  # noqa: S104  # compared with, never bound
+
+
+class CannotStart(Exception):
+    """The gateway cannot start; the text is one line that says what to do."""
+
+
+class Options(usage.Options):
+    """Command line of ``twistd rshell``."""
+
+    synopsis = "[twistd options] rshell [options]"
+    longdesc = (
+        "The rshell gateway: accepts the links of your devices and operators over mutual TLS. "
+        "An empty home is set up on the first start. Example: "
+        "twistd -n rshell --home /var/lib/rshell --links tcp:7411 --advertise gw.example.net"
+    )
+    optParameters = [
+        [
+            "home",
+            None,
+            None,
+            "Directory of keys and data (default: $RSHELL_HOME, else "
+            "/var/lib/rshell for root, else ~/.local/state/rshell).",
+        ],
+        ["config", "c", None, "TOML file with a [gateway] table: links, ssh, web, advertise."],
+        ["ssh", None, None, "Endpoint of the ssh door; empty is off."],
+        ["web", None, None, "Endpoint of the web door; empty is off."],
+    ]
+    compData = usage.Completions(
+        optActions={"home": usage.CompleteDirs(), "config": usage.CompleteFiles()}
+    )
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]  # untyped in Twisted
+        self["links"] = []
+        self["advertise"] = []
+
+    def opt_links(self, endpoint: str) -> None:
+        """Twisted server endpoint for links, e.g. tcp:7411 or tcp:0:interface=127.0.0.1;
+        may be given several times (default: tcp:7411)."""
+        self["links"].append(endpoint)
+
+    def opt_advertise(self, host: str) -> None:
+        """HOST or HOST:PORT under which devices and operators dial in; may be given several
+        times. It goes into join strings and into the gateway's certificate."""
+        self["advertise"].append(host)
+
+    def opt_version(self) -> NoReturn:
+        """Show the version of rshell and exit."""
+        sys.stdout.write(f"rshell {__version__}\n")
+        sys.exit(0)
+
+    def config_record(self) -> GatewayConfig:
+        """Return the validated settings: defaults, then the config file, then the options.
+
+        Raises:
+            BadConfig: One of them cannot be used.
+        """
+        home = Path(self["home"]) if self["home"] else default_home()
+        config = GatewayConfig(home=Path(os.path.abspath(home)))
+        if self["config"]:
+            config = read_config_file(Path(self["config"]), config)
+        links = tuple(endpoint for endpoint in self["links"] if endpoint)
+        if self["links"]:
+            config = attrs.evolve(config, links=links)
+        given = {name: self[name] for name in ("ssh", "web") if self[name] is not None}
+        if self["advertise"]:
+            given["advertise"] = tuple(self["advertise"])
+        config = attrs.evolve(config, **given)
+        for text in config.advertise:
+            split_host(text)
+        if not config.links:
+            raise BadConfig("a gateway without links reaches no device: give --links ENDPOINT")
+        return config
+
+
+class GatewayService(service.Service):
+    """Runs one gateway: store, ports, and what lies between.
+
+    Args:
+        config: Validated.
+        home: Prepared.
+        reactor: Provides time, TCP and threads.
+    """
+
+    _log = Logger()
+
+    def __init__(self, config: GatewayConfig, home: GatewayHome, reactor: Any) -> None:
+        self._config = config
+        self._home = home
+        self._reactor = reactor
+        self._ports: list[Any] = []  # IListeningPort with a TCP address and a read switch
+        self._store: Store | None = None
+        self._gateway: Gateway | None = None
+        self._arrivals: Arrivals | None = None
+
+    def privilegedStartService(self) -> None:
+        """Bind the ports: a port that cannot be bound ends the start (twistd then fails)."""
+        use_monotonic_clock(self._reactor)
+        self._home.remove_endpoints()
+        try:
+            self._store = Store.open(
+                self._home.database, PooledThreads(self._reactor.callFromThread)
+            )
+        except StoreError as error:
+            raise CannotStart(str(error)) from None
+        wheel = TimerWheel(self._reactor)
+        gateway = self._gateway = Gateway(self._home, self._store, wheel)
+        self._arrivals = Arrivals(
+            gateway.tls, wheel, gateway.devices, LinkDoor(gateway), gateway.joiner
+        )
+        for endpoint in self._config.links:
+            self._ports.append(self._listen(endpoint))
+        gateway.advertised = self._advertised()
+
+    def _listen(self, endpoint: str) -> Any:
+        assert self._arrivals is not None
+        result: list[Any] = []
+        try:
+            listening = serverFromString(self._reactor, endpoint).listen(self._arrivals.wrapped())
+        except (ValueError, TypeError, KeyError) as error:
+            raise CannotStart(f"--links {endpoint}: not a server endpoint ({error})") from None
+        listening.addBoth(result.append)
+        outcome = result[0] if result else None
+        if isinstance(outcome, Failure):
+            reason: Any = outcome.value
+            if isinstance(reason, CannotListenError):
+                reason = getattr(reason.socketError, "strerror", None) or reason.socketError
+            raise CannotStart(f"cannot listen on {endpoint}: {reason}")
+        if outcome is None:
+            raise CannotStart(f"{endpoint} cannot be listened on at once")
+        # Until the service is started nobody is answered.
+        outcome.stopReading()
+        return outcome
+
+    def _advertised(self) -> list[tuple[str, int]]:
+        port = self._ports[0].getHost().port
+        if self._config.advertise:
+            pairs = [split_host(text) for text in self._config.advertise]
+            return [(host, given or port) for host, given in pairs]
+        host = self._ports[0].getHost().host
+        if host not in _WILDCARDS:
+            return [(host, port)]
+        self._log.warn(
+            "devices will be told to dial {name}:{port}; give --advertise HOST if they cannot",
+            name=self._gateway.name if self._gateway else "",
+            port=port,
+        )
+        return [(self._gateway.name if self._gateway else "localhost", port)]
+
+    def startService(self) -> None:
+        super().startService()  # type: ignore[no-untyped-call]  # untyped in Twisted
+        started = Deferred.fromCoroutine(self._start())
+        started.addErrback(self._failed)
+
+    async def _start(self) -> None:
+        assert self._gateway is not None
+        for door in ("ssh", "web"):
+            endpoint = getattr(self._config, door)
+            if endpoint:
+                self._log.warn(
+                    "--{door} {endpoint}: this release has no {door} door; it stays closed",
+                    door=door,
+                    endpoint=endpoint,
+                )
+        await self._gateway.start()
+        for port in self._ports:
+            port.startReading()
+        addresses = [self._local_address(port) for port in self._ports]
+        self._home.write_endpoints({"links": addresses[0], "links_all": addresses})
+        self._log.info(
+            "rshell {version} gateway of fleet {fleet}: links on {links}, home {home}",
+            version=__version__,
+            fleet=self._home.keys.fleet,
+            links=", ".join(addresses),
+            home=self._home.path,
+        )
+
+    @staticmethod
+    def _local_address(port: Any) -> str:
+        address = port.getHost()
+        host = "127.0.0.1" if address.host in _WILDCARDS else address.host
+        return f"[{host}]:{address.port}" if ":" in host else f"{host}:{address.port}"
+
+    def _failed(self, failure: Failure) -> None:
+        self._log.failure("the gateway could not start", failure)
+        self._reactor.stop()
+
+    def stopService(self) -> Deferred[None]:
+        super().stopService()  # type: ignore[no-untyped-call]  # untyped in Twisted
+        return Deferred.fromCoroutine(self._stop())
+
+    async def _stop(self) -> None:
+        self._home.remove_endpoints()
+        for port in self._ports:
+            await maybeDeferred(port.stopListening)
+        self._ports.clear()
+        if self._gateway is not None:
+            await self._gateway.stop()
+        if self._store is not None:
+            await self._store.close()
+
+
+class _TwistdService(service.Service):
+    """Adapts the service to twistd: a start that fails says one line and fails."""
+
+    def __init__(self, inner: GatewayService, foreground: bool) -> None:
+        self._inner = inner
+        self._foreground = foreground
+
+    def privilegedStartService(self) -> None:
+        try:
+            self._inner.privilegedStartService()
+        except CannotStart as error:
+            if self._foreground:
+                # An exception would show as a traceback; the line is all there is to say.
+                sys.stderr.write(f"rshell: {error}\n")
+                sys.stderr.flush()
+                raise SystemExit(1) from None
+            raise
+
+    def startService(self) -> None:
+        super().startService()  # type: ignore[no-untyped-call]  # untyped in Twisted
+        self._inner.startService()
+
+    def stopService(self) -> Deferred[None]:
+        super().stopService()  # type: ignore[no-untyped-call]  # untyped in Twisted
+        return self._inner.stopService()
+
+
+def makeService(options: Options) -> service.IService:
+    """Build the service for twistd; whatever is wrong with settings or home ends it here."""
+    from twisted.internet import reactor
+
+    try:
+        config = options.config_record()
+        home = prepare_home(config.home, config.names())
+    except (BadConfig, HomeError) as error:
+        raise SystemExit(f"rshell: {error}") from None
+    parent: Any = options.parent
+    foreground = parent is None or bool(parent.get("nodaemon"))
+    return _TwistdService(GatewayService(config, home, reactor), foreground)
