@@ -157,7 +157,9 @@ def _number(key: str, text: str, kind: dict[str, Any], parse: Any, what: str) ->
         raise BadArgument(f"{key} is {what}, not {printable(text, 40)!r}") from None
     low, high = kind.get("minimum"), kind.get("maximum")
     if (low is not None and value < low) or (high is not None and value > high):
-        bounds = f"at least {low}" if high is None else f"{low if low is not None else '…'} to {high}"
+        bounds = (
+            f"at least {low}" if high is None else f"{low if low is not None else '…'} to {high}"
+        )
         raise BadArgument(f"{key} is {bounds}, not {value}")
     return value
 
@@ -170,7 +172,9 @@ def _array(key: str, text: str, kind: dict[str, Any], schema: dict[str, Any]) ->
         items = kind.get("items") or {}
         encoded = isinstance(items, dict) and _resolve(items, schema).get("contentEncoding")
         if encoded == "base64":
-            return [_text(v, {"contentEncoding": "base64"}) if isinstance(v, str) else v for v in value]
+            return [
+                _text(v, {"contentEncoding": "base64"}) if isinstance(v, str) else v for v in value
+            ]
         return value
     items = kind.get("items")
     return [_value(key, text, items if isinstance(items, dict) else {}, schema)]

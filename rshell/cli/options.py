@@ -82,9 +82,7 @@ class Duration(click.ParamType):
 
     name = "duration"
 
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> int:
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
         """Return whole seconds, at least one."""
         if isinstance(value, int):
             return value

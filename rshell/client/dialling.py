@@ -6,9 +6,7 @@ dial again; a client whose link broke is over.
 
 from __future__ import annotations
 
-import ipaddress
 import os
-import socket
 import time
 from collections.abc import Callable
 from typing import Any
@@ -18,17 +16,16 @@ from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectError, ConnectionAborted, ConnectionDone
 from twisted.internet.interfaces import IHandshakeListener
 from twisted.internet.protocol import Factory, connectionDone
-from twisted.internet.threads import deferToThreadPool
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from rshell import __version__
 from rshell.client.errors import ConnectionFailed
-from rshell.client.profiles import split_address
 from rshell.identity.clock_floor import ClockFloor
 from rshell.identity.credentials import Credentials
 from rshell.identity.refusals import GatewayNotTrusted, explain_tls_failure
 from rshell.identity.tls import ClientTLS, verify_gateway_name
+from rshell.link.addresses import resolve, split_address
 from rshell.link.clock import TimerWheel
 from rshell.link.core.constants import DEFAULT_WINDOW, PROTOCOL_MAX, PROTOCOL_MIN
 from rshell.link.core.errors import ErrorCode
@@ -198,7 +195,7 @@ async def dial(
             last = last or ConnectionFailed("unreachable", f"no link to the gateway: {error}", "")
             continue
         try:
-            found = await _resolve(reactor, host)
+            found = await resolve(reactor, host, port)
         except OSError as error:
             text = error.strerror or str(error)
             last = last or ConnectionFailed("unreachable", f"cannot resolve {host}: {text}", "")
@@ -216,19 +213,6 @@ async def dial(
     if last.code == "unreachable" and not last.hint:
         last.hint = f"is the gateway up, and can this machine reach {', '.join(addresses)}?"
     raise last
-
-
-async def _resolve(reactor: Any, host: str) -> list[str]:
-    """Return the addresses of a host, in the system's order of preference."""
-    try:
-        ipaddress.ip_address(host)
-        return [host]
-    except ValueError:
-        pass
-    found = await deferToThreadPool(
-        reactor, reactor.getThreadPool(), socket.getaddrinfo, host, None, type=socket.SOCK_STREAM
-    )
-    return list(dict.fromkeys(str(entry[4][0]) for entry in found))
 
 
 async def _dial_one(

@@ -17,8 +17,9 @@ import msgspec
 from rshell.client.errors import NotConfigured
 from rshell.identity.credentials import Credentials, CredentialsDamaged, CredentialStore
 from rshell.identity.keys import BadKey
+from rshell.link.addresses import split_address
 
-__all__ = ["Profile", "default_directory", "find_profile", "split_address"]
+__all__ = ["Profile", "default_directory", "find_profile"]
 
 _JOIN_HINT = (
     "ask an administrator for: rshell invite operator NAME --role ROLE, then: rshell join JOIN"
@@ -80,22 +81,6 @@ class Profile:
         host = _ANY_ADDRESS.get(host, host)
         address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         return cls(home / "admin", store, credentials, (address,), local=True)
-
-
-def split_address(address: str) -> tuple[str, int]:
-    """Return host and port of ``host:port``; an IPv6 address is written in brackets.
-
-    Raises:
-        ValueError: it is not of that form.
-    """
-    host, _, port = address.rpartition(":")
-    if host.startswith("[") and host.endswith("]"):
-        host = host[1:-1]
-    elif ":" in host:
-        raise ValueError(f"an IPv6 address is written in brackets: {address!a}")
-    if not host or not port.isascii() or not port.isdigit() or not 1 <= int(port) <= 65535:
-        raise ValueError(f"not host:port: {address!a}")
-    return host, int(port)
 
 
 def default_directory(environ: Mapping[str, str]) -> Path:

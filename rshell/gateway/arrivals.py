@@ -49,9 +49,11 @@ class Arrival(Protocol):
         self._inner: Protocol | None = None
         self._timer: WheelTimer | None = None
         self._address = "?"
+        self._deadline = 0.0
 
     def connectionMade(self) -> None:
         self._address = address_text(self.transport)
+        self._deadline = self._arrivals.wheel.seconds() + HELLO_SECONDS
         self._timer = self._arrivals.wheel.call_later(HELLO_SECONDS, self._late)
         if not self._arrivals.came(self):
             self._refuse("too many connections wait for their HELLO")
@@ -66,7 +68,8 @@ class Arrival(Protocol):
             return
         self._cancel()
         self._arrivals.went(self)
-        inner = self._arrivals.protocol_for(peer, self._address)
+        left = self._deadline - self._arrivals.wheel.seconds()
+        inner = self._arrivals.protocol_for(peer, self._address, max(0.1, left))
         self._inner = inner
         # What arrives from now on goes straight to the protocol.
         self.dataReceived = inner.dataReceived  # type: ignore[method-assign]  # one hop less
@@ -161,8 +164,16 @@ class Arrivals(Factory):
         """The connection is known, or gone."""
         self._waiting.pop(arrival, None)
 
-    def protocol_for(self, peer: PeerCertificate | None, address: str) -> Protocol:
-        """Return the protocol for a peer whose handshake is complete."""
+    def protocol_for(
+        self, peer: PeerCertificate | None, address: str, left_seconds: float
+    ) -> Protocol:
+        """Return the protocol for a peer whose handshake is complete.
+
+        Args:
+            peer: None for a machine that joins.
+            address: Of the peer, for people.
+            left_seconds: What is left of the time for TLS and HELLO.
+        """
         if peer is None:
             return self._join(address)
         device = peer.name.kind == "device"
@@ -171,6 +182,7 @@ class Arrivals(Factory):
             self.wheel,
             dialler=False,
             limits=AT_GATEWAY_FROM_DEVICE if device else AT_GATEWAY_FROM_OPERATOR,
+            greeting_seconds=left_seconds,
         )
         link.peer = peer
         return link

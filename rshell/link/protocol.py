@@ -31,7 +31,7 @@ from rshell.link.core.constants import (
     WEIGHT_NORMAL,
     WELCOME_SECONDS,
 )
-from rshell.link.core.errors import ErrorCode
+from rshell.link.core.errors import ErrorCode, RemoteProtocolError
 from rshell.link.core.events import (
     DataReceived,
     EventReceived,
@@ -128,6 +128,7 @@ class LinkProtocol(Protocol):
         dialler: Whether this side dialled.
         limits: What this side accepts.
         uniform: Random numbers for heartbeat jitter: (low, high) -> float.
+        greeting_seconds: How long the peer has for its first frame, if not the full time.
 
     Attributes:
         peer: Set by the owner after the handshake; whatever it needs to know the peer by.
@@ -145,6 +146,7 @@ class LinkProtocol(Protocol):
         dialler: bool,
         limits: LinkLimits,
         uniform: Callable[[float, float], float] = random.uniform,
+        greeting_seconds: float | None = None,
     ) -> None:
         self.core = LinkConnection(dialler=dialler, limits=limits)
         self.receive_budget = CreditBudget(limits.receive_budget)
@@ -155,6 +157,7 @@ class LinkProtocol(Protocol):
         self._owner = owner
         self._wheel = wheel
         self._uniform = uniform
+        self._greeting = greeting_seconds or (WELCOME_SECONDS if dialler else HELLO_SECONDS)
         self._receivers: dict[int, StreamReceiver] = {}
         self._paused = False
         self._busy = False
@@ -181,8 +184,7 @@ class LinkProtocol(Protocol):
         own_the_queue(transport)
         transport.registerProducer(self, True)
         self.last_received = self._last_sent = self._wheel.seconds()
-        wait = WELCOME_SECONDS if self.core.dialler else HELLO_SECONDS
-        self._timer = self._wheel.call_later(wait, self._greeting_late)
+        self._timer = self._wheel.call_later(self._greeting, self._greeting_late)
 
     def handshake_completed(self) -> None:
         """TLS is up: tell the owner."""

@@ -1,0 +1,214 @@
+"""Verbs that decide who belongs: invite, join, label, revoke."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+from rshell.access.labels import BadLabel, parse_label, parse_label_changes
+from rshell.access.names import BadName, check_name
+from rshell.access.printable import printable
+from rshell.cli.listings import print_json
+from rshell.cli.options import Duration, common_options, settings_of
+from rshell.cli.running import Surroundings, run_on_reactor, run_with_client
+from rshell.client import Client, Invitation, RshellError
+from rshell.client.joining import join_operator
+from rshell.client.profiles import default_directory
+from rshell.identity.join_string import BadJoinString, JoinString
+
+__all__ = ["invite", "join", "label", "revoke"]
+
+#: A join string is shorter; a file given by mistake is not read whole.
+MAX_JOIN_BYTES = 4096
+
+
+@click.group(short_help="Make a join string for a device or an operator.")
+@common_options
+def invite() -> None:
+    """Make a join string: hand it over by a safe way, it is a secret until it is used.
+
+    \b
+    rshell invite device --name pump-17 --label site=berlin
+    rshell invite operator bob --role admin
+    """
+
+
+def _print_invitation(json: bool, invitation: Invitation) -> None:
+    if json:
+        print_json({"join": invitation.join, "expires_at": invitation.expires_at})
+    else:
+        sys.stdout.write(invitation.join + "\n")
+
+
+@invite.command("device", short_help="Invite a device.")
+@click.option("--name", metavar="N", help="What it will be called; without it, it proposes.")
+@click.option("--label", "labels", multiple=True, metavar="k=v", help="May be repeated.")
+@click.option("--ttl", type=Duration(), default="1h", show_default=True, help="How long it holds.")
+@click.option(
+    "--uses",
+    type=click.IntRange(1, 100_000),
+    default=1,
+    show_default=True,
+    metavar="N",
+    help="How many devices may use it.",
+)
+@common_options
+@click.pass_context
+def invite_device(
+    context: click.Context, name: str | None, labels: Sequence[str], ttl: int, uses: int
+) -> int:
+    """Print the join string for a new device; give it to rshell-agent join there.
+
+    \b
+    rshell invite device --name pump-17 --label site=berlin --label tier=prod
+    rshell invite device --ttl 1d --uses 100
+    rshell invite device --name pump-17 | ssh root@10.0.0.7 rshell-agent join -
+    """
+    settings = settings_of(context)
+    try:
+        put = dict(parse_label(word) for word in labels)
+        if name is not None:
+            check_name(name)
+    except (BadLabel, BadName) as error:
+        raise click.UsageError(str(error)) from None
+    if name is not None and uses > 1:
+        raise click.UsageError("a name is one device's: give either --name or --uses")
+
+    async def main(_surroundings: Surroundings, client: Client) -> int:
+        invitation = await client.invite_device(name=name, labels=put, ttl_seconds=ttl, uses=uses)
+        _print_invitation(settings.json, invitation)
+        return 0
+
+    return run_with_client(settings.home, main)
+
+
+@invite.command("operator", short_help="Invite an operator.")
+@click.option("--role", required=True, metavar="ROLE", help="What the operator may do.")
+@click.option("--ttl", type=Duration(), default="1h", show_default=True, help="How long it holds.")
+@common_options
+@click.argument("name")
+@click.pass_context
+def invite_operator(context: click.Context, name: str, role: str, ttl: int) -> int:
+    """Print the join string for a new operator; give it to rshell join on their machine.
+
+    \b
+    rshell invite operator bob --role admin
+    """
+    settings = settings_of(context)
+
+    async def main(_surroundings: Surroundings, client: Client) -> int:
+        invitation = await client.invite_operator(name, role, ttl_seconds=ttl)
+        _print_invitation(settings.json, invitation)
+        return 0
+
+    return run_with_client(settings.home, main)
+
+
+@click.command(short_help="Make this machine an operator's.")
+@click.option("--replace", is_flag=True, help="Forget the operator this machine was.")
+@common_options
+@click.argument("join_string", metavar="JOIN")
+@click.pass_context
+def join(context: click.Context, join_string: str, replace: bool) -> int:
+    """Join with the string that rshell invite operator printed; - reads it from standard input.
+
+    \b
+    rshell join - < join.txt
+    rshell --home ~/fleets/berlin join -
+
+    The argument of a command can be seen by other users of this machine: prefer -.
+    The profile is written to --home, or else to ~/.config/rshell.
+    """
+    settings = settings_of(context)
+    text = sys.stdin.read(MAX_JOIN_BYTES) if join_string == "-" else join_string
+    try:
+        parsed = JoinString.parse(text)
+    except BadJoinString as error:
+        hint = "ask an administrator for: rshell invite operator NAME --role ROLE"
+        raise RshellError("bad-join-string", str(error), hint) from None
+    directory = Path(settings.home).absolute() if settings.home else default_directory(os.environ)
+    if (directory / "admin").exists():
+        raise RshellError(
+            "bad-request", f"{directory} is a gateway's home", "join into a directory of its own"
+        )
+
+    async def main(surroundings: Surroundings) -> int:
+        joined = await join_operator(surroundings.reactor, directory, parsed, replace=replace)
+        if settings.json:
+            print_json(
+                {
+                    "operator": joined.name.name,
+                    "fleet": joined.name.fleet,
+                    "home": str(directory),
+                    "gateways": list(joined.gateways),
+                }
+            )
+        else:
+            sys.stdout.write(f"this machine is now operator {printable(joined.name.name)}'s\n")
+        return 0
+
+    return run_on_reactor(main)
+
+
+@click.command(short_help="Set or remove labels of a device.")
+@common_options
+@click.argument("device")
+@click.argument("changes", nargs=-1, required=True, metavar="k=v|k-...")
+@click.pass_context
+def label(context: click.Context, device: str, changes: tuple[str, ...]) -> int:
+    """Set labels (key=value) and remove them (key-) on DEVICE.
+
+    \b
+    rshell label pump-17 site=berlin tier=prod
+    rshell label pump-17 retired-
+
+    Labels decide who may do what, so this needs the role admin.
+    """
+    settings = settings_of(context)
+    try:
+        wanted = parse_label_changes(changes)
+    except BadLabel as error:
+        raise click.UsageError(str(error)) from None
+
+    async def main(_surroundings: Surroundings, client: Client) -> int:
+        labelled = await client.label(device, wanted.put, wanted.remove)
+        if settings.json:
+            print_json(labelled)
+        else:
+            words = " ".join(f"{k}={v}" for k, v in sorted(labelled.labels.items()))
+            sys.stdout.write(printable(f"{labelled.name}: {words or 'no labels'}", 4000) + "\n")
+        return 0
+
+    return run_with_client(settings.home, main)
+
+
+@click.command(short_help="Take a device's or operator's rights away.")
+@common_options
+@click.argument("kind", type=click.Choice(["device", "operator"]))
+@click.argument("name")
+@click.pass_context
+def revoke(context: click.Context, kind: str, name: str) -> int:
+    """Revoke a device or an operator: its links and sessions end within a second, for good.
+
+    \b
+    rshell revoke device pump-17
+    rshell revoke operator bob
+
+    Afterwards it has to be invited and to join anew.
+    """
+    settings = settings_of(context)
+
+    async def main(_surroundings: Surroundings, client: Client) -> int:
+        closed = await client.revoke(kind, name)
+        if settings.json:
+            print_json({"revoked": name, "links_closed": closed})
+        else:
+            links = "1 link" if closed == 1 else f"{closed} links"
+            sys.stdout.write(f"revoked {kind} {printable(name)}, {links} closed\n")
+        return 0
+
+    return run_with_client(settings.home, main)

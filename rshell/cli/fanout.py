@@ -1,0 +1,236 @@
+"""Sessions on one device or on many, shown as they go.
+
+One sink each for stdout and stderr is shared by all sessions.  While one of them is full every
+session is paused, so memory stays flat however slow the reader of our output is; a reader that
+went away (``| head``) cancels what runs.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import attrs
+from twisted.internet.defer import Deferred
+
+from rshell.cli import statuses
+from rshell.cli.pipes import ByteSink, ByteSource
+from rshell.cli.presenting import Presenter
+from rshell.cli.running import Surroundings
+from rshell.client import Outcome, RshellError, Session, SessionReceiver
+
+__all__ = ["Fanout", "Outputs", "Target"]
+
+#: After a cancel the device has this long to end what runs (it is told TERM, then KILL).
+CANCEL_SECONDS = 5.0
+
+
+class Outputs:
+    """Our stdout and stderr.
+
+    Attributes:
+        changed: Called when `full` or `broken` may have changed.
+    """
+
+    def __init__(self, reactor: Any) -> None:
+        self.changed: Callable[[], None] = _nothing
+        self._stdout = ByteSink(reactor, 1, self._tell)
+        self._stderr = ByteSink(reactor, 2, self._tell)
+
+    def _tell(self) -> None:
+        self.changed()
+
+    def write(self, data: bytes, stderr: bool) -> None:
+        """Write to one of them."""
+        (self._stderr if stderr else self._stdout).write(data)
+
+    @property
+    def full(self) -> bool:
+        """Whether either takes no more now."""
+        return self._stdout.full or self._stderr.full
+
+    @property
+    def broken(self) -> bool:
+        """Whether nobody reads stdout any more."""
+        return self._stdout.broken
+
+    async def drained(self) -> None:
+        """Wait until all was written."""
+        await self._stdout.drained()
+        await self._stderr.drained()
+
+
+def _nothing() -> None:
+    """Stand in until somebody listens."""
+
+
+@attrs.frozen
+class Target:
+    """A device, and why it cannot be reached if that is known already."""
+
+    device: str
+    absent: Outcome | None = None
+
+
+class _Shown:
+    """A session's receiver that shows what it gets."""
+
+    def __init__(self, presenter: Presenter, opened: Callable[[], None]) -> None:
+        self._presenter = presenter
+        self._opened = opened
+
+    def session_opened(self) -> None:
+        self._opened()
+
+    def output_received(self, data: bytes, stderr: bool) -> None:
+        self._presenter.output(data, stderr)
+
+    def event_received(self, kind: str, body: dict[str, Any]) -> None:
+        """Progress is not shown here."""
+
+
+class Fanout:
+    """Runs the same on all targets.
+
+    Args:
+        surroundings: Reactor and signals.
+        open_session: (device, receiver) -> Session; its `RshellError` is the device's outcome.
+        present: (device) -> Presenter.
+        outputs: Where the presenters write.
+        concurrency: How many sessions run at once.
+        stdin: Whether our standard input goes to the (then only) device.
+    """
+
+    def __init__(
+        self,
+        surroundings: Surroundings,
+        open_session: Callable[[str, SessionReceiver], Session],
+        present: Callable[[str], Presenter],
+        outputs: Outputs,
+        *,
+        concurrency: int = 50,
+        stdin: bool = False,
+    ) -> None:
+        self._surroundings = surroundings
+        self._open_session = open_session
+        self._present = present
+        self._outputs = outputs
+        self._concurrency = concurrency
+        self._stdin = stdin
+        self._waiting: deque[Target] = deque()
+        self._running: dict[int, Session] = {}
+        self._outcomes: list[Outcome] = []
+        self._done: Deferred[None] = Deferred()
+        self._cancelled = False
+        self._paused = False
+        self._source: ByteSource | None = None
+        outputs.changed = self._outputs_changed
+        surroundings.interrupts.act = self._interrupted
+
+    async def run(self, targets: Iterable[Target]) -> list[Outcome]:
+        """Run on all targets and return their outcomes, in the order of their ends."""
+        self._waiting.extend(targets)
+        self._fill()
+        await self._done
+        await self._outputs.drained()
+        return self._outcomes
+
+    def status(self, own: int) -> int:
+        """Return the exit status: ``own``, or that of a signal or of a closed stdout."""
+        if self._surroundings.interrupts.received:
+            return self._surroundings.interrupts.status
+        return statuses.PIPE_BROKEN if self._outputs.broken else own
+
+    # -- starting and ending -------------------------------------------------------------------
+
+    def _fill(self) -> None:
+        while self._waiting and len(self._running) < self._concurrency and not self._paused:
+            self._start(self._waiting.popleft())
+        if not self._waiting and not self._running and not self._done.called:
+            self._done.callback(None)
+
+    def _start(self, target: Target) -> None:
+        presenter = self._present(target.device)
+        if target.absent is not None:
+            self._finish(presenter, target.absent)
+            return
+        receiver = _Shown(presenter, self._opened)
+        try:
+            session = self._open_session(target.device, receiver)
+        except RshellError as error:
+            outcome = Outcome(status="refused", code=error.code, message=error.message)
+            self._finish(presenter, outcome)
+            return
+        self._running[id(session)] = session
+        if self._stdin:
+            self._source = ByteSource(self._surroundings.reactor, 0, self._input)
+        else:
+            session.write_eof()
+        session.outcome.addCallback(self._ended, session, presenter)
+
+    def _ended(self, outcome: Outcome, session: Session, presenter: Presenter) -> None:
+        del self._running[id(session)]
+        self._finish(presenter, outcome)
+        self._fill()
+
+    def _finish(self, presenter: Presenter, outcome: Outcome) -> None:
+        self._outcomes.append(outcome)
+        presenter.end(outcome)
+
+    # -- our input -----------------------------------------------------------------------------
+
+    def _opened(self) -> None:
+        """The device accepted: only now may our standard input be read."""
+        source = self._source
+        for session in self._running.values():
+            if source is not None:
+                session.registerProducer(source, True)
+                source.start()
+
+    def _input(self, data: bytes) -> None:
+        for session in self._running.values():
+            if data:
+                session.write(data)
+            else:
+                session.unregisterProducer()
+                session.write_eof()
+
+    # -- back-pressure and the end of our readers -------------------------------------------------
+
+    def _outputs_changed(self) -> None:
+        if self._outputs.broken:
+            self._cancel()
+        full = self._outputs.full
+        if full == self._paused:
+            return
+        self._paused = full
+        for session in list(self._running.values()):
+            if full:
+                session.pause()
+            else:
+                session.resume()
+            if self._paused != full:
+                return  # it filled up again, and that was seen to
+        if not full:
+            self._fill()
+
+    def _interrupted(self, count: int) -> None:
+        if count > 1:
+            self._surroundings.leave(self._surroundings.interrupts.status)
+        else:
+            self._cancel()
+
+    def _cancel(self) -> None:
+        """Ask all that runs to end; give up what has not ended in time."""
+        if self._cancelled:
+            return
+        self._cancelled = True
+        self._waiting.clear()
+        for session in list(self._running.values()):
+            session.cancel()
+        self._surroundings.reactor.callLater(CANCEL_SECONDS, self._give_up)
+        self._fill()
+
+    def _give_up(self) -> None:
+        self._surroundings.leave(self.status(statuses.OURS))

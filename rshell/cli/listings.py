@@ -1,0 +1,189 @@
+"""Verbs that list: devices, handlers, audit, whoami."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import click
+import msgspec
+
+from rshell.access.printable import printable
+from rshell.access.selectors import parse
+from rshell.cli.arguments import describe_arguments
+from rshell.cli.options import common_options, settings_of
+from rshell.cli.presenting import encode_json
+from rshell.cli.running import Surroundings, run_with_client
+from rshell.cli.tables import print_table
+from rshell.client import AuditRow, Client, Device
+
+__all__ = ["audit", "devices", "handlers", "print_json", "whoami"]
+
+
+def print_json(value: Any) -> None:
+    """Print a JSON document to stdout: indented for eyes, one line for programs."""
+    encoded = encode_json(value)
+    if sys.stdout.isatty():
+        encoded = msgspec.json.format(encoded, indent=2)
+    sys.stdout.write(encoded.decode("utf-8") + "\n")
+
+
+def _labels(labels: dict[str, str]) -> str:
+    return ",".join(f"{key}={value}" for key, value in sorted(labels.items()))
+
+
+def _device_row(device: Device) -> Sequence[str]:
+    state = "revoked" if device.revoked else device.state
+    if device.policy_error:
+        state += " (bad policy)"
+    since = device.connected_at if device.live else device.last_seen
+    return (
+        device.name,
+        state,
+        since or "-",
+        device.address or "-",
+        device.agent_version or "-",
+        _labels(device.labels) or "-",
+    )
+
+
+@click.command(short_help="List devices.")
+@common_options
+@click.argument("selector", default="")
+@click.pass_context
+def devices(context: click.Context, selector: str) -> int:
+    """List the devices that SELECTOR picks, or all that you may see.
+
+    \b
+    rshell devices
+    rshell devices 'pump-*,site=berlin'
+    rshell devices state=lost --json
+    rshell devices 'tier in (test,stage),!retired'
+
+    SINCE is when it connected, or when it was last seen.
+    """
+    if selector:
+        parse(selector)
+    settings = settings_of(context)
+
+    async def main(_surroundings: Surroundings, client: Client) -> int:
+        found = await client.devices(selector)
+        if settings.json:
+            print_json(found)
+            return 0
+        print_table(
+            ("NAME", "STATE", "SINCE", "ADDRESS", "AGENT", "LABELS"),
+            [_device_row(device) for device in found],
+        )
+        for device in found:
+            if device.policy_error:
+                text = printable(f"{device.name}: bad policy: {device.policy_error}")
+                sys.stderr.write(f"rshell: {text}\n")
+        return 0
+
+    return run_with_client(settings.home, main)
+
+
+@click.command(short_help="List what can be called on a device.")
+@click.option("--gateway", is_flag=True, help="List what the gateway itself answers.")
+@common_options
+@click.argument("device", required=False)
+@click.pass_context
+def handlers(context: click.Context, device: str | None, gateway: bool) -> int:
+    """List the handlers of DEVICE with their arguments, for rshell call.
+
+    \b
+    rshell handlers pump-17
+    rshell handlers --gateway
+    """
+    if (device is None) != gateway:
+        raise click.UsageError("name one DEVICE, or say --gateway")
+    settings = settings_of(context)
+
+    async def main(_surroundings: Surroundings, client: Client) -> int:
+        found = await client.handlers(device)
+        if settings.json:
+            print_json(found)
+            return 0
+        rows = [(h.name, h.summary, describe_arguments(h.schema)) for h in found]
+        print_table(("HANDLER", "WHAT IT DOES", "ARGUMENTS"), rows)
+        return 0
+
+    return run_with_client(settings.home, main)
+
+
+def _audit_row(row: AuditRow) -> Sequence[str]:
+    what = row.handler or row.kind
+    if row.login:
+        what += f" as {row.login}"
+    result = row.status or ""
+    if row.exit_code:
+        result += f" {row.exit_code}"
+    if row.code:
+        result += f" ({row.code})"
+    return (
+        str(row.seq),
+        row.at,
+        row.kind,
+        row.operator or "-",
+        row.device or "-",
+        what,
+        result.strip() or "-",
+        row.door or "-",
+        row.address or "-",
+    )
+
+
+@click.command(short_help="Show who did what to which device.")
+@click.option(
+    "--limit",
+    type=click.IntRange(1, 10_000),
+    default=100,
+    show_default=True,
+    metavar="N",
+    help="The newest N rows.",
+)
+@click.option("--device", metavar="D", help="Only of this device.")
+@click.option("--operator", metavar="O", help="Only of this operator.")
+@common_options
+@click.pass_context
+def audit(context: click.Context, limit: int, device: str | None, operator: str | None) -> int:
+    """Show the newest rows of the audit log.
+
+    \b
+    rshell audit --limit 20
+    rshell audit --device pump-17 --operator alice --json
+    """
+    settings = settings_of(context)
+
+    async def main(_surroundings: Surroundings, client: Client) -> int:
+        rows = await client.audit(limit=limit, device=device, operator=operator)
+        if settings.json:
+            print_json(rows)
+            return 0
+        print_table(
+            ("SEQ", "AT", "KIND", "OPERATOR", "DEVICE", "WHAT", "RESULT", "DOOR", "FROM"),
+            [_audit_row(row) for row in rows],
+        )
+        return 0
+
+    return run_with_client(settings.home, main)
+
+
+@click.command(short_help="Show which operator you are.")
+@common_options
+@click.pass_context
+def whoami(context: click.Context) -> int:
+    """Show your name and role, as the gateway knows them."""
+    settings = settings_of(context)
+
+    async def main(_surroundings: Surroundings, client: Client) -> int:
+        me = await client.whoami()
+        if settings.json:
+            print_json(me)
+        else:
+            print_table(("OPERATOR", "ROLE"), [(me.name, me.role or "-")])
+        return 0
+
+    return run_with_client(settings.home, main)

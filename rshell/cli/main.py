@@ -1,0 +1,152 @@
+"""Entry point: verbs by name, loaded when used; errors as one line and an exit status."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import traceback
+
+import click
+
+from rshell import __version__
+from rshell.cli.options import Settings, common_options
+
+__all__ = ["VERBS", "cli", "main"]
+
+#: Verb -> where it is defined, and what the overview says.  Loading all would take longer than
+#: most commands run.
+VERBS: dict[str, tuple[str, str]] = {
+    "audit": ("rshell.cli.listings:audit", "Show who did what to which device."),
+    "call": ("rshell.cli.call:call", "Call any handler of one device or of many."),
+    "demo": ("rshell.cli.demo:demo", "Try it all out on this machine, with toy devices."),
+    "devices": ("rshell.cli.listings:devices", "List devices."),
+    "handlers": ("rshell.cli.listings:handlers", "List what can be called on a device."),
+    "invite": ("rshell.cli.admin:invite", "Make a join string for a device or an operator."),
+    "join": ("rshell.cli.admin:join", "Make this machine an operator's."),
+    "label": ("rshell.cli.admin:label", "Set or remove labels of a device."),
+    "revoke": ("rshell.cli.admin:revoke", "Take a device's or operator's rights away."),
+    "run": ("rshell.cli.run:run", "Run a command on one device or on many."),
+    "shell": ("rshell.cli.shell:shell", "Open a login shell on a device."),
+    "whoami": ("rshell.cli.listings:whoami", "Show which operator you are."),
+}
+
+
+class VerbGroup(click.Group):
+    """The group of verbs, each imported when it is asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the verbs' names."""
+        return sorted(VERBS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import and return a verb."""
+        if cmd_name not in VERBS:
+            return None
+        module, _, name = VERBS[cmd_name][0].partition(":")
+        command: click.Command = getattr(importlib.import_module(module), name)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the verbs without importing any."""
+        with formatter.section("Verbs"):
+            formatter.write_dl([(name, VERBS[name][1]) for name in sorted(VERBS)])
+
+
+@click.group(cls=VerbGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="rshell", message="%(prog)s %(version)s")
+@common_options
+def cli() -> None:
+    """Reach the devices of a fleet.
+
+    \b
+    rshell join - < join.txt                     become an operator
+    rshell devices                               see what is there
+    rshell shell pump-17                         a login shell
+    rshell run pump-17 -- uptime                 one command, as with ssh
+    rshell run 'site=berlin' -- uptime           the same on many devices
+    rshell invite device --name pump-18          let another device in
+
+    A SELECTOR picks devices by name, glob and label; a comma means AND:
+    pump-*,site=berlin,tier!=test,site in (berlin,oslo)
+
+    Exit status: the command's own for one device, 255 for errors of rshell, 2 for wrong usage.
+    """
+
+
+def main() -> None:
+    """Run the command and exit."""
+    _open_standard_streams()
+    sys.exit(run_command(sys.argv[1:]))
+
+
+def run_command(arguments: list[str]) -> int:
+    """Run a command line and return its exit status; every error has been shown."""
+    settings = Settings()
+    try:
+        result = cli.main(arguments, prog_name="rshell", standalone_mode=False, obj=settings)
+        sys.stdout.flush()
+        return result if isinstance(result, int) else 0
+    except click.exceptions.Exit as error:
+        return error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        return 130
+    except BrokenPipeError:
+        return _pipe_broken()
+    except Exception as error:
+        if os.environ.get("RSHELL_DEBUG"):
+            traceback.print_exc()
+        return _report(error, settings.json)
+
+
+def _report(error: Exception, json: bool) -> int:
+    """Show an error and return the exit status it stands for."""
+    status, code, message, hint = _explain(error)
+    try:
+        if json:
+            from rshell.cli.presenting import encode_json
+
+            answer = {"error": {"code": code, "message": message, "hint": hint}}
+            sys.stdout.write(encode_json(answer).decode("utf-8") + "\n")
+            sys.stdout.flush()
+        else:
+            sys.stderr.write(f"rshell: {message}" + (f" ({hint})" if hint else "") + "\n")
+            sys.stderr.flush()
+    except BrokenPipeError:
+        return _pipe_broken()
+    return status
+
+
+def _explain(error: Exception) -> tuple[int, str, str, str]:
+    """Return exit status, code, message and hint of an error."""
+    from rshell.access.selectors import BadSelector
+
+    if isinstance(error, click.ClickException):
+        context = getattr(error, "ctx", None)
+        command = context.command_path if context is not None else "rshell"
+        return 2, "usage", error.format_message().rstrip("."), f"see: {command} --help"
+    if isinstance(error, BadSelector):
+        return 2, "bad-selector", str(error), ""
+    from rshell.client.errors import RshellError
+
+    if isinstance(error, RshellError):
+        return 255, error.code, error.message, error.hint
+    kind = type(error).__name__
+    text = " ".join(str(error).split())
+    return 255, "internal", f"{kind}: {text}", "RSHELL_DEBUG=1 shows where"
+
+
+def _pipe_broken() -> int:
+    """Whoever read our output is gone: leave quietly, as if SIGPIPE had ended us."""
+    # The interpreter flushes stdout at its end; into the closed pipe that would be a traceback.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    return 141
+
+
+def _open_standard_streams() -> None:
+    """Make sure that 0, 1 and 2 are ours: a socket that got one of them would be written into."""
+    for descriptor in (0, 1, 2):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
