@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 
 import attrs
 from twisted.application import service
+from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.endpoints import serverFromString
 from twisted.internet.error import CannotListenError
@@ -132,7 +133,22 @@ class GatewayService(service.Service):
         self._arrivals: Arrivals | None = None
 
     def privilegedStartService(self) -> None:
-        """Bind the ports: a port that cannot be bound ends the start (twistd then fails)."""
+        """Bind the ports: a port that cannot be bound ends the start (twistd then fails).
+
+        Raises:
+            CannotStart: Nothing was left running.
+        """
+        try:
+            self._bind()
+        except CannotStart:
+            for port in self._ports:
+                port.stopListening()
+            if self._store is not None:
+                # Nothing is queued, so this joins its threads at once.
+                self._store.close()
+            raise
+
+    def _bind(self) -> None:
         use_monotonic_clock(self._reactor)
         self._home.remove_endpoints()
         try:
@@ -141,8 +157,16 @@ class GatewayService(service.Service):
             )
         except StoreError as error:
             raise CannotStart(str(error)) from None
+        try:
+            self._open_ports(self._store)
+        except BaseException:
+            # Its threads would keep a process alive that has nothing to do.
+            self._store.close()
+            raise
+
+    def _open_ports(self, store: Store) -> None:
         wheel = TimerWheel(self._reactor)
-        gateway = self._gateway = Gateway(self._home, self._store, wheel)
+        gateway = self._gateway = Gateway(self._home, store, wheel)
         self._arrivals = Arrivals(
             gateway.tls, wheel, gateway.devices, LinkDoor(gateway), gateway.joiner
         )
@@ -155,7 +179,7 @@ class GatewayService(service.Service):
         result: list[Any] = []
         try:
             listening = serverFromString(self._reactor, endpoint).listen(self._arrivals.wrapped())
-        except (ValueError, TypeError, KeyError) as error:
+        except Exception as error:  # whatever the parsers of all kinds of endpoints raise
             raise CannotStart(f"--links {endpoint}: not a server endpoint ({error})") from None
         listening.addBoth(result.append)
         outcome = result[0] if result else None
@@ -166,6 +190,8 @@ class GatewayService(service.Service):
             raise CannotStart(f"cannot listen on {endpoint}: {reason}")
         if outcome is None:
             raise CannotStart(f"{endpoint} cannot be listened on at once")
+        if not isinstance(outcome.getHost(), IPv4Address | IPv6Address):
+            raise CannotStart(f"--links {endpoint}: links need a TCP endpoint, such as tcp:7411")
         # Until the service is started nobody is answered.
         outcome.stopReading()
         return outcome
@@ -251,8 +277,10 @@ class _TwistdService(service.Service):
         except CannotStart as error:
             if self._foreground:
                 # An exception would show as a traceback; the line is all there is to say.
-                sys.stderr.write(f"rshell: {error}\n")
-                sys.stderr.flush()
+                # By now twistd has turned sys.stderr into its log.
+                stderr = sys.__stderr__ or sys.stderr
+                stderr.write(f"rshell: {error}\n")
+                stderr.flush()
                 raise SystemExit(1) from None
             raise
 

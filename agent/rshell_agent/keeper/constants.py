@@ -1,0 +1,43 @@
+"""Every number of the keeper, each with its reason. Nothing is computed here."""
+
+from __future__ import annotations
+
+__all__ = ["Times"]
+
+WINDOW = (
+    256 * 1024
+)  # bytes kept per direction and session: 20 ms at 100 Mbit/s, little for a device
+ANNOUNCE = WINDOW // 4  # consumed input told at once: four LIMITs a window keep a sender going
+MAX_CHUNKS = 4096  # pieces kept per session: alternating 1-byte stdout and stderr stay cheap
+SEND_HIGH = 128 * 1024  # bytes handed to a connection ahead of the kernel
+READ_PAUSE = 256 * 1024  # answers a peer does not read: then it is not read either
+READS_PER_TURN = 4  # frames read from a process before others get their turn
+PIPE_MAX = 1 << 20  # no pipe holds more (fs.pipe-max-size): after this much, old output is read
+
+MAX_CONNECTIONS = 512  # max_sessions, each with its old and new connection, and room to spare
+MAX_FINISHED = 256  # outcomes nobody has collected
+MAX_FINISHED_BYTES = 16 << 20  # their output: it must not crowd a small device
+TOMBSTONES = 1000  # always kept
+MAX_TOMBSTONES = 20_000  # never more: five sessions a second for an hour
+LOG_BYTES = 1 << 20
+MAX_TEXT = 256  # characters of an operator's, handler's or login's name
+
+
+class Times:
+    """Waits in seconds; a test passes shorter ones by name."""
+
+    kill = 5.0  # between TERM and KILL
+    drain = 1.0  # for what background children write after their parent's end
+    announce = 1.0  # any consumption is told within this time
+    hello = 10.0  # for HELLO, and for OPEN
+    backpressure = 60.0  # nobody attached: so long the program waits, then output is overwritten
+    finished = 3600.0  # an outcome nobody collects
+    tombstone = 3600.0  # an ended id is remembered at least this long
+    idle = 60.0  # neither agent nor session
+    tick = 5.0  # is HOME still there, is anything old
+
+    def __init__(self, **changes: float) -> None:
+        for name, seconds in changes.items():
+            if not hasattr(Times, name):
+                raise TypeError(f"no such time: {name}")
+            setattr(self, name, seconds)

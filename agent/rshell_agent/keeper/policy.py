@@ -1,0 +1,219 @@
+"""What the device allows: `[policy]` of agent.toml (docs/keeper.md K7 to K10).
+
+It decides; it does not start anything. Other sections of the file belong to the agent.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pwd
+import stat
+
+from rshell_agent.keeper.process import Account, pwd_name
+from rshell_agent.keeper.wire import Map, Refused
+
+__all__ = ["Policy", "PolicyFile"]
+
+BUILT_IN = ("shell", "exec", "files", "sftp", "tail", "reboot", "forward", "facts")
+LIMITS = {
+    "max_sessions": 64,
+    "detached_max": 8,
+    "shell_limit_seconds": 86400,
+    "exec_limit_seconds": 3600,
+}
+_LISTS = ("handlers", "logins", "read", "write", "forward")
+_MAX_FILE = 1 << 20  # a policy is a page, not a book
+_MOST = 64  # names in a list, and characters in a name
+_HANDLER = frozenset("abcdefghijklmnopqrstuvwxyz0123456789-_.")
+
+
+class PolicyError(Exception):
+    """The policy is wrong; everything is denied."""
+
+
+class Policy:
+    """One reading of the file. With `error` set, it allows nothing."""
+
+    def __init__(self, section: Map, own_uid: int, agent_uid: int) -> None:
+        """Check `[policy]`.
+
+        Raises:
+            PolicyError: a value has the wrong type or form.
+        """
+        self.error: str | None = None
+        self.warnings = [f"[policy] {key}: unknown" for key in section if not _known(key)]
+        lists = {key: _texts(section, key) for key in _LISTS}
+        self.handlers: list[str] = list(
+            BUILT_IN if lists["handlers"] is None else lists["handlers"]
+        )
+        self.logins: list[str] = ["self"] if lists["logins"] is None else lists["logins"]
+        for name in self.handlers:
+            if not name[:1].isalpha() or not _HANDLER.issuperset(name):
+                raise PolicyError(f"handlers: {name!r} is no handler's name")
+        self.limits = {key: self._limit(section, key, most) for key, most in LIMITS.items()}
+        self._own = own_uid
+        self._boundary = own_uid == 0 and agent_uid != 0
+        if self._boundary:
+            for login in {pwd_name(0), pwd_name(agent_uid)}.intersection(self.logins):
+                self.warnings.append(f"logins: {login} makes policy a guard rail")
+
+    def _limit(self, section: Map, key: str, most: int) -> int:
+        value = section.get(key, most)
+        if type(value) is not int or value < 0:
+            raise PolicyError(f"{key}: not a number of 0 or more")
+        if value > most:
+            self.warnings.append(f"{key}: {value} is too high, {most} holds")
+        return min(value, most)
+
+    def account(self, handler: str, login: str | None) -> Account:
+        """Return whom `handler` runs as.
+
+        Raises:
+            Refused: policy does not allow it, or there is no such login.
+        """
+        if self.error is not None:
+            raise Refused("policy", f"the device's policy cannot be used: {self.error}")
+        if handler not in self.handlers:
+            raise Refused("policy", f"the device's policy does not allow the handler {handler}")
+        if login is None:
+            login = self.logins[0] if self.logins else "self"
+        own = login in ("self", pwd_name(self._own))
+        if login not in self.logins and not (own and "self" in self.logins):
+            raise Refused("policy", f"the device's policy does not allow the login {login}")
+        if self._boundary and (login == "self" or login not in self.logins):
+            raise Refused("policy", "the keeper runs as root for others: self is not allowed")
+        return Account(None if own else login)
+
+    def report(self) -> Map:
+        """Return what the control connection tells; `digest` changes with what is allowed."""
+        import _blake2  # hashlib loads libcrypto, 3 MB, for the same function
+
+        body: Map = {
+            "handlers": [] if self.error else self.handlers,
+            "logins": [] if self.error else self.logins,
+            "error": self.error,
+            "warnings": self.warnings,
+        }
+        digest = _blake2.blake2b(json.dumps([body, self.limits]).encode(), digest_size=16)
+        return {**body, "digest": digest.hexdigest()}
+
+
+def _known(key: str) -> bool:
+    return key in _LISTS or key in LIMITS
+
+
+def _texts(section: Map, key: str) -> list[str] | None:
+    value = section.get(key)
+    if value is None:
+        return None
+    if not isinstance(value, list):
+        raise PolicyError(f"{key}: not a list")
+    texts = [item for item in value if isinstance(item, str) and 0 < len(item) <= 4096]
+    if len(texts) != len(value):
+        raise PolicyError(f"{key}: holds something else than text")
+    names = key in ("handlers", "logins")  # these are reported, in one frame
+    if names and (len(texts) > _MOST or any(len(t) > _MOST or not t.isascii() for t in texts)):
+        raise PolicyError(f"{key}: more than {_MOST} names, or a name that is too long")
+    return texts
+
+
+class PolicyFile:
+    """The file, read again whenever it has changed."""
+
+    def __init__(self, home: str, path: str | None) -> None:
+        self._home = home
+        self._path = path or os.path.join(home, "agent.toml")
+        self._seen: object = ()
+        self._policy: Policy | None = None
+        self.served_uids: frozenset[int] = frozenset()
+
+    def forget(self) -> None:
+        """Read again in any case."""
+        self._policy = None
+
+    def current(self) -> Policy:
+        """Return the policy as the file is now."""
+        try:
+            info = os.stat(self._path)
+            seen: object = (info.st_mtime_ns, info.st_ctime_ns, info.st_ino, info.st_size)
+        except OSError as error:
+            seen = error.errno
+        if self._policy is None or seen != self._seen:
+            self._seen = seen
+            self._policy = self._read()
+        return self._policy
+
+    def _read(self) -> Policy:
+        own = os.geteuid()
+        owner = os.stat(self._home).st_uid
+        self.served_uids = frozenset({own, 0, owner} if own == 0 else {own, 0})
+        try:
+            document = self._document()
+            agent = _agent_uid(document) if own == 0 else None
+            agent_uid = owner or agent or 0
+            warnings = self._check_place(agent_uid != 0) if own == 0 else []
+            if agent is not None:  # only a file that passed may name who is served
+                self.served_uids |= {agent}
+            section = document.get("policy", {})
+            if not isinstance(section, dict):
+                raise PolicyError("[policy] is no table")
+            policy = Policy(section, own, agent_uid)
+            policy.warnings += warnings
+        except (OSError, ValueError, PolicyError, RecursionError) as error:
+            policy = Policy({}, own, 0)
+            why = getattr(error, "strerror", None) or error
+            policy.error = f"{self._path[:200]}: {why}"[:500]
+        return policy
+
+    def _document(self) -> Map:
+        try:
+            with open(self._path, "rb", 0) as file:
+                raw = file.read(_MAX_FILE + 1)
+        except FileNotFoundError:
+            return {}
+        if len(raw) > _MAX_FILE:
+            raise PolicyError("too long")
+        import tomllib  # a device without a policy file saves its 1.7 MB
+
+        document: Map = tomllib.loads(raw.decode())
+        return document
+
+    def _check_place(self, boundary: bool) -> list[str]:
+        """Return warnings about who else could write the policy a root keeper obeys."""
+        warnings: list[str] = []
+        place = os.path.realpath(self._path)
+        for path in (place, *_parents(place), *_parents(os.path.abspath(self._path))):
+            try:
+                info = os.stat(path)
+            except FileNotFoundError:
+                continue  # no policy file: its folders tell who could make one
+            shared = info.st_mode & (stat.S_IWOTH | (stat.S_IWGRP if info.st_gid else 0))
+            sticky = info.st_mode & stat.S_ISVTX and stat.S_ISDIR(info.st_mode)
+            message = f"{path} can be written by others than root"
+            if (shared and not sticky) or (info.st_uid and boundary):
+                raise PolicyError(message)
+            if info.st_uid and message not in warnings:
+                warnings.append(message)
+        return warnings
+
+
+def _parents(path: str) -> list[str]:
+    found = []
+    while path != "/":
+        path = os.path.dirname(path)
+        found.append(path)
+    return found
+
+
+def _agent_uid(document: Map) -> int | None:
+    keeper = document.get("keeper", {})
+    name = keeper.get("agent_user") if isinstance(keeper, dict) else 0
+    if name is None:
+        return None
+    try:
+        if isinstance(name, str):
+            return pwd.getpwnam(name).pw_uid
+    except KeyError:
+        pass
+    raise PolicyError(f"[keeper] agent_user: no such user: {name!r}")

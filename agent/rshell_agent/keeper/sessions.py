@@ -1,0 +1,224 @@
+"""All sessions: OPEN, joining, the memory of ended ones, and the control calls about them."""
+
+from __future__ import annotations
+
+from collections import deque
+
+from rshell_agent.keeper import constants as c
+from rshell_agent.keeper import process as processes
+from rshell_agent.keeper import wire
+from rshell_agent.keeper.constants import Times
+from rshell_agent.keeper.loop import Loop
+from rshell_agent.keeper.policy import PolicyFile
+from rshell_agent.keeper.process import Command
+from rshell_agent.keeper.session import FINISHED, STARTING, Session
+from rshell_agent.keeper.wire import Map, Refused, WireError
+
+TYPE_CHECKING = False  # as typing's, whose import costs memory
+if TYPE_CHECKING:
+    from rshell_agent.keeper.server import Connection
+
+__all__ = ["Opening", "Sessions"]
+
+
+class Opening:
+    """A checked OPEN (docs/keeper.md K14), but for its `process`."""
+
+    def __init__(self, body: Map) -> None:
+        self.id = wire.unbase64(body.get("session"), "session")
+        self.attempt = wire.integer(body, "attempt")
+        if self.attempt < 1:
+            raise WireError("attempt: counts from 1")
+        self.age = wire.integer(body, "age_ms") / 1000
+        self.operator = wire.text(body, "operator", c.MAX_TEXT)
+        self.handler = wire.text(body, "handler", c.MAX_TEXT)
+        login = body.get("login")
+        self.login = None if login is None else wire.text(body, "login", c.MAX_TEXT)
+        detach = body.get("detach", False)
+        if not isinstance(detach, bool):
+            raise WireError("detach: neither true nor false")
+        self.detach = detach
+        resume = wire.submap(body, "resume")
+        self.resumes = resume is not None
+        offsets = body if resume is None else resume
+        self.limit = wire.integer(offsets, "limit")
+        self.consumed = wire.integer(resume or {}, "consumed", None if self.resumes else 0)
+        self.events = wire.integer(resume or {}, "events", None if self.resumes else 0)
+        self.process = wire.submap(body, "process")
+
+    def command(self) -> Command:
+        """Return the checked `process`."""
+        command = Command(self.process or {})
+        if (self.handler == "shell") != (command.kind == "shell"):
+            raise Refused("bad-request", f"{self.handler} does not take kind {command.kind}")
+        return command
+
+
+class Sessions:
+    """The register. A session is in it until its outcome has been acknowledged or given up."""
+
+    def __init__(self, loop: Loop, times: Times, policy: PolicyFile) -> None:
+        self.loop, self.times, self.policy = loop, times, policy
+        self.began = self._memory_begins = loop.now()
+        self._sessions: dict[bytes, Session] = {}
+        self._tombstones: dict[bytes, str] = {}
+        self._burials: deque[tuple[float, bytes]] = deque()
+
+    def __len__(self) -> int:
+        return len(self._sessions)
+
+    def open(self, connection: Connection, body: Map) -> Session:
+        """Run or join (K17 to K19).
+
+        Raises:
+            Refused: with one of the codes of K16.
+        """
+        try:
+            opening = Opening(body)
+            session = self._sessions.get(opening.id)
+            if session is not None:
+                self._check_join(session, opening)
+            else:
+                session = self._start(opening)
+        except WireError as error:
+            raise Refused("bad-request", str(error)) from None
+        existed = session.attempt > 0
+        self._sessions[session.id] = session
+        session.attach(connection, opening, existed)
+        return session
+
+    def _check_join(self, session: Session, opening: Opening) -> None:
+        if opening.operator != session.operator:
+            raise Refused("policy", "the session belongs to another operator")
+        self.policy.current().account(session.handler, session.login)
+        if opening.attempt <= session.attempt:
+            raise Refused("duplicate", f"attempt {session.attempt} came before this one")
+        session.out.check(opening.consumed, opening.events)
+
+    def _start(self, opening: Opening) -> Session:
+        ended = self._tombstones.get(opening.id)
+        if ended is not None:
+            raise Refused("lost", f"the session has ended: {ended}")
+        if opening.resumes:
+            raise Refused("lost", "the device does not know this session")
+        if opening.attempt > 1 and self.loop.now() - self._memory_begins <= opening.age:
+            raise Refused("unknown", "the device cannot tell whether this has run")
+        policy = self.policy.current()
+        account = policy.account(opening.handler, opening.login)
+        command = opening.command()
+        if (
+            sum(s.state != FINISHED for s in self._sessions.values())
+            >= policy.limits["max_sessions"]
+        ):
+            raise Refused("overload", "the device runs as many sessions as it may")
+        return Session(self, opening, command, account)
+
+    def children_changed(self) -> None:
+        """Look for processes that have ended, after SIGCHLD."""
+        for session in tuple(self._sessions.values()):
+            session.check_exited()
+
+    # -- ends ----------------------------------------------------------------------------------
+
+    def forget(self, session: Session) -> None:
+        """Drop a session that never ran: its id stays unused."""
+        self._sessions.pop(session.id, None)
+
+    def bury(self, session: Session) -> None:
+        """Make a finished session a tombstone (K18)."""
+        if self._sessions.pop(session.id, None) is None:
+            return
+        outcome = session.outcome or {}
+        detail = outcome.get("exit_code") or outcome.get("signal") or outcome.get("message")
+        self._tombstones[session.id] = f"{outcome.get('status')} {detail or ''}".strip()
+        self._burials.append((self.loop.now(), session.id))
+        self._expire_tombstones()
+
+    def _expire_tombstones(self) -> None:
+        while len(self._burials) > c.TOMBSTONES:
+            when, key = self._burials[0]
+            young = self.loop.now() - when < self.times.tombstone
+            if young and len(self._burials) <= c.MAX_TOMBSTONES:
+                return
+            self._burials.popleft()
+            del self._tombstones[key]
+            self._memory_begins = when
+
+    def finished(self, session: Session) -> None:
+        """Keep uncollected outcomes within bounds."""
+        self.expire()
+
+    def expire(self) -> None:
+        """Give up outcomes nobody came for, oldest first (K29)."""
+        now = self.loop.now()
+        alone = [s for s in self._sessions.values() if s.state == FINISHED and not s.connection]
+        alone.sort(key=lambda s: s.alone_since or now)
+        total = sum(s.out.end - s.out.base for s in alone)
+        for number, session in enumerate(alone):
+            old = now - (session.alone_since or now) >= self.times.finished
+            if old or len(alone) - number > c.MAX_FINISHED:
+                self.bury(session)
+            elif total > c.MAX_FINISHED_BYTES:
+                total -= session.out.end - session.out.base
+                session.out.drop(session.out.end - session.out.base)
+
+    def limit_detached(self) -> None:
+        """End those that were alone for longest, if there are too many (K32)."""
+        alone = [s for s in self._sessions.values() if s.long_alone]
+        alone.sort(key=lambda s: s.alone_since or 0.0)
+        most = self.policy.current().limits["detached_max"]
+        for session in alone[: max(0, len(alone) - most)]:
+            session.stop(processes.outcome("timeout", message="too many sessions without operator"))
+
+    def stop_all(self) -> None:
+        """End every process, as at the keeper's end."""
+        for session in tuple(self._sessions.values()):
+            session.stop(processes.outcome("error", "stopped", "the keeper was stopped"))
+
+    @property
+    def busy(self) -> bool:
+        """Whether a process still runs, or a connection waits for its outcome."""
+        return any(s.state != FINISHED or s.connection for s in self._sessions.values())
+
+    # -- control calls ------------------------------------------------------------------------
+
+    def _named(self, call: Map) -> list[Session]:
+        keys = [wire.unbase64(key, "session") for key in wire.array(call, "sessions")]
+        return [self._sessions[key] for key in keys if key in self._sessions]
+
+    def end(self, call: Map) -> list[object]:
+        """Revoke the named sessions; return those that were running."""
+        reason = wire.text(call, "reason", 1024, "revoked")
+        ended = [s for s in self._named(call) if s.state != FINISHED]
+        for session in ended:
+            session.stop(processes.outcome("error", "revoked", reason))
+        return [wire.base64(s.id) for s in ended]
+
+    def acknowledge(self, call: Map) -> list[object]:
+        """Bury the named finished sessions; return them."""
+        done = [s for s in self._named(call) if s.state == FINISHED]
+        for session in done:
+            if session.connection is not None:
+                session.connection.close("")
+            self.bury(session)
+        return [wire.base64(s.id) for s in done]
+
+    def describe(self) -> list[object]:
+        """Return what the call `sessions` tells."""
+        now = self.loop.now()
+        return [
+            {
+                "session": wire.base64(s.id),
+                "operator": s.operator,
+                "handler": s.handler,
+                "login": s.login,
+                "pid": s.process.pid,
+                "started_ms_ago": int((now - s.started) * 1000),
+                "attached": s.connection is not None,
+                "detached_ms": None if s.alone_since is None else int((now - s.alone_since) * 1000),
+                "state": "finished" if s.state == FINISHED else "running",
+                "outcome": s.outcome if s.state == FINISHED else None,
+            }
+            for s in self._sessions.values()
+            if s.state != STARTING
+        ]

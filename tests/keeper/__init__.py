@@ -1,0 +1,1 @@
+"""Tests of the keeper; the rule numbers are those of docs/keeper.md."""
