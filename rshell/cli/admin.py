@@ -13,7 +13,7 @@ from rshell.access.labels import BadLabel, parse_label, parse_label_changes
 from rshell.access.names import BadName, check_name
 from rshell.access.printable import printable
 from rshell.cli.listings import print_json
-from rshell.cli.options import Duration, common_options, settings_of
+from rshell.cli.options import common_options, parse_duration, settings_of
 from rshell.cli.running import Surroundings, run_on_reactor, run_with_client
 from rshell.client import Client, Invitation, RshellError
 from rshell.client.joining import join_operator
@@ -47,7 +47,7 @@ def _print_invitation(json: bool, invitation: Invitation) -> None:
 @invite.command("device", short_help="Invite a device.")
 @click.option("--name", metavar="N", help="What it will be called; without it, it proposes.")
 @click.option("--label", "labels", multiple=True, metavar="k=v", help="May be repeated.")
-@click.option("--ttl", type=Duration(), default="1h", show_default=True, help="How long it holds.")
+@click.option("--ttl", callback=parse_duration, metavar="T", default="1h", show_default=True, help="How long it holds.")
 @click.option(
     "--uses",
     type=click.IntRange(1, 100_000),
@@ -88,7 +88,7 @@ def invite_device(
 
 @invite.command("operator", short_help="Invite an operator.")
 @click.option("--role", required=True, metavar="ROLE", help="What the operator may do.")
-@click.option("--ttl", type=Duration(), default="1h", show_default=True, help="How long it holds.")
+@click.option("--ttl", callback=parse_duration, metavar="T", default="1h", show_default=True, help="How long it holds.")
 @common_options
 @click.argument("name")
 @click.pass_context

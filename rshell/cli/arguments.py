@@ -52,10 +52,7 @@ def build_request(words: Sequence[str], schema: dict[str, Any]) -> dict[str, Any
             known = ", ".join(printable(name) for name in properties)
             raise BadArgument(f"no argument {printable(key, 80)!r}; there are: {known}")
         kind = properties.get(key, {})
-        if raw:
-            value = _json(key, text)
-        else:
-            value = _value(key, text, kind, schema)
+        value = _json(key, text) if raw else _value(key, text, kind, schema)
         listed = _branch(kind, schema, "array") is not None
         if key in request and not (listed and isinstance(value, list) and not raw):
             raise BadArgument(f"{key} is given twice")

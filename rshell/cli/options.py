@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import attrs
 import click
 
-__all__ = ["Duration", "Settings", "common_options", "login_option", "settings_of"]
+__all__ = ["Settings", "common_options", "login_option", "parse_duration", "settings_of"]
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -77,16 +77,19 @@ def login_option(command: Command) -> Command:
 _UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 
 
-class Duration(click.ParamType):
-    """A time span such as ``90s``, ``30m``, ``1h`` or ``2d``; a bare number is seconds."""
+def parse_duration(
+    _context: click.Context, _parameter: click.Parameter, value: str | None
+) -> int | None:
+    """Return the whole seconds of ``90s``, ``30m``, ``1h`` or ``2d``; a bare number is seconds.
 
-    name = "duration"
+    A callback for `click.option`.
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """Return whole seconds, at least one."""
-        if isinstance(value, int):
-            return value
-        match = re.fullmatch(r"([0-9]{1,9})([smhdw]?)", str(value), re.ASCII)
-        if match is None or int(match[1]) == 0:
-            self.fail(f"{value!r} is no time span: write 90s, 30m, 1h or 2d", param, ctx)
-        return int(match[1]) * _UNITS[match[2]]
+    Raises:
+        click.BadParameter: It is none of these, or nothing at all.
+    """
+    if value is None:
+        return None
+    match = re.fullmatch(r"([0-9]{1,9})([smhdw]?)", value, re.ASCII)
+    if match is None or int(match[1]) == 0:
+        raise click.BadParameter(f"{value!r} is no time span: write 90s, 30m, 1h or 2d")
+    return int(match[1]) * _UNITS[match[2]]

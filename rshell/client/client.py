@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
-from typing import Any
+from typing import Any, cast
 
 import msgspec
-from twisted.internet.task import deferLater
+from twisted.internet.interfaces import IReactorTime
 
 from rshell.client.commands import (
     MAX_OUTPUT_BYTES,
@@ -16,7 +16,7 @@ from rshell.client.commands import (
     RunMany,
     exec_request,
 )
-from rshell.client.dialling import GatewayLink, dial
+from rshell.client.dialling import EndableClock, GatewayLink, dial
 from rshell.client.errors import ConnectionFailed, Refused, RshellError
 from rshell.client.outcomes import Outcome, describe_outcome
 from rshell.client.profiles import Profile
@@ -60,21 +60,28 @@ async def connect(reactor: Any, profile: Profile, *, renew: bool = True) -> Clie
 
             task.react(lambda reactor: ensureDeferred(main(reactor)))
     """
-    wheel = TimerWheel(reactor)
+    clock = EndableClock(reactor)
+    wheel = TimerWheel(cast(IReactorTime, clock))
     try:
-        link = await dial(reactor, wheel, profile.credentials, profile.addresses)
-    except ConnectionFailed as error:
-        if error.code not in ("auth", "expired"):
-            raise
-        # A renewal may have been stored that the gateway never heard of; the older still counts.
-        previous = profile.store.previous()
-        if previous is None:
-            raise
-        link = await dial(reactor, wheel, previous, profile.addresses)
-    client = Client(reactor, profile, wheel, link)
+        link = await _dial_as(reactor, wheel, profile)
+    except BaseException:
+        clock.end()
+        raise
+    client = Client(reactor, clock, wheel, link)
     if renew:
         renew_when_due(client, profile)
     return client
+
+
+async def _dial_as(reactor: Any, wheel: TimerWheel, profile: Profile) -> GatewayLink:
+    try:
+        return await dial(reactor, wheel, profile.credentials, profile.addresses)
+    except ConnectionFailed as error:
+        # A renewal may be stored here that the gateway lost; then the older key still counts.
+        previous = profile.store.previous() if error.code in ("auth", "expired") else None
+        if previous is None:
+            raise
+        return await dial(reactor, wheel, previous, profile.addresses)
 
 
 class Client:
@@ -85,10 +92,10 @@ class Client:
     """
 
     def __init__(
-        self, reactor: Any, profile: Profile, wheel: TimerWheel, gateway: GatewayLink
+        self, reactor: Any, clock: EndableClock, wheel: TimerWheel, gateway: GatewayLink
     ) -> None:
         self._reactor = reactor
-        self._profile = profile
+        self._clock = clock
         self._wheel = wheel
         self._gateway = gateway
 
@@ -118,10 +125,11 @@ class Client:
         lost = self._gateway.when_lost()
         self._gateway.end()
         if not self.closed:
-            late = deferLater(self._reactor, CLOSE_SECONDS, self._give_up)
-            late.addErrback(lambda _: None)
+            late = self._reactor.callLater(CLOSE_SECONDS, self._give_up)
             await lost
-            late.cancel()
+            if late.active():
+                late.cancel()
+        self._clock.end()
 
     def _give_up(self) -> None:
         if self._gateway.link is not None:

@@ -98,6 +98,8 @@ def exec_request(
     """
     if timeout_seconds is not None and not 0.001 <= timeout_seconds <= 2**40 / 1000:
         raise RshellError("bad-request", "a timeout is a positive number of seconds", "")
+    if argv is not None and not argv:
+        raise RshellError("bad-request", "a command has at least one word", "")
     milliseconds = None if timeout_seconds is None else round(timeout_seconds * 1000)
     try:
         return ExecRequest(

@@ -247,13 +247,10 @@ def encode_request(request: Any) -> dict[str, Any]:
         return built
     # What equals its default is left out: a device may be older than this client.
     encoded: dict[str, Any] = msgspec.to_builtins(request)
-    defaults = {
-        field.name: field.default
-        for field in msgspec.structs.fields(request)
-        if field.default is not msgspec.NODEFAULT
-    }
-    return {
-        name: value
-        for name, value in encoded.items()
-        if name not in defaults or getattr(request, name) != defaults[name]
-    }
+    for field in msgspec.structs.fields(request):
+        default = field.default
+        if field.default_factory is not msgspec.NODEFAULT:
+            default = field.default_factory()
+        if default is not msgspec.NODEFAULT and getattr(request, field.name) == default:
+            del encoded[field.encode_name]
+    return encoded

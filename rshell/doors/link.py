@@ -89,7 +89,7 @@ class LinkDoor:
     async def _judge(self, link: LinkProtocol, hello: Hello) -> None:
         peer: PeerCertificate = link.peer
         found = await self._gateway.store.operator_by_spki(peer.spki)
-        if link not in self._callers:
+        if link not in self._callers or link.closed:
             return
         if found is None or found.operator.name != peer.name.name:
             self._refuse(link, ErrorCode.AUTH, "this key is not registered here")
@@ -117,7 +117,11 @@ class LinkDoor:
                 details={"software": printable(hello.software, 64)},
             )
         )
-        if link not in self._callers:
+        if link not in self._callers or link.closed:
+            return
+        if self._gateway.revocation.is_revoked("operator", found.operator.name):
+            # Revoked while the row was written; this link was on no list yet.
+            self._refuse(link, ErrorCode.REVOKED, "this operator is revoked")
             return
         self._callers[link] = caller
         self._gateway.link_opened(link)
@@ -139,7 +143,10 @@ class LinkDoor:
         link.go_away(GoAway(code=code.value, message=message), close=True, reason=message)
 
     def _broken(self, failure: Failure, link: LinkProtocol) -> None:
-        self._log.failure("an operator's link failed", failure)
+        if failure.check(StoreError):
+            self._log.error("the store failed: {reason}", reason=failure.getErrorMessage())
+        else:
+            self._log.failure("an operator's link failed", failure)
         self._refuse(link, ErrorCode.INTERNAL, "the gateway failed; try again")
 
     # -- streams -------------------------------------------------------------------------------
@@ -149,7 +156,7 @@ class LinkDoor:
             device_link: LinkProtocol, device_open: Open, ended: _Ended, weight: int
         ) -> StreamEnder:
             if not link.waiting(number):
-                raise LocalProtocolError("the operator gave up")
+                raise OpenRefused(ErrorCode.CANCELLED, "the operator gave up")
             stream = RelayedStream(link, number, request, device_link, ended, weight)
             stream.open(device_open)
             return stream

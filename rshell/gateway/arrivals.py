@@ -27,7 +27,7 @@ from rshell.link.sockets import wrap_tls
 
 __all__ = ["Arrivals", "address_text"]
 
-#: Connections that have not said HELLO; each costs about 60 KB until then.
+#: Connections of strangers, in their handshake or joining; each costs about 60 KB until then.
 MAX_WAITING = 2_000
 
 
@@ -49,14 +49,16 @@ class Arrival(Protocol):
         self._inner: Protocol | None = None
         self._timer: WheelTimer | None = None
         self._address = "?"
+        self.source = "?"
         self._deadline = 0.0
 
     def connectionMade(self) -> None:
-        self._address = address_text(self.transport)
+        transport: Any = self.transport
+        self._address = address_text(transport)
+        self.source = getattr(transport.getPeer(), "host", "")
         self._deadline = self._arrivals.wheel.seconds() + HELLO_SECONDS
         self._timer = self._arrivals.wheel.call_later(HELLO_SECONDS, self._late)
-        if not self._arrivals.came(self):
-            self._refuse("too many connections wait for their HELLO")
+        self._arrivals.came(self)
 
     def handshakeCompleted(self) -> None:
         transport: Any = self.transport
@@ -67,7 +69,9 @@ class Arrival(Protocol):
             self._refuse(str(error))
             return
         self._cancel()
-        self._arrivals.went(self)
+        if peer is not None:
+            # A machine that joins stays a stranger, and counts as one until it is gone.
+            self._arrivals.went(self)
         left = self._deadline - self._arrivals.wheel.seconds()
         inner = self._arrivals.protocol_for(peer, self._address, max(0.1, left))
         self._inner = inner
@@ -137,7 +141,9 @@ class Arrivals(Factory):
         self._devices = devices
         self._operators = operators
         self._join = join
-        self._waiting: dict[Arrival, None] = {}
+        #: By source, then in order of arrival.
+        self._waiting: dict[str, dict[Arrival, None]] = {}
+        self._count = 0
 
     def wrapped(self) -> TLSMemoryBIOFactory:
         """Return this factory behind TLS, ready for an endpoint to listen with."""
@@ -146,23 +152,28 @@ class Arrivals(Factory):
     def buildProtocol(self, addr: IAddress | None) -> Protocol:
         return Arrival(self)
 
-    def came(self, arrival: Arrival) -> bool:
-        """Count a connection that is not known yet; say whether it may wait.
+    def came(self, arrival: Arrival) -> None:
+        """Count a connection that is not known yet.
 
-        At the cap the oldest one goes: it has had its time.
+        At the cap the oldest of the busiest source goes, which may be the new one itself.  A
+        source is only ranked, never capped: a whole site may sit behind one NAT.
         """
-        self._waiting[arrival] = None
-        if len(self._waiting) > MAX_WAITING:
-            oldest = next(iter(self._waiting))
-            del self._waiting[oldest]
-            if oldest is arrival:
-                return False
-            oldest.abort("dropped for newer connections before its handshake was done")
-        return True
+        self._waiting.setdefault(arrival.source, {})[arrival] = None
+        self._count += 1
+        if self._count > MAX_WAITING:
+            busiest = max(self._waiting.values(), key=len)
+            oldest = next(iter(busiest))
+            self.went(oldest)
+            oldest.abort("dropped for newer connections before it was known")
 
     def went(self, arrival: Arrival) -> None:
         """The connection is known, or gone."""
-        self._waiting.pop(arrival, None)
+        same = self._waiting.get(arrival.source, {})
+        if arrival in same:
+            del same[arrival]
+            self._count -= 1
+            if not same:
+                del self._waiting[arrival.source]
 
     def protocol_for(
         self, peer: PeerCertificate | None, address: str, left_seconds: float

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
+import re
 import socket
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,6 +18,10 @@ __all__ = ["BadConfig", "GatewayConfig", "default_home", "read_config_file"]
 #: The registered default of the link protocol.
 DEFAULT_PORT = 7411
 DEFAULT_LINKS = f"tcp:{DEFAULT_PORT}"
+
+_NAME = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]{0,251}[A-Za-z0-9_.])?", re.ASCII)
+#: The address in ``tcp:7411:interface=10.0.0.5``; a backslash takes the meaning from a colon.
+_INTERFACE = re.compile(r":interface=((?:\\.|[^:\\])+)")
 
 Endpoint = Annotated[str, Meta(max_length=1024)]
 
@@ -56,8 +62,15 @@ class GatewayConfig:
     def names(self) -> tuple[str, ...]:
         """Return the hosts that the gateway's certificate has to name."""
         local = ["localhost", "127.0.0.1", "::1", socket.gethostname()]
-        names = [split_host(text)[0] for text in self.advertise] + local
+        names = [split_host(text)[0] for text in self.advertise] + self._interfaces() + local
         return tuple(dict.fromkeys(name for name in names if name))
+
+    def _interfaces(self) -> list[str]:
+        """Return the addresses that links are bound to: dialled, where none is advertised."""
+        found = [_INTERFACE.search(endpoint) for endpoint in self.links]
+        texts = [re.sub(r"\\(.)", r"\1", match[1]) for match in found if match]
+        addresses = [text for text in texts if _is_address(text)]
+        return [text for text in addresses if not ipaddress.ip_address(text).is_unspecified]
 
 
 def default_home() -> Path:
@@ -74,21 +87,32 @@ def split_host(text: str) -> tuple[str, int | None]:
     """Return host and port of ``HOST``, ``HOST:PORT``, ``[V6]`` or ``[V6]:PORT``.
 
     Raises:
-        BadConfig: The port is no number from 1 to 65535, or there is no host.
+        BadConfig: The port is no number from 1 to 65535, or the host neither a DNS name (in
+            its ASCII form) nor an address.
     """
     host, port = text, ""
     if text.startswith("["):
-        host, _, rest = text[1:].partition("]")
+        host, bracket, rest = text[1:].partition("]")
+        if not bracket or (rest and not rest.startswith(":")):
+            raise BadConfig(f"{text!r}: an address in brackets, then perhaps :PORT")
         port = rest.removeprefix(":")
     elif text.count(":") == 1:
         host, _, port = text.partition(":")
-    if not host:
-        raise BadConfig(f"no host in {text!r}")
+    if not (_is_address(host) or _NAME.fullmatch(host)):
+        raise BadConfig(f"{text!r} names no host: give a DNS name or an address")
     if not port:
         return host, None
     if not port.isdecimal() or not 1 <= int(port) <= 65535:
         raise BadConfig(f"{text!r}: a port is a number from 1 to 65535")
     return host, int(port)
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return "%" not in text
 
 
 def read_config_file(path: Path, config: GatewayConfig) -> GatewayConfig:

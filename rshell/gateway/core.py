@@ -13,6 +13,7 @@ import msgspec
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
+from rshell.access.printable import printable
 from rshell.gateway import services as _services  # noqa: F401  # fills the registry of verbs
 from rshell.gateway.device_links import ADMISSION_RATE, DeviceLinks
 from rshell.gateway.home import GatewayHome
@@ -49,7 +50,11 @@ class Catalogues:
 
     def keep(self, digest: str, body: str) -> list[HandlerDescription]:
         """Keep a catalogue's JSON text, which the caller has checked against its digest."""
-        entries = msgspec.json.decode(body, type=list[HandlerDescription])
+        entries = [
+            # It comes from a device and goes to operators' terminals.
+            msgspec.structs.replace(entry, summary=printable(entry.summary, 200))
+            for entry in msgspec.json.decode(body, type=list[HandlerDescription])
+        ]
         if len(self._known) >= MAX_CATALOGUES:
             del self._known[next(iter(self._known))]
         self._known[digest] = entries

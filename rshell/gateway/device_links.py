@@ -27,12 +27,13 @@ from rshell.handlers import HandlerDescription
 from rshell.identity.tls import PeerCertificate
 from rshell.link.channel import StreamChannel
 from rshell.link.core.connection import choose_version
-from rshell.link.core.constants import DEFAULT_WINDOW, HEARTBEAT_SECONDS
+from rshell.link.core.constants import DEFAULT_WINDOW, HEARTBEAT_SECONDS, MAX_OFFSET
 from rshell.link.core.errors import ErrorCode, LocalProtocolError
 from rshell.link.core.limits import AT_GATEWAY_FROM_DEVICE
 from rshell.link.core.messages import GoAway, Hello, Open, Opened, Sessions, Welcome
 from rshell.link.protocol import LinkProtocol
 from rshell.store.devices import Seen
+from rshell.store.errors import StoreError
 from rshell.store.records import Device
 
 if TYPE_CHECKING:
@@ -44,6 +45,10 @@ FEATURES = ("resume",)
 #: Mutual TLS handshakes a second that two cores do beside their other work.
 ADMISSION_RATE = 400
 MAX_CATALOGUE_BYTES = 256 * 1024
+#: Others with the same catalogue wait for the one that was asked first.
+CATALOGUE_SECONDS = 30.0
+#: SESSIONS frames of one device that may wait for the store: several thousand sessions.
+MAX_REPORTS = 64
 
 
 def reported(facts: dict[str, str]) -> dict[str, str]:
@@ -74,6 +79,7 @@ class DeviceLinks:
         self._gateway = gateway
         self._wall = wall
         self._entries: dict[LinkProtocol, LiveDevice | None] = {}
+        self._reports: dict[LinkProtocol, int] = {}
         self._fetching: set[str] = set()
 
     # -- LinkOwner -----------------------------------------------------------------------------
@@ -96,23 +102,34 @@ class DeviceLinks:
 
     def sessions_received(self, link: LinkProtocol, sessions: Sessions) -> None:
         entry = self._entries.get(link)
-        if entry is not None:
-            judged = Deferred.fromCoroutine(
-                self._gateway.switchboard.judge_sessions(entry, sessions)
-            )
-            judged.addErrback(self._broken, link)
+        if entry is None:
+            return
+        waiting = self._reports.get(link, 0) + 1
+        if waiting > MAX_REPORTS:
+            self._refuse(link, ErrorCode.OVERLOAD, "too many SESSIONS at once")
+            return
+        self._reports[link] = waiting
+        judged = Deferred.fromCoroutine(self._gateway.switchboard.judge_sessions(entry, sessions))
+        judged.addErrback(self._broken, link)
+        judged.addCallback(lambda _: self._judged(link))
+
+    def _judged(self, link: LinkProtocol) -> None:
+        if link in self._reports:
+            self._reports[link] -= 1
 
     def stream_requested(self, link: LinkProtocol, number: int, request: Open) -> None:
         self._gateway.verbs.from_device(link, number, request)
 
     def link_lost(self, link: LinkProtocol, reason: str) -> None:
         entry = self._entries.pop(link, None)
+        self._reports.pop(link, None)
         peer: PeerCertificate = link.peer
         if entry is None:
             self._log.info(
-                "device {id} at {address} was not admitted: {reason}",
+                "device {id} at {address} {what}: {reason}",
                 id=peer.name.name,
                 address=address_text(link.transport),
+                what="was not admitted" if link.connected_at is None else "left after renewal",
                 reason=printable(reason),
             )
             return
@@ -125,16 +142,36 @@ class DeviceLinks:
             reason=printable(reason),
         )
         self._record(entry, "device.lost", reason)
-        if current:
-            seen = self._gateway.store.record_seen(entry.device.id, entry.epoch, Seen())
-            seen.addErrback(self._log_failure)
+        # Also of one that said GOAWAY before; the store lets no older epoch write.
+        seen = self._gateway.store.record_seen(entry.device.id, entry.epoch, Seen())
+        seen.addErrback(self._log_failure)
+
+    def close_all(self, device_id: str, code: ErrorCode, message: str) -> int:
+        """End every link of a device, also one that may only renew or is being judged.
+
+        Returns:
+            How many were not ending already.
+        """
+        links = [
+            link for link in self._entries if link.peer.name.name == device_id and not link.closed
+        ]
+        for link in links:
+            self._refuse(link, code, message)
+        return len(links)
 
     # -- admission -----------------------------------------------------------------------------
 
     async def _judge(self, link: LinkProtocol, hello: Hello) -> None:
         peer: PeerCertificate = link.peer
-        found = await self._gateway.store.device_by_spki(peer.spki)
-        if link not in self._entries:
+        presence = self._gateway.presence
+        while True:
+            changes = presence.changes
+            found = await self._gateway.store.device_by_spki(peer.spki)
+            if changes == presence.changes:
+                break
+            # Labels or a name changed while this row was on its way: it may be the old one.
+        if link not in self._entries or link.closed or link.core.goaway_received:
+            # It went, or broke a rule, while the store answered: it must displace nobody.
             return
         if found is None or found.device.id != peer.name.name:
             self._refuse(link, ErrorCode.AUTH, "this key is not registered here")
@@ -175,7 +212,7 @@ class DeviceLinks:
         self._entries[link] = entry
         if other is not None:
             self._displace(other, entry)
-        generation = max(device.link_generation, hello.link_generation) + 1
+        generation = min(max(device.link_generation, hello.link_generation), MAX_OFFSET - 1) + 1
         link.welcome(
             welcome_for(
                 hello,
@@ -249,7 +286,10 @@ class DeviceLinks:
         self._log.error("the store failed: {reason}", reason=failure.getErrorMessage())
 
     def _broken(self, failure: Failure, link: LinkProtocol) -> None:
-        self._log.failure("a device's link failed", failure)
+        if failure.check(StoreError):
+            self._log_failure(failure)
+        else:
+            self._log.failure("a device's link failed", failure)
         self._refuse(link, ErrorCode.INTERNAL, "the gateway failed; try again")
 
     # -- the catalogue -------------------------------------------------------------------------
@@ -280,7 +320,9 @@ class DeviceLinks:
         if entry.link.closed:
             return None
         collector = _Collector(entry.link)
+        timer = self._gateway.wheel.call_later(CATALOGUE_SECONDS, collector.give_up)
         body = await collector.collected
+        timer.cancel()
         if body is None or hashlib.sha256(body).hexdigest() != digest:
             self._log.warn(
                 "device {name} gave no catalogue that fits its digest", name=entry.device.name
@@ -311,6 +353,11 @@ class _Collector:
     def _done(self, body: bytes | None) -> None:
         if not self.collected.called:
             self.collected.callback(body)
+
+    def give_up(self) -> None:
+        """Wait no longer."""
+        self._channel.reset(ErrorCode.TIMEOUT, "no catalogue in time")
+        self._done(None)
 
     def channel_opened(self, opened: Opened) -> None:
         self._channel.loseConnection()

@@ -161,10 +161,38 @@ async def _fill_store(home: GatewayHome, store: Store, now: datetime) -> None:
     certificate = home.keys.issue_operator(key.public_key(), ADMIN_NAME, now)
     not_after = int(certificate.not_valid_after_utc.timestamp() * 1_000_000)
     spki = spki_hash(key.public_key())
-    if present is None:
-        await store.add_operator(ADMIN_NAME, "admin", spki, not_after)
-    else:
-        await store.renew_key(spki_hash(present.key.public_key()), spki, not_after)
+    if not await _register(store, present, spki, not_after, now):
+        return
     chain = chain_to_pem((certificate, home.keys.operator.certificate))
     root = chain_to_pem((home.keys.root.certificate,))
     credentials.save(Credentials.new(key, chain, root, ()))
+
+
+async def _register(
+    store: Store, present: Credentials | None, spki: bytes, not_after: int, now: datetime
+) -> bool:
+    """Register the administrator's key; say whether it admits.
+
+    A start that was cut off may have done it already: the pending key is kept on disk.  An
+    administrator who was revoked must neither come back by itself nor keep the gateway from
+    starting.
+    """
+    operator = await store.operator(ADMIN_NAME)
+    if operator is None:
+        await store.add_operator(ADMIN_NAME, "admin", spki, not_after)
+        return True
+    if not operator.active:
+        return False
+    now_us = int(now.timestamp() * 1_000_000)
+    done = await store.operator_by_spki(spki)
+    if done is not None:
+        return done.refusal(now_us) is None
+    if present is None:
+        await store.add_key(ADMIN_NAME, spki, not_after, "made again on the gateway")
+        return True
+    old = spki_hash(present.key.public_key())
+    known = await store.operator_by_spki(old)
+    if known is None or known.refusal(now_us) is not None:
+        return False
+    await store.renew_key(old, spki, not_after)
+    return True

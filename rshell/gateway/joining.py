@@ -29,8 +29,8 @@ from rshell.link.core.constants import FrameType
 from rshell.link.core.errors import ErrorCode, RemoteProtocolError
 from rshell.link.core.frames import FrameReader, encode_frame
 from rshell.link.core.messages import GoAway, Join, Joined, decode, encode
-from rshell.store.errors import StoreError
-from rshell.store.records import OwnerKind, TokenGrant, TokenRefused
+from rshell.store.errors import StoreError, StoreUnavailable
+from rshell.store.records import OwnerKind, Refusal, TokenGrant, TokenRefused
 from rshell.store.store import Store
 
 __all__ = ["JoinExchange", "Joiner", "issue"]
@@ -81,6 +81,8 @@ class Joiner:
 
     async def join(self, request: Join, address: str) -> Joined | GoAway:
         """Answer one JOIN."""
+        if request.kind not in ("device", "operator"):
+            return GoAway(code=ErrorCode.BAD_REQUEST.value, message="a device or an operator joins")
         kind: OwnerKind = "operator" if request.kind == "operator" else "device"
         try:
             public_key = read_csr(request.csr)
@@ -95,7 +97,9 @@ class Joiner:
                 id=request.id.hex(),
                 reason=grant.reason.value,
             )
-            await self._audit("join.refused", request, address, code=grant.reason.value)
+            # Strangers who know no invite must not be able to fill the audit log.
+            if grant.reason is not Refusal.UNKNOWN:
+                await self._audit("join.refused", request, address, code=grant.reason.value)
             return GoAway(code=ErrorCode.AUTH.value, message=REFUSED_TEXT)
         return await self._admit(request, grant, public_key, address)
 
@@ -148,7 +152,7 @@ class Joiner:
                 address=address,
                 status="refused" if code else "ok",
                 code=code,
-                details={"invite": request.id.hex(), "proposed": request.name},
+                details={"invite": request.id.hex(), "proposed": printable(request.name or "", 64)},
             )
         )
 
@@ -165,6 +169,7 @@ class JoinExchange(Protocol):
         self._reader = FrameReader()
         self._timer: WheelTimer | None = None
         self._asked = False
+        self._gone = False
 
     def connectionMade(self) -> None:
         self._timer = self._wheel.call_later(JOIN_SECONDS, self._late)
@@ -189,10 +194,13 @@ class JoinExchange(Protocol):
         joining.addCallbacks(self._answer, self._failed)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self._gone = True
         self._cancel()
 
     def _answer(self, answer: Joined | GoAway) -> None:
         self._asked = True
+        if self._gone:
+            return  # the same key may ask again
         kind = FrameType.JOINED if isinstance(answer, Joined) else FrameType.GOAWAY
         transport: Any = self.transport
         transport.write(encode_frame(kind, 0, encode(answer)))
@@ -201,6 +209,11 @@ class JoinExchange(Protocol):
         self._timer = self._wheel.call_later(2.0, transport.abortConnection)
 
     def _failed(self, failure: Failure) -> None:
+        if isinstance(failure.value, StoreUnavailable):
+            # Names a path of this machine, which is no stranger's business.
+            self._log.error("the store failed: {reason}", reason=failure.getErrorMessage())
+            self._answer(GoAway(code=ErrorCode.INTERNAL.value, message="the gateway failed"))
+            return
         if isinstance(failure.value, StoreError):
             message = str(failure.value)
             self._say(message)

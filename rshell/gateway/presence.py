@@ -81,6 +81,8 @@ class Presence:
         self._given = 0
         self._live: dict[str, LiveDevice] = {}
         self._ids: dict[str, str] = {}
+        #: Rises with every changed row, so that a row that was being read meanwhile is read again.
+        self.changes = 0
 
     def __len__(self) -> int:
         return len(self._live)
@@ -106,7 +108,7 @@ class Presence:
                 same_process and entry.hello.dial <= current.hello.dial
             ):
                 return Arrival.STALE, current
-            self._ids.pop(current.device.name, None)
+            self._unname(current.device)
         self._live[entry.device.id] = entry
         self._ids[entry.device.name] = entry.device.id
         return Arrival.ACCEPTED, current
@@ -117,8 +119,7 @@ class Presence:
         if current is None or current.epoch != epoch:
             return False
         del self._live[device_id]
-        if self._ids.get(current.device.name) == device_id:
-            del self._ids[current.device.name]
+        self._unname(current.device)
         return True
 
     def find(self, name_or_id: str) -> LiveDevice | None:
@@ -127,8 +128,14 @@ class Presence:
 
     def refresh(self, device: Device) -> None:
         """Take a changed row (labels, name) of a device that may be live."""
+        self.changes += 1
         current = self._live.get(device.id)
         if current is not None:
-            self._ids.pop(current.device.name, None)
+            self._unname(current.device)
             current.device = device
             self._ids[device.name] = device.id
+
+    def _unname(self, device: Device) -> None:
+        """Forget a device's name, unless it is another device's by now."""
+        if self._ids.get(device.name) == device.id:
+            del self._ids[device.name]

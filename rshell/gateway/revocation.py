@@ -8,10 +8,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from twisted.internet.defer import DeferredLock
 from twisted.logger import Logger
 
+from rshell.access.roles import ADMIN
+from rshell.gateway.switchboard import OpenRefused
 from rshell.link.core.errors import ErrorCode
-from rshell.link.core.messages import GoAway
+from rshell.link.core.messages import GoAway, Sessions
 from rshell.link.protocol import LinkProtocol
 from rshell.store.records import OwnerKind
 
@@ -19,6 +22,12 @@ if TYPE_CHECKING:
     from rshell.gateway.core import Gateway
 
 __all__ = ["Revocation"]
+
+#: No session that nobody is attached to lives longer (rule R7).
+LONGEST_SESSION_US = 24 * 3600 * 1_000_000
+PAGE_ROWS = 10_000
+#: Ids that fit one SESSIONS frame.
+SESSIONS_A_FRAME = 500
 
 
 class Revocation:
@@ -30,6 +39,7 @@ class Revocation:
         self._gateway = gateway
         self._revoked: set[tuple[str, str]] = set()
         self._operators: dict[str, set[LinkProtocol]] = {}
+        self._one_at_a_time = DeferredLock()
 
     def is_revoked(self, kind: OwnerKind, owner: str) -> bool:
         """Whether this process revoked a device id or operator name."""
@@ -65,14 +75,40 @@ class Revocation:
         self._gateway.switchboard.end_where(
             lambda session: session.device.id == device.id, ErrorCode.REVOKED, text
         )
-        live = self._gateway.presence.find(device.id)
-        if live is not None:
-            self._close(live.link, text)
+        closed = self._gateway.devices.close_all(device.id, ErrorCode.REVOKED, text)
         self._log.info("{text}", text=text)
-        return device.name, int(live is not None)
+        return device.name, closed
 
     async def revoke_operator(self, name: str) -> tuple[str, int]:
-        """Revoke an operator and end their links and sessions, on the devices too."""
+        """Revoke an operator and end their links and sessions, on the devices too.
+
+        Returns:
+            The name, and how many links were closed.
+
+        Raises:
+            NotFound: There is no such operator.
+            OpenRefused: It is the last administrator.
+        """
+        # Two administrators who revoke each other must not both succeed.
+        await self._one_at_a_time.acquire()
+        try:
+            await self._keep_one_admin(name)
+            return await self._revoke_operator(name)
+        finally:
+            self._one_at_a_time.release()
+
+    async def _keep_one_admin(self, name: str) -> None:
+        admins = [
+            operator.name
+            for operator in await self._gateway.store.operators()
+            if operator.active and operator.role == ADMIN
+        ]
+        if admins == [name]:
+            raise OpenRefused(
+                ErrorCode.POLICY, f"{name} is the last administrator: invite another one first"
+            )
+
+    async def _revoke_operator(self, name: str) -> tuple[str, int]:
         operator = await self._gateway.store.revoke_operator(name)
         self._revoked.add(("operator", operator.name))
         text = f"operator {operator.name} is revoked"
@@ -85,7 +121,35 @@ class Revocation:
         for link in links:
             self._close(link, text)
         self._log.info("{text}", text=text)
+        await self._end_detached(operator.name)
         return operator.name, len(links)
+
+    async def _end_detached(self, operator: str) -> None:
+        """Tell the live devices to end sessions of an operator that nobody is attached to.
+
+        Devices that are away are told when they list their sessions (rule S2).
+        """
+        since = self._gateway.now_us() - LONGEST_SESSION_US
+        by_device: dict[str, set[bytes]] = {}
+        before: int | None = None
+        while True:
+            rows = await self._gateway.store.audit_rows(
+                operator=operator, since=since, before=before, limit=PAGE_ROWS
+            )
+            for row in rows:
+                record = row.record
+                if record.opens and record.device and record.session:
+                    by_device.setdefault(record.device, set()).add(bytes.fromhex(record.session))
+            if len(rows) < PAGE_ROWS:
+                break
+            before = rows[-1].seq
+        for device_id, sessions in by_device.items():
+            live = self._gateway.presence.find(device_id)
+            ids = sorted(sessions)
+            for start in range(0, len(ids), SESSIONS_A_FRAME):
+                # A device ignores what it does not have (any more).
+                if live is not None and not live.link.closed:
+                    live.link.sessions(Sessions(end=ids[start : start + SESSIONS_A_FRAME]))
 
     @staticmethod
     def _close(link: LinkProtocol, text: str) -> None:

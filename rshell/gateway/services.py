@@ -272,21 +272,8 @@ async def revoke(gateway: Gateway, asker: Asker, request: RevokeRequest) -> Any:
     if request.kind == "device":
         name, closed = await gateway.revocation.revoke_device(request.name)
     else:
-        await _keep_one_admin(gateway, request.name)
         name, closed = await gateway.revocation.revoke_operator(request.name)
     return {"revoked": name, "links_closed": closed}
-
-
-async def _keep_one_admin(gateway: Gateway, name: str) -> None:
-    admins = [
-        operator.name
-        for operator in await gateway.store.operators()
-        if operator.active and operator.role == ADMIN
-    ]
-    if admins == [name]:
-        raise OpenRefused(
-            ErrorCode.POLICY, f"{name} is the last administrator: invite another one first"
-        )
 
 
 @verb("gateway.handlers", HandlersRequest)
@@ -346,7 +333,7 @@ def _audit_row(row: AuditRow) -> dict[str, Any]:
     }
 
 
-@verb("gateway.renew", RenewRequest, peers=("device", "operator"), open_to_all=True)
+@verb("gateway.renew", RenewRequest, peers=("device", "operator"), open_to_all=True, changes=True)
 async def renew(gateway: Gateway, asker: Asker, request: RenewRequest) -> Any:
     """Issue a certificate for a new key of the device or operator that asks."""
     try:

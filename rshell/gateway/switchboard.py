@@ -37,6 +37,8 @@ __all__ = ["Caller", "LiveSession", "OpenRefused", "StreamEnder", "Switchboard"]
 #: An outcome that nobody collected for longer than this is nobody's but the audit's (rule R7).
 GRACE_MS = 60_000
 MAX_MESSAGE = 240
+#: Audit rows of one session read at once.
+PAGE_ROWS = 1_000
 
 Ended = Callable[[dict[str, Any] | None, str, str], None]
 
@@ -111,12 +113,12 @@ class Switchboard:
             request: As the operator sent it; ``device`` names the device.
             join: Opens the stream on the device's link and joins it to the operator:
                 ``join(device_link, device_open, ended, weight)``; raises LocalProtocolError if
-                the link takes no stream.
+                the link takes no stream, OpenRefused if the operator is gone.
 
         Raises:
             OpenRefused: Policy, no such device, offline, too many streams; audited.
         """
-        live, device = await self._find(request.device or "")
+        found, device = await self._find(request.device or "")
         decision = decide(caller.operator, device, request.handler, request.login)
         if not decision:
             await self._audit_refusal(caller, device, request, ErrorCode.POLICY, decision.reason)
@@ -132,10 +134,17 @@ class Switchboard:
             login=request.login,
             row=row,
         )
+        if self._gateway.revocation.is_revoked("operator", caller.operator.name):
+            self._finish(row, Outcome(status="refused", code="revoked"))
+            raise OpenRefused(ErrorCode.REVOKED, "this operator is revoked")
         # The device may have come, gone or been displaced while the row was written.
         live = self._gateway.presence.find(device.id)
         if live is None or live.link.closed:
-            message = self._offline_text(device)
+            message = (
+                self._offline_text(device)
+                if found is None
+                else f"{device.name} is offline: it disconnected just now"
+            )
             self._finish(row, Outcome(status="offline", code="offline", message=message))
             raise OpenRefused(ErrorCode.OFFLINE, message)
         self._sessions[row] = session
@@ -150,8 +159,10 @@ class Switchboard:
             del self._sessions[row]
             self._finish(row, Outcome(status="refused", code="streams", message=str(error)))
             raise OpenRefused(ErrorCode.STREAMS, f"{device.name}: {error}") from None
-        if self._gateway.revocation.is_revoked("operator", caller.operator.name):
-            session.stream.broken(ErrorCode.REVOKED.value, "this operator is revoked")
+        except OpenRefused as error:
+            del self._sessions[row]
+            self._finish(row, Outcome(status="refused", code=error.code, message=error.message))
+            raise
         return session
 
     async def _find(self, name_or_id: str) -> tuple[LiveDevice | None, Device]:
@@ -167,11 +178,32 @@ class Switchboard:
         return None, device
 
     async def _check_same_operator(self, caller: Caller, device: Device, request: Open) -> None:
-        rows = await self._gateway.store.audit_rows(session=request.session.hex(), limit=100)
-        opened = [row for row in rows if row.record.kind == "session" and row.refers is None]
-        for row in opened:
-            if row.record.operator != caller.operator.name or row.record.device != device.id:
-                raise OpenRefused(ErrorCode.POLICY, "this session belongs to somebody else")
+        first = await self._first_row(request.session)
+        if first is None:
+            return
+        if first.record.operator != caller.operator.name or first.record.device != device.id:
+            message = "this session belongs to somebody else"
+            await self._audit_refusal(caller, device, request, ErrorCode.POLICY, message)
+            raise OpenRefused(ErrorCode.POLICY, message)
+
+    async def _first_row(self, session: bytes) -> AuditRow | None:
+        """Return the row that began a session: it says whose it is (rule R6).
+
+        All rows are looked through, because anybody may add rows by asking for the session:
+        refusals, or first attempts, which a device does not run twice.
+        """
+        first: AuditRow | None = None
+        before: int | None = None
+        while True:
+            rows = await self._gateway.store.audit_rows(
+                session=session.hex(), limit=PAGE_ROWS, before=before
+            )
+            for row in rows:
+                if row.record.opens and row.record.kind == "session":
+                    first = row
+            if len(rows) < PAGE_ROWS:
+                return first
+            before = rows[-1].seq
 
     def _device_open(self, caller: Caller, request: Open) -> Open:
         """Write the device's OPEN field by field: nothing of the operator's is forwarded."""
@@ -266,8 +298,14 @@ class Switchboard:
 
     async def _may_live(self, device: Device, session: SessionReport) -> bool:
         operator = await self._gateway.store.operator(session.operator)
-        return operator is not None and bool(
-            decide(operator, device, session.handler, session.login or None)
+        if operator is None or not decide(operator, device, session.handler, session.login or None):
+            return False
+        # What no committed row tells of, did not come through the gate.
+        first = await self._first_row(session.session)
+        return (
+            first is not None
+            and first.record.operator == session.operator
+            and first.record.device == device.id
         )
 
     async def _complete(self, device: Device, session: SessionReport) -> bool:
@@ -284,7 +322,7 @@ class Switchboard:
                     opens=False,
                     status=printable(session.outcome.status, 32),
                     exit_code=session.outcome.exit_code,
-                    code=session.outcome.code,
+                    code=printable(session.outcome.code, 64) if session.outcome.code else None,
                     message=printable(session.outcome.message or "", MAX_MESSAGE) or None,
                     details={"reported": "by the device on its return"},
                 )

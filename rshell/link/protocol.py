@@ -31,7 +31,7 @@ from rshell.link.core.constants import (
     WEIGHT_NORMAL,
     WELCOME_SECONDS,
 )
-from rshell.link.core.errors import ErrorCode, RemoteProtocolError
+from rshell.link.core.errors import ErrorCode
 from rshell.link.core.events import (
     DataReceived,
     EventReceived,
@@ -214,7 +214,14 @@ class LinkProtocol(Protocol):
 
     def resumeProducing(self) -> None:
         self._paused = False
-        self.flush()
+        transport: Any = self.transport
+        tcp, _ = tcp_socket_of(transport)
+        if getattr(tcp, "disconnecting", False):
+            # TLS is over.  With a buffer of one byte the goodbye itself paused us, and TCP waits
+            # for its producer before it closes (FileDescriptor.doWrite).
+            transport.unregisterProducer()
+        else:
+            self.flush()
 
     def stopProducing(self) -> None:
         self._paused = True

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from typing import Any
+from typing import Any, Final
 
 from twisted.internet.interfaces import IProtocolFactory
 from twisted.protocols.tls import TLSMemoryBIOFactory, TLSMemoryBIOProtocol
@@ -42,10 +42,27 @@ def tcp_socket_of(transport: Any) -> tuple[Any, socket.socket | None]:
     return transport, handle if isinstance(handle, socket.socket) else None
 
 
+class _AnyByteIsFull(int):
+    """A ``bufferSize`` that reads 64 KiB at once and yet calls one record a full send buffer.
+
+    Twisted's TCP transports use the one attribute for both: ``recv(bufferSize)``, and
+    ``queued > bufferSize`` to pause the producer.  A plain 1 would read byte by byte.  Python asks
+    the right side of a comparison first when its class is a subclass of the left side's.
+    """
+
+    __slots__ = ()
+
+    def __lt__(self, queued: int) -> bool:
+        return queued > 1
+
+
+_BUFFER_SIZE: Final = _AnyByteIsFull(64 * 1024)
+
+
 def own_the_queue(transport: Any) -> None:
     """Make the transport ask for each record: nothing is queued below the multiplexer."""
     tcp, _ = tcp_socket_of(transport)
-    tcp.bufferSize = 1
+    tcp.bufferSize = _BUFFER_SIZE
 
 
 def wrap_tls(creator: Any, *, client: bool, factory: IProtocolFactory) -> TLSMemoryBIOFactory:

@@ -45,6 +45,7 @@ class RelaySide:
         self._budget = budget
         self._queue: deque[OutData | OutEvent] = deque()
         self._urgent: deque[OutEvent] = deque()
+        self._events_queued = 0
         #: Bytes of this hop's outgoing direction that its transport has taken, absolute.
         self._forwarded = 0
         #: The far end's positions for what this hop's peer sends, to be announced to that peer.
@@ -60,9 +61,16 @@ class RelaySide:
         self.wake()
 
     def event(self, event: EventReceived) -> None:
-        """Queue an event that arrived on the other hop, unchanged."""
+        """Queue an event that arrived on the other hop, unchanged.
+
+        An urgent one overtakes bytes but no event: the numbers must stay in order (rule V1).
+        """
         item = OutEvent(event.payload, event.event.seq, event.urgent, event.event.kind == "outcome")
-        (self._urgent if event.urgent else self._queue).append(item)
+        if event.urgent and not self._events_queued:
+            self._urgent.append(item)
+        else:
+            self._queue.append(item)
+            self._events_queued += 1
         self.wake()
 
     def limit(self, event: LimitReceived) -> None:
@@ -106,6 +114,7 @@ class RelaySide:
         head = self._queue[0]
         if isinstance(head, OutEvent):
             self._queue.popleft()
+            self._events_queued -= 1
             return head
         size = min(room, credit)
         if len(head.data) > size:

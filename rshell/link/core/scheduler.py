@@ -3,8 +3,10 @@
 The idea is fq_codel's (RFC 8290 section 4.1 and 4.2): a stream that had nothing to send is *new*
 and goes ahead of everyone with one small quantum.  Keystrokes and prompts stay below it and so
 win without anyone trusting a class label; a stream that uses its quantum up becomes *old* and
-shares the rest by weight.  A new stream that ran empty passes once through the old list, so that
-it cannot be new again at once.
+shares the rest by weight.  A new stream that ran empty is parked in the old list until its turn
+there: when it wakes before that, it goes ahead again, but only with what is left of its quantum.
+So nobody starves, and a keystroke need not wait for a round of bulk (fq_codel makes it wait, which
+is right for its rounds of a packet and wrong for ours of up to 128 KiB a stream).
 """
 
 from __future__ import annotations
@@ -22,15 +24,20 @@ class Flow:
     Attributes:
         weight: Its share against others: interactive 8, normal 4, bulk 1.
         deficit: Bytes it may still send in this round; below 0 when a frame overdrew it.
+        new: Whether it is among the streams that go first.
+        old: Whether it has a turn to come among the others.
+        parked: Whether it had nothing to send when it got that turn.
     """
 
-    __slots__ = ("deficit", "key", "queued", "weight")
+    __slots__ = ("deficit", "key", "new", "old", "parked", "weight")
 
     def __init__(self, key: int, weight: int = WEIGHT_NORMAL) -> None:
         self.key = key
         self.weight = weight
         self.deficit = 0
-        self.queued = False
+        self.new = False
+        self.old = False
+        self.parked = False
 
 
 class Scheduler:
@@ -47,31 +54,39 @@ class Scheduler:
 
     def wake(self, flow: Flow) -> None:
         """Note that ``flow`` may have something to send."""
-        if not flow.queued:
-            flow.queued = True
+        if flow.new or (flow.old and not (flow.parked and flow.deficit > 0)):
+            return
+        if not flow.old:
             flow.deficit = SPARSE_QUANTUM
-            self._new.append(flow)
+        flow.new = True
+        self._new.append(flow)
 
     def remove(self, flow: Flow) -> None:
         """Forget a flow whose stream is over."""
-        if flow.queued:
-            flow.queued = False
-            for queue in (self._new, self._old):
-                if flow in queue:
-                    queue.remove(flow)
+        if flow.new:
+            self._new.remove(flow)
+        if flow.old:
+            self._old.remove(flow)
+        flow.new = flow.old = False
 
     def current(self) -> Flow | None:
         """Return the flow whose turn it is, or None when all are idle."""
-        while True:
-            queue = self._new or self._old
-            if not queue:
-                return None
-            flow = queue[0]
+        while self._new or self._old:
+            flow = (self._new or self._old)[0]
             if flow.deficit > 0:
+                flow.parked = flow.parked and flow.new
                 return flow
-            queue.popleft()
+            if flow.new:
+                self._new.popleft()
+                flow.new = flow.parked = False
+                if flow.old:
+                    continue  # its turn is to come
+            else:
+                self._old.popleft()
             flow.deficit += QUANTUM * flow.weight
+            flow.old = True
             self._old.append(flow)
+        return None
 
     def sent(self, flow: Flow, size: int) -> None:
         """Charge the current flow for ``size`` bytes."""
@@ -79,11 +94,13 @@ class Scheduler:
 
     def idle(self, flow: Flow) -> None:
         """Note that the current flow has nothing it could send."""
-        if self._new and self._new[0] is flow:
+        if flow.new:
             self._new.popleft()
-            if self._old:
+            flow.new = False
+            flow.parked = True
+            if not flow.old and self._old:
+                flow.old = True
                 self._old.append(flow)
-                return
-        elif self._old and self._old[0] is flow:
+        elif flow.old:
             self._old.popleft()
-        flow.queued = False
+            flow.old = False

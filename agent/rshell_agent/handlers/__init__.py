@@ -1,0 +1,9 @@
+"""The built-in handlers of a device: each turns a typed request into what the keeper runs."""
+
+from rshell_agent.handlers.exec import ExecHandler
+from rshell_agent.handlers.shell import ShellHandler
+
+__all__ = ["BUILT_IN", "ExecHandler", "ShellHandler"]
+
+#: Registered through the same seam as plug-ins.
+BUILT_IN = (ShellHandler(), ExecHandler())

@@ -1,0 +1,285 @@
+"""Owner of the device's links: who is at the other end, HELLO, WELCOME, and what follows."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+import attrs
+from cryptography import x509
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IHandshakeListener
+from twisted.internet.protocol import Factory, connectionDone
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from rshell.handlers import catalogue_digest
+from rshell.identity.clock_floor import ClockFloor
+from rshell.identity.credentials import Credentials
+from rshell.identity.tls import (
+    ClientTLS,
+    GatewayNotTrusted,
+    explain_tls_failure,
+    verify_gateway_name,
+)
+from rshell.link.clock import TimerWheel
+from rshell.link.core.constants import (
+    DEFAULT_WINDOW,
+    INSTANCE_BYTES,
+    PROTOCOL_MAX,
+    PROTOCOL_MIN,
+)
+from rshell.link.core.errors import ErrorCode
+from rshell.link.core.limits import AT_AGENT
+from rshell.link.core.messages import (
+    Clock,
+    GoAway,
+    Hello,
+    Open,
+    Sessions,
+    VersionRange,
+    Welcome,
+)
+from rshell.link.dialling import LinkEndpoint
+from rshell.link.protocol import LinkProtocol
+from rshell.link.sockets import wrap_tls
+from rshell_agent import __version__
+from rshell_agent.dialler import DialledLink, Dialler, Target
+from rshell_agent.dispatch import StreamDispatcher
+from rshell_agent.identity import DeviceIdentity, LinkMemory
+from rshell_agent.policy import PolicyWatch
+from rshell_agent.registry import HandlerRegistry
+from rshell_agent.renewal import Renewal
+from rshell_agent.session_report import SessionsExchange
+
+__all__ = ["AgentLinks", "GatewayPeer", "Greeting"]
+
+
+@attrs.define
+class GatewayPeer:
+    """What is known of a link's other end; it is the link's ``peer``.
+
+    Attributes:
+        target: What was dialled.
+        dial: The number of this attempt in this process.
+        credentials: What we presented.
+        certificate: The gateway's, once verified.
+        welcome: The gateway's, once it came.
+    """
+
+    target: Target
+    dial: int
+    credentials: Credentials = attrs.field(repr=False)
+    certificate: x509.Certificate | None = None
+    welcome: Welcome | None = None
+
+
+@implementer(IHandshakeListener)
+class _TLSLink(LinkProtocol):
+    """A link that hears of its handshake and explains its failure."""
+
+    def handshakeCompleted(self) -> None:
+        self.handshake_completed()
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        if self.peer.certificate is None and self._reason is None:
+            self._reason = explain_tls_failure(reason)
+        super().connectionLost(reason)
+
+
+class Greeting:
+    """Makes HELLO.
+
+    Args:
+        registry: For the catalogue's digest.
+        policy: What of it is allowed.
+        memory: For the link generation.
+        floor: Whether our clock can be trusted.
+        facts: For listings.
+        boot_id: Changes with every boot.
+    """
+
+    def __init__(
+        self,
+        registry: HandlerRegistry,
+        policy: PolicyWatch,
+        memory: LinkMemory,
+        floor: ClockFloor,
+        facts: Mapping[str, str],
+        boot_id: str,
+    ) -> None:
+        self._registry = registry
+        self._policy = policy
+        self._memory = memory
+        self._floor = floor
+        self._facts = dict(facts)
+        self._boot_id = boot_id
+        self._instance = os.urandom(INSTANCE_BYTES)
+
+    def hello(self, dial: int) -> Hello:
+        """Return the HELLO of this dial."""
+        policy = self._policy.current
+        return Hello(
+            protocol=VersionRange(PROTOCOL_MIN, PROTOCOL_MAX),
+            software=f"rshell-agent/{__version__}",
+            instance=self._instance,
+            dial=dial,
+            features=["resume"],
+            max_streams=AT_AGENT.max_streams,
+            window=DEFAULT_WINDOW,
+            clock=Clock(
+                wall_ms=int(time.time() * 1000),
+                monotonic_ms=int(time.monotonic() * 1000),
+                trusted=self._floor.trusted,
+            ),
+            boot_id=self._boot_id,
+            link_generation=self._memory.link_generation,
+            catalogue=catalogue_digest(self._registry.catalogue(policy.handlers)),
+            policy=policy.state,
+            facts=self._facts,
+        )
+
+
+class AgentLinks:
+    """Dials, and owns every link of this device; usually there is one.
+
+    `dialler`, `renewal` and `dispatcher` are set once, by whoever wires the agent.
+    """
+
+    _log = Logger()
+    dialler: Dialler
+    renewal: Renewal
+    dispatcher: StreamDispatcher
+
+    def __init__(
+        self,
+        reactor: Any,
+        wheel: TimerWheel,
+        identity: DeviceIdentity,
+        memory: LinkMemory,
+        floor: ClockFloor,
+        greeting: Greeting,
+        sessions: SessionsExchange,
+        changed: Callable[[], None],
+    ) -> None:
+        self.current: LinkProtocol | None = None
+        self._reactor = reactor
+        self._wheel = wheel
+        self._identity = identity
+        self._memory = memory
+        self._floor = floor
+        self._greeting = greeting
+        self._sessions = sessions
+        self._changed = changed
+        self._live: set[LinkProtocol] = set()
+        self._drained: Deferred[None] | None = None
+
+    def dial(self, target: Target, number: int) -> Deferred[DialledLink]:
+        """Connect to one address; the Deferred fires with the link when TCP is up."""
+        credentials = self._identity.for_dial()
+        link = _TLSLink(self, self._wheel, dialler=True, limits=AT_AGENT)
+        link.peer = GatewayPeer(target, number, credentials)
+        inner = Factory.forProtocol(lambda: link)
+        inner.noisy = False
+        factory = wrap_tls(ClientTLS(credentials, self._floor), client=True, factory=inner)
+        connected = LinkEndpoint(self._reactor, target.address, target.port).connect(factory)
+
+        def up(_: object) -> DialledLink:
+            self._live.add(link)
+            return link
+
+        return connected.addCallback(up)
+
+    def drained(self) -> Deferred[None]:
+        """Return a Deferred that fires when no link is left."""
+        self._drained = Deferred()
+        self._check_drained()
+        return self._drained
+
+    def _check_drained(self) -> None:
+        if self._drained is not None and not self._live:
+            drained, self._drained = self._drained, None
+            drained.callback(None)
+
+    # -- LinkOwner -----------------------------------------------------------------------------
+
+    def link_handshaken(self, link: LinkProtocol) -> None:
+        peer: GatewayPeer = link.peer
+        transport: Any = link.transport
+        try:
+            peer.certificate = verify_gateway_name(transport.getHandle(), peer.target.host)
+        except GatewayNotTrusted as error:
+            link.abort(error.reason)
+            return
+        link.hello(self._greeting.hello(peer.dial))
+
+    def hello_received(self, link: LinkProtocol, hello: Hello) -> None:
+        """Not for a dialler."""
+
+    def welcome_received(self, link: LinkProtocol, welcome: Welcome) -> None:
+        peer: GatewayPeer = link.peer
+        peer.welcome = welcome
+        end = None if peer.certificate is None else peer.certificate.not_valid_after_utc
+        try:
+            self._floor.learn(datetime.fromtimestamp(welcome.time_ms / 1000, UTC), end)
+        except (OverflowError, ValueError, OSError):
+            self._log.warn("the gateway tells an impossible time; ignored")
+        self._memory.learn(welcome.name, welcome.link_generation)
+        self._identity.welcomed(peer.credentials)
+        self.current = link
+        self._log.info(
+            "connected to {gateway} as {name}, epoch {epoch}{note}",
+            gateway=str(peer.target),
+            name=welcome.name,
+            epoch=welcome.epoch,
+            note=", to renew the certificate only" if welcome.renew_only else "",
+        )
+        self.dialler.welcomed(link, welcome.retry_spread_ms / 1000)
+        self.renewal.link_welcomed(link, at_once=welcome.renew_only)
+        if not welcome.renew_only:
+            self._start(self._sessions.report(link))
+        self._changed()
+
+    def renewed(self, link: LinkProtocol) -> None:
+        """The certificate was renewed over this link; a link only for that has done its work."""
+        if link.peer.welcome is not None and link.peer.welcome.renew_only:
+            self.dialler.redial("the certificate has been renewed")
+        self._changed()
+
+    def sessions_received(self, link: LinkProtocol, sessions: Sessions) -> None:
+        if link is self.current:
+            self._start(self._sessions.obey(sessions))
+
+    def goaway_received(self, link: LinkProtocol, goaway: GoAway) -> None:
+        peer: GatewayPeer = link.peer
+        if (
+            peer.welcome is None
+            and goaway.code in (ErrorCode.AUTH, ErrorCode.EXPIRED)
+            and self._identity.refused()
+        ):
+            self._log.warn("the gateway refuses one certificate of ours; the other is tried")
+            return
+        self.dialler.goaway_received(link, goaway)
+
+    def stream_requested(self, link: LinkProtocol, number: int, request: Open) -> None:
+        self.dispatcher.stream_requested(link, number, request)
+
+    def link_lost(self, link: LinkProtocol, reason: str) -> None:
+        self._live.discard(link)
+        if link is self.current:
+            self.current = None
+            self.renewal.link_lost()
+        self.dialler.lost(link, reason)
+        self._changed()
+        self._check_drained()
+
+    def _start(self, work: Any) -> None:
+        running: Deferred[None] = Deferred.fromCoroutine(work)
+        running.addErrback(self._log_failure)
+
+    def _log_failure(self, failure: Failure) -> None:
+        self._log.failure("an exchange with the gateway failed", failure)

@@ -1,0 +1,241 @@
+"""The command ``rshell-agent``."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rshell_agent import __version__
+from rshell_agent.home import default_home
+from rshell_agent.lazy import import_lazily, modules_absent
+
+__all__ = ["main"]
+
+_EPILOG = """\
+examples:
+  rshell-agent join rsh1.gw.example.net:7411....    make this machine a device of the fleet
+  rshell-agent join - < join.txt                    the same; the string stays out of `ps`
+  rshell-agent run                                  be the agent, in the foreground
+  rshell-agent status                               is it connected, and if not, why
+
+The home is --home, else $RSHELL_AGENT_HOME, else /var/lib/rshell-agent for root and
+~/.local/state/rshell-agent for others.
+"""
+
+
+class _Failed(Exception):
+    """The command ends with this line and status 1."""
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="rshell-agent",
+        description="The device side of rshell: dials out, and runs what policy allows.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"rshell-agent {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    join = _command(
+        commands, "join", "join a fleet", "rshell-agent join - --name pump-17 < join.txt"
+    )
+    join.add_argument("join", metavar="JOIN", help="the join string; - reads it from stdin")
+    join.add_argument("--name", metavar="N", help="the name to propose (default: the host's name)")
+    join.add_argument("--force", action="store_true", help="also if this home has joined already")
+    run = _command(
+        commands,
+        "run",
+        "be the agent, in the foreground (as: twistd -n rshell-agent)",
+        "rshell-agent run --home /var/lib/rshell-agent",
+    )
+    run.add_argument("--debug", action="store_true", help="log more")
+    status = _command(
+        commands, "status", "show whether the agent is connected", "rshell-agent status --json"
+    )
+    status.add_argument("--json", action="store_true", help="print one JSON object")
+    keeper = _command(
+        commands,
+        "keeper",
+        "be the keeper (the agent starts one by itself)",
+        "rshell-agent keeper --policy /etc/rshell/agent.toml",
+    )
+    keeper.add_argument("--policy", metavar="FILE", help="default: HOME/agent.toml")
+    policy = commands.add_parser("policy", help="look at this device's policy")
+    verbs = policy.add_subparsers(dest="verb", required=True, metavar="VERB")
+    check = _command(
+        verbs, "check", "read the policy and say what it allows", "rshell-agent policy check"
+    )
+    check.add_argument("--policy", metavar="FILE", help="default: HOME/agent.toml")
+    return parser
+
+
+def _command(commands: Any, name: str, summary: str, example: str) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name,
+        help=summary,
+        description=summary[:1].upper() + summary[1:] + ".",
+        epilog=f"example:\n  {example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--home", type=Path, metavar="DIR", help="the agent's home")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit status: 0, 1 for a failure, 2 for wrong usage."""
+    options = _parser().parse_args(arguments)
+    home = (options.home or default_home(os.environ, os.geteuid())).absolute()
+    commands = {
+        "join": _join,
+        "run": _run,
+        "status": _status,
+        "keeper": _keeper,
+        "policy": _check_policy,
+    }
+    try:
+        return commands[options.command](home, options)
+    except _Failed as error:
+        print(f"rshell-agent: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(f"rshell-agent: {error}", file=sys.stderr)
+        return 1
+
+
+def _join(home: Path, options: argparse.Namespace) -> int:
+    """Join, and say as whom."""
+    from rshell.identity.join_string import BadJoinString, JoinString
+
+    if options.join == "-":
+        text = sys.stdin.readline(4096)
+    else:
+        text = options.join
+        print(
+            "rshell-agent: a join string on the command line can be seen in `ps`; "
+            "`rshell-agent join -` reads it from standard input",
+            file=sys.stderr,
+        )
+    try:
+        join_string = JoinString.parse(text)
+    except BadJoinString as error:
+        raise _Failed(str(error)) from None
+    _react(home, options, join_string)
+    return 0
+
+
+def _react(home: Path, options: argparse.Namespace, join_string: Any) -> None:
+    from twisted.internet.defer import Deferred
+    from twisted.internet.task import react
+
+    from rshell.link.clock import use_monotonic_clock
+    from rshell_agent.home import HomeInUse
+    from rshell_agent.joining import AlreadyJoined, JoinFailed, join_device
+
+    failures: list[str] = []
+
+    async def work(reactor: Any) -> None:
+        use_monotonic_clock(reactor)
+        try:
+            joined = await join_device(reactor, home, join_string, options.name, options.force)
+        except JoinFailed as error:
+            failures.append(f"not joined ({error.code}): {error.message}")
+        except (AlreadyJoined, HomeInUse, OSError) as error:
+            failures.append(str(error))
+        else:
+            print(f"joined as {joined.name} ({joined.id}); now run: rshell-agent run --home {home}")
+
+    try:
+        react(lambda reactor: Deferred.fromCoroutine(work(reactor)))
+    except SystemExit as end:
+        if end.code:
+            raise
+    if failures:
+        raise _Failed(failures[0])
+
+
+def _run(home: Path, options: argparse.Namespace) -> int:
+    """Be the agent."""
+    import_lazily("http.cookiejar")
+    # asyncio does without ssl, hashlib without OpenSSL
+    with modules_absent("_ssl", "_hashlib"):
+        from rshell_agent.tap import run
+    return run(home, debug=options.debug)
+
+
+def _status(home: Path, options: argparse.Namespace) -> int:
+    """Show what the agent wrote; status 0 only if it is connected."""
+    from msgspec import DecodeError, json, structs
+
+    from rshell_agent.status import read_status
+
+    try:
+        status = read_status(home)
+    except DecodeError as error:
+        raise _Failed(f"{home}/status.json is damaged: {error}") from None
+    if status is None:
+        raise _Failed(f"no agent has run on {home}; start one with: rshell-agent run --home {home}")
+    if status.state != "stopped" and not _alive(status.pid):
+        status = structs.replace(status, state="stopped", gateway=None, epoch=0)
+    if options.json:
+        print(json.encode(status).decode())
+    else:
+        for key, value in structs.asdict(status).items():
+            if value not in (None, "", {}):
+                print(f"{key.replace('_', ' ') + ':':<17} {_line(value)}")
+    return 0 if status.state == "connected" else 1
+
+
+def _line(value: object) -> str:
+    text = (
+        ", ".join(f"{key} {item}" for key, item in value.items())
+        if isinstance(value, dict)
+        else str(value)
+    )
+    return "".join(c if c.isprintable() else "?" for c in text)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return pid > 0
+
+
+def _keeper(home: Path, options: argparse.Namespace) -> int:
+    """Become the keeper: a fresh interpreter without anything of the agent's in it."""
+    from rshell.identity.files import make_private_dir
+    from rshell_agent.keeper.command import spawn_keeper_command
+
+    if not home.is_dir():
+        make_private_dir(home)
+    command = spawn_keeper_command(str(home), options.policy)
+    os.execv(command[0], command)  # noqa: S606  # a list of ours, no shell wanted
+
+
+def _check_policy(home: Path, options: argparse.Namespace) -> int:
+    """Say what the policy allows, and to whom it is a boundary."""
+    from rshell_agent.keeper.policy import PolicyFile
+
+    report = PolicyFile(str(home), options.policy).current().report()
+    for warning in _texts(report["warnings"]):
+        print(f"warning: {_line(warning)}")
+    if report["error"] is not None:
+        raise _Failed(f"the policy denies everything: {_line(report['error'])}")
+    print(f"handlers: {', '.join(_texts(report['handlers'])) or 'none'}")
+    print(f"logins:   {', '.join(_texts(report['logins'])) or 'none'}")
+    print(
+        "policy is a boundary only if the keeper runs as root, the agent as a user of its own, "
+        "and logins names neither; otherwise it is a guard rail"
+    )
+    return 0
+
+
+def _texts(value: object) -> list[str]:
+    return [str(item) for item in value] if isinstance(value, list) else []

@@ -1,0 +1,104 @@
+"""Runs the real ``rshell`` command as a child process against a scripted gateway."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred
+from twisted.internet.protocol import ProcessProtocol
+from twisted.python.failure import Failure
+from twisted.trial.unittest import TestCase
+
+from tests.client.fake_gateway import FakeGateway
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+class RshellProcess(ProcessProtocol):
+    """One run of the command.
+
+    Attributes:
+        out: What it wrote to stdout; err: to stderr.
+        ended: Fires with the exit status (minus the signal's number if one ended it).
+    """
+
+    def __init__(self) -> None:
+        self.out = b""
+        self.err = b""
+        self.ended: Deferred[int] = Deferred()
+        self._waiting: list[tuple[Callable[[], bool], Deferred[None]]] = []
+
+    def outReceived(self, data: bytes) -> None:
+        self.out += data
+        self._look()
+
+    def errReceived(self, data: bytes) -> None:
+        self.err += data
+        self._look()
+
+    def until(self, condition: Callable[[], bool]) -> Deferred[None]:
+        """Fire when the condition holds; looked at whenever output arrives."""
+        waiting: Deferred[None] = Deferred()
+        self._waiting.append((condition, waiting))
+        self._look()
+        return waiting
+
+    def _look(self) -> None:
+        for entry in list(self._waiting):
+            if entry[0]():
+                self._waiting.remove(entry)
+                entry[1].callback(None)
+
+    def processEnded(self, reason: Failure) -> None:
+        value: Any = reason.value
+        self.ended.callback(-value.signal if value.signal else value.exitCode)
+
+
+class CliCase(TestCase):
+    """A scripted gateway whose home the command is given."""
+
+    timeout = 30
+
+    def setUp(self) -> None:
+        self.gateway = FakeGateway(reactor)
+        self.addCleanup(lambda: Deferred.fromCoroutine(self.gateway.stop()))
+        self.home = self.gateway.write_home(Path(self.mktemp()).absolute())
+
+    def start(
+        self, *arguments: str | bytes, fds: dict[int, Any] | None = None, **environ: str
+    ) -> RshellProcess:
+        """Start ``rshell ARGUMENTS`` with the gateway's home in $RSHELL_HOME."""
+        process = RshellProcess()
+        env = {
+            "PATH": os.environ["PATH"],
+            "PYTHONPATH": f"{ROOT}:{ROOT / 'agent'}",
+            "HOME": str(self.home),
+            "RSHELL_HOME": str(self.home),
+            "TERM": "xterm",
+            **environ,
+        }
+        argv = [sys.executable, "-m", "rshell.cli", *arguments]
+        options: dict[str, Any] = {} if fds is None else {"childFDs": fds}
+        transport = reactor.spawnProcess(process, sys.executable, argv, env, path="/", **options)
+
+        def kill() -> None:
+            if not process.ended.called:
+                transport.signalProcess("KILL")
+
+        self.addCleanup(kill)
+        return process
+
+    async def rshell(self, *arguments: str | bytes, stdin: bytes = b"") -> RshellProcess:
+        """Run it to its end; `status` of the result is its exit status."""
+        process = self.start(*arguments)
+        transport: Any = process.transport
+        if stdin:
+            transport.write(stdin)
+        transport.closeStdin()
+        process.status = await process.ended  # type: ignore[attr-defined]  # for the test only
+        return process

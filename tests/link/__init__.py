@@ -1,0 +1,1 @@
+"""Tests of the link protocol; `pairs` joins cores in memory."""

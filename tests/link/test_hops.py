@@ -1,0 +1,166 @@
+"""RelayedStream: two links, one session."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from rshell.link.channel import StreamChannel
+from rshell.link.core.messages import Open, Outcome
+from rshell.link.hops import RelayedStream
+from rshell.link.protocol import LinkProtocol
+from tests.link.fakes import Application, Line
+from tests.link.pairs import request
+
+
+class HopsTests(SynchronousTestCase):
+    """An operator's and a device's link, joined by a gateway."""
+
+    def setUp(self) -> None:
+        self.north, self.south = Line(), Line()
+        self.ended: list[tuple[Any, ...]] = []
+        self.relayed: list[RelayedStream] = []
+        self.device = Application()
+        self.asked: list[tuple[LinkProtocol, int, Open]] = []
+        self.north.gateway_owner.on_request = self.relay
+        self.south.dialler_owner.on_request = self.accept
+        self.operator = Application()
+
+    def relay(self, link: LinkProtocol, number: int, opening: Open) -> None:
+        relayed = RelayedStream(
+            link, number, opening, self.south.gateway, lambda *args: self.ended.append(args), 4
+        )
+        self.relayed.append(relayed)
+        relayed.open(Open(handler=opening.handler, session=opening.session, operator="ann"))
+
+    def accept(self, link: LinkProtocol, number: int, opening: Open) -> None:
+        self.device.channel = StreamChannel(link, self.device)
+        self.device.channel.accept(number, opening)
+
+    def ask(self, link: LinkProtocol, number: int, opening: Open) -> None:
+        self.asked.append((link, number, opening))
+
+    def call(self) -> StreamChannel:
+        channel = StreamChannel(self.north.dialler, self.operator)
+        self.operator.channel = channel
+        channel.request(request())
+        self.run_both()
+        return channel
+
+    def run_both(self) -> None:
+        for _ in range(1000):
+            before = self.north.wire(self.north.dialler), len(self.operator.said)
+            self.north.run()
+            self.south.run()
+            if before[1] == len(self.operator.said) and not any(
+                line.wire(link).records
+                for line in (self.north, self.south)
+                for link in (line.dialler, line.gateway)
+            ):
+                return
+
+    def streams(self) -> int:
+        """Count streams that any of the four links still knows."""
+        return sum(
+            len(link.core.streams)
+            for line in (self.north, self.south)
+            for link in (line.dialler, line.gateway)
+        )
+
+    def test_session(self) -> None:
+        """Bytes both ways, the outcome, and nothing left on any link."""
+        channel = self.call()
+        channel.write(bytes(300_000))
+        self.run_both()
+        self.device.channel.write(b"answer")
+        self.device.channel.write_stderr(b"error")
+        self.device.channel.finish(Outcome(status="ok"))
+        self.run_both()
+        self.assertEqual(len(self.device.got), 300_000)
+        self.assertEqual(self.operator.got, b"answererror")
+        self.assertEqual(self.operator.said[-1], ("closed", "none", ""))
+        self.assertEqual(self.device.said[-1], ("closed", "none", ""))
+        self.assertEqual(self.ended, [({"status": "ok"}, "none", "")])
+        self.assertEqual(self.relayed[0].bytes_relayed, 300_011)
+        self.assertEqual(self.streams(), 0)
+
+    def test_refused(self) -> None:
+        """The device's refusal reaches the operator."""
+        self.south.dialler_owner.on_request = lambda link, n, o: link.refuse(n, "policy", "no")
+        self.call()
+        self.assertEqual(self.operator.said, [("closed", "policy", "no")])
+        self.assertEqual(self.ended, [(None, "policy", "no")])
+        self.assertEqual(self.streams(), 0)
+
+    def test_device_link_lost(self) -> None:
+        """When the device's hop breaks, the operator hears link-lost and may resume (R1)."""
+        self.call()
+        self.south.wire(self.south.gateway).lost()
+        self.run_both()
+        self.assertEqual(self.operator.said[-1][:2], ("closed", "link-lost"))
+        self.assertEqual([end[:2] for end in self.ended], [(None, "link-lost")])
+
+    def test_device_link_lost_before_the_answer(self) -> None:
+        """Before OPENED the operator is refused with link-lost."""
+        self.south.dialler_owner.on_request = self.ask
+        self.call()
+        self.south.wire(self.south.gateway).lost()
+        self.run_both()
+        self.assertEqual(self.operator.said[-1][:2], ("closed", "link-lost"))
+        self.assertEqual(len(self.ended), 1)
+
+    def test_operator_link_lost(self) -> None:
+        """When the operator's hop breaks, the device's end hears link-lost."""
+        self.call()
+        self.north.wire(self.north.gateway).lost()
+        self.run_both()
+        self.assertEqual(self.device.said[-1][:2], ("closed", "link-lost"))
+        self.assertEqual(len(self.ended), 1)
+
+    def test_operator_gives_up_before_the_answer(self) -> None:
+        """A RESET before OPENED ends the device's hop too."""
+        self.south.dialler_owner.on_request = self.ask
+        channel = self.call()
+        channel.abortConnection()
+        self.run_both()
+        link, number, _ = self.asked[0]
+        self.assertFalse(link.waiting(number))
+        self.assertEqual(self.ended, [(None, "cancelled", "")])
+        self.assertEqual(self.streams(), 0)
+
+    def test_answer_for_a_link_that_is_ending(self) -> None:
+        """OPENED for an operator whose link is closing harms nobody on the device's link."""
+        self.south.dialler_owner.on_request = self.ask
+        self.call()
+        self.north.gateway.dataReceived(b"garbage garbage")
+        self.assertTrue(self.north.gateway.closed)
+        self.accept(*self.asked[0])
+        self.south.run()
+        self.assertFalse(self.south.gateway.closed)
+        self.assertEqual(self.device.said[-1][:2], ("closed", "link-lost"))
+        self.assertEqual(self.ended, [(None, "link-lost", "the operator's link is gone")])
+        self.north.wire(self.north.gateway).lost()
+        self.assertEqual(len(self.ended), 1)
+        self.assertEqual(self.flushLoggedErrors(), [])
+
+    def test_ended_by_the_gate(self) -> None:
+        """The gate may end a session: both ends hear why, once."""
+        self.call()
+        self.relayed[0].broken("revoked", "the role changed")
+        self.relayed[0].broken("revoked", "again")
+        self.run_both()
+        for said in (self.operator.said, self.device.said):
+            self.assertEqual(said[-1], ("closed", "revoked", "the role changed"))
+        self.assertEqual(self.ended, [(None, "revoked", "the role changed")])
+        self.assertEqual(self.streams(), 0)
+
+    def test_budgets_are_returned(self) -> None:
+        """Whatever ended the streams, no link counts them any more."""
+        for _ in range(3):
+            channel = self.call()
+            channel.abortConnection()
+            self.run_both()
+        for line in (self.north, self.south):
+            for link in (line.dialler, line.gateway):
+                self.assertEqual(link.receive_budget._streams, 0)
