@@ -6,7 +6,6 @@ Twisted imports asyncio, urllib and through them Python's own TLS, beside the on
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import importlib.util
 import sys
@@ -18,6 +17,8 @@ __all__ = ["give_back_memory", "import_lazily", "modules_absent"]
 
 def give_back_memory() -> None:
     """Return what starting up has used and freed to the system: 1 to 2 MB with glibc."""
+    import ctypes  # which Twisted has loaded, but other commands have not
+
     gc.collect()
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:

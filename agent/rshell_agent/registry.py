@@ -14,7 +14,7 @@ from types import ModuleType
 from typing import Any
 
 import msgspec
-import twisted
+import twisted.plugins  # its __path__ has the folders of all distributions
 from twisted.logger import Logger
 from twisted.plugin import IPlugin
 from twisted.python.modules import getModule

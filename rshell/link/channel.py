@@ -271,9 +271,6 @@ class StreamChannel:
         frame = self.end.next_frame(room, credit)
         if self._producer_paused or (self._producer is not None and not self._streaming):
             self._regulate()
-            if frame is None:
-                # What the producer wrote just now woke a stream that was still being asked.
-                frame = self.end.next_frame(room, credit)
         return frame
 
     def stream_opened(self, opened: Opened) -> None:

@@ -21,6 +21,7 @@ from rshell.link.core.limits import AT_GATEWAY_FROM_DEVICE
 from rshell.link.core.messages import GoAway, Hello, Open, Opened, Outcome, Sessions, Welcome
 from rshell.link.protocol import LinkProtocol
 from rshell.link.sockets import wrap_tls
+from tests.agent.conversation import Talk
 
 reactor: Any = global_reactor
 
@@ -29,55 +30,6 @@ reactor: Any = global_reactor
 class GatewayLink(LinkProtocol):
     def handshakeCompleted(self) -> None:
         self.handshake_completed()
-
-
-class Conversation:
-    """One stream to the device: what it said, and how it ended."""
-
-    def __init__(self, link: LinkProtocol, request: Open, window: int = 256 * 1024) -> None:
-        self.opened: Deferred[Opened] = Deferred()
-        self.ended: Deferred[tuple[str, str]] = Deferred()
-        self.output = b""
-        self.errors = b""
-        self.outcome: dict[str, Any] = {}
-        self.request = request
-        self._watchers: list[tuple[Callable[[], bool], Deferred[None]]] = []
-        self.channel = StreamChannel(link, self, window)
-        self.channel.request(request)
-
-    def until(self, condition: Callable[[], bool]) -> Deferred[None]:
-        """Fire when ``condition`` holds; looked at whenever something arrives."""
-        waiter: Deferred[None] = Deferred()
-        self._watchers.append((condition, waiter))
-        self._look()
-        return waiter
-
-    def _look(self) -> None:
-        for entry in list(self._watchers):
-            if entry[0]():
-                self._watchers.remove(entry)
-                entry[1].callback(None)
-
-    def channel_opened(self, opened: Opened) -> None:
-        self.opened.callback(opened)
-
-    def data_received(self, data: bytes, stderr: bool) -> None:
-        if stderr:
-            self.errors += data
-        else:
-            self.output += data
-        self._look()
-
-    def input_ended(self) -> None:
-        pass
-
-    def event_received(self, kind: str, body: dict[str, Any], urgent: bool) -> None:
-        if kind == "outcome":
-            self.outcome = body
-        self._look()
-
-    def channel_closed(self, code: str, message: str) -> None:
-        self.ended.callback((code, message))
 
 
 class TinyGateway:
@@ -131,10 +83,10 @@ class TinyGateway:
                 self._watchers.remove(entry)
                 entry[1].callback(None)
 
-    def open(self, handler: str, request: Any, **fields: Any) -> Conversation:
+    def open(self, handler: str, request: Any, **fields: Any) -> Talk:
         fields = {"session": os.urandom(16), "operator": "alice", **fields}
         body = request if isinstance(request, dict) else msgspec.to_builtins(request)
-        return Conversation(self.links[-1], Open(handler=handler, request=body, **fields))
+        return Talk(self.links[-1], Open(handler=handler, request=body, **fields))
 
     # -- LinkOwner -----------------------------------------------------------------------------
 

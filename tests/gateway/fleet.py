@@ -19,7 +19,7 @@ import hashlib
 import shutil
 import tempfile
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from pathlib import Path
@@ -96,6 +96,10 @@ class GatedThreads(InlineThreads):
         while self._held:
             self._held.popleft()()
 
+    def release_one(self) -> None:
+        """Run what was held back first."""
+        self._held.popleft()()
+
     @property
     def held(self) -> int:
         """How many calls wait."""
@@ -166,7 +170,7 @@ class Fleet:
         self.arrivals = Arrivals(
             self.gateway.tls, self.wheel, self.gateway.devices, self.door, self.gateway.joiner
         )
-        self.got(Deferred.fromCoroutine(self.gateway.start()))
+        self.run(self.gateway.start())
 
     def crash(self) -> None:
         """The process dies: every wire is cut and nothing else is done; then start again."""
@@ -180,6 +184,10 @@ class Fleet:
     def wall(self) -> float:
         """Return the wall clock, which goes with the fake clock."""
         return self._began + self.clock.seconds()
+
+    def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """Return what a coroutine returned."""
+        return self.got(Deferred.fromCoroutine(coroutine))
 
     def advance(self, seconds: float, step: float = 0.25) -> None:
         """Let time pass, delivering as it goes."""

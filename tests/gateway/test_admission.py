@@ -7,7 +7,6 @@ from typing import Any
 from rshell.link.core.constants import MAX_OFFSET, FrameType
 from rshell.link.core.frames import encode_frame
 from rshell.link.core.messages import GoAway, SessionReport, Sessions, VersionRange, encode
-from rshell.store.errors import StoreUnavailable
 from tests.gateway.fleet import DAY, FleetTestCase, hello
 
 
@@ -158,11 +157,8 @@ class DeviceAdmissionTests(FleetTestCase):
         self.fleet.dial(self.pump)
         changed = self.fleet.got(self.fleet.store.rename("pump-1", "pump-new"))
         self.fleet.gateway.presence.refresh(changed)
-        stale, self.fleet.threads._held = list(self.fleet.threads._held), type(
-            self.fleet.threads._held
-        )()
-        self.assertEqual(len(stale), 1)
-        stale[0]()
+        self.assertEqual(self.fleet.threads.held, 1)
+        self.fleet.threads.release_one()
         self.assertEqual(self.fleet.threads.held, 1, "the row is read again")
         self.fleet.threads.release()
         self.fleet.pump()
@@ -196,16 +192,10 @@ class ExpiredTests(FleetTestCase):
     def test_revoking_ends_a_renewal_link(self) -> None:
         """Revoking a device also ends the link on which it could only renew."""
         end = self.fleet.dial(self.pump.changed(expired=True))
-        revoking = self.fleet.gateway.revocation.revoke_device("pump-1")
-        self.assertEqual(self.got_coroutine(revoking), ("pump-1", 1))
+        revoked = self.fleet.run(self.fleet.gateway.revocation.revoke_device("pump-1"))
+        self.assertEqual(revoked, ("pump-1", 1))
         self.fleet.pump()
         self.assertEqual(end.told, "revoked")
-
-    def got_coroutine(self, coroutine: Any) -> Any:
-        """Return a coroutine's result."""
-        from twisted.internet.defer import Deferred
-
-        return self.fleet.got(Deferred.fromCoroutine(coroutine))
 
     def test_expired_operator(self) -> None:
         """An operator whose certificate has expired is told to get a new invite."""
@@ -266,16 +256,3 @@ class OperatorAdmissionTests(FleetTestCase):
         self.fleet.threads.release()
         self.assertEqual(self.fleet.gateway._links, set())
         self.assertEqual(self.fleet.gateway.revocation._operators, {})
-
-    def test_store_refuses_the_entry(self) -> None:
-        """An operator whose entry cannot be written down does not get in."""
-        self.fleet.threads.hold("write")
-        end = self.fleet.dial(self.ann)
-        self.fleet.store._writer._queue.clear()
-        self.fleet.threads._held.clear()
-        self.failureResultOf(self.fleet.store._read(_unavailable), StoreUnavailable)
-        self.assertIsNone(end.welcome)
-
-
-def _unavailable(_connection: Any) -> None:
-    raise StoreUnavailable("the disk is full")

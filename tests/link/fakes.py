@@ -224,7 +224,7 @@ class Line:
 
     def wire(self, link: LinkProtocol) -> FakeTransport:
         """Return a link's transport."""
-        transport = link.transport
+        transport: Any = link.transport
         assert isinstance(transport, FakeTransport)
         return transport
 

@@ -88,7 +88,7 @@ class TransportTests(Base):
         self.assertEqual(self.there.got, b"onetwothree")
         self.answerer.write(b"out")
         self.answerer.write_stderr(b"err")
-        self.answerer.write(bytearray(b"out"))
+        self.answerer.write(b"out")
         self.line.run()
         self.assertEqual(
             self.here.said,

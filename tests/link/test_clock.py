@@ -104,12 +104,16 @@ class TimerWheelTests(SynchronousTestCase):
     def test_failure(self) -> None:
         """A timer that fails is logged and stops no other."""
         self.wheel.call_later(1, lambda: self.fired.append("before"))
-        self.wheel.call_later(1, lambda: {}["missing"])
+        self.wheel.call_later(1, self.fail_with_key_error)
         self.wheel.call_later(1, lambda: self.fired.append("after"))
         self.wheel.call_later(2, lambda: self.fired.append("later"))
         self.clock.pump([0.25] * 10)
         self.assertEqual(self.fired, ["before", "after", "later"])
         self.assertEqual(len(self.flushLoggedErrors(KeyError)), 1)
+
+    @staticmethod
+    def fail_with_key_error() -> None:
+        raise KeyError("missing")
 
     def test_timer_that_sets_a_timer(self) -> None:
         """A timer may set the next one; a delay of nothing never fires inside the call."""

@@ -49,8 +49,9 @@ def linked(limits: LinkLimits = AT_GATEWAY_FROM_DEVICE) -> LinkConnection:
     core.accept(REMOTE, request(SENT), Opened(0, WINDOW, 0), here)
     core.open_stream(request(WINDOW), there)
     core.receive_data(frame(FrameType.OPENED, LOCAL, encode(Opened(0, SENT, 0))), 0)
-    for number, talker in ((REMOTE, here), (LOCAL, there)):
-        talker.end.attach(lambda number=number: core.wake(number))
+    here.end.attach(lambda: core.wake(REMOTE))
+    there.end.attach(lambda: core.wake(LOCAL))
+    for talker in (here, there):
         talker.end.send_event("signal", {"signal": "INT"}, urgent=True)
         talker.end.send_event("window", {}, urgent=True)
         talker.end.write(bytes(2 * SENT))

@@ -317,9 +317,9 @@ class EventPayloadTests(Base):
 
     def test_envelope(self) -> None:
         """seq, at and kind must be there and in range."""
-        good = {"seq": 1, "at": 0, "kind": "x"}
+        good: dict[str, Any] = {"seq": 1, "at": 0, "kind": "x"}
         self.assertEqual(decode_event(raw(good)), Event(1, 0, "x", {}))
-        for change in [
+        changes: list[dict[str, Any]] = [
             {"seq": 0},
             {"seq": -1},
             {"seq": True},
@@ -333,7 +333,8 @@ class EventPayloadTests(Base):
             {"kind": 1},
             {"kind": "k" * 65},
             {"kind": None},
-        ]:
+        ]
+        for change in changes:
             self.assertRaises(RemoteProtocolError, decode_event, raw(good | change))
         for payload in (b"[]", b"null", b"", b"{}", b'{"seq":NaN}'):
             self.assertRaises(RemoteProtocolError, decode_event, payload)

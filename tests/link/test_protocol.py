@@ -1,4 +1,4 @@
-"""LinkProtocol: time limits, heartbeats, back-pressure and endings."""
+"""LinkProtocol: greeting, back-pressure and endings."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rshell.link.core.errors import ErrorCode, LocalProtocolError
 from rshell.link.core.frames import encode_frame
 from rshell.link.core.messages import GoAway, Open, Opened, Reset, Sessions, encode
 from rshell.link.protocol import LinkProtocol
-from tests.link.fakes import Line, Receiver
+from tests.link.fakes import FakeTransport, Line, Owner, Receiver
 from tests.link.pairs import hello, request, welcome
 
 GARBAGE = b"GET / HTTP/1.1\r\n\r\n"
@@ -41,6 +41,23 @@ class GreetingTests(SynchronousTestCase):
         line.advance(0.5)
         self.assertTrue(line.wire(line.gateway).aborted)
         self.assertEqual(line.gateway_owner.said, [("lost", "no HELLO in time")])
+
+    def test_shorter_greeting(self) -> None:
+        """An owner may give the peer less time, counted by itself from an earlier moment."""
+        line = Line(greet=False)
+        link = LinkProtocol(
+            Owner(),
+            line.wheel,
+            dialler=False,
+            limits=line.gateway.core.limits,
+            greeting_seconds=3.0,
+        )
+        transport = FakeTransport()
+        link.makeConnection(transport)
+        line.clock.advance(2.75)
+        self.assertFalse(transport.aborted)
+        line.clock.advance(0.5)
+        self.assertTrue(transport.aborted)
 
     def test_bytes_are_no_hello(self) -> None:
         """A peer that dribbles bytes is cut off at the same time."""
@@ -96,117 +113,6 @@ class GreetingTests(SynchronousTestCase):
         self.assertTrue(verifyObject(IPushProducer, line.dialler))
         self.assertIs(line.wire(line.dialler).producer, line.dialler)
         self.assertTrue(line.wire(line.dialler).bufferSize < 2)
-
-
-class LivenessTests(SynchronousTestCase):
-    """L1 and L2."""
-
-    def pings(self, line: Line) -> int:
-        return sum(f.type == FrameType.PING for f in line.wire(line.dialler).frames())
-
-    def test_heartbeat(self) -> None:
-        """A silent link carries a PING 25 s after the last byte, and lives for hours."""
-        line = Line()
-        line.advance(24.75, carry=False)
-        self.assertEqual(self.pings(line), 0)
-        line.advance(0.5, carry=False)
-        frames = line.wire(line.dialler).frames()
-        self.assertEqual([f.type for f in frames], [FrameType.PING])
-        line = Line()
-        line.advance(7200)
-        self.assertFalse(line.wire(line.dialler).aborted)
-        self.assertFalse(line.wire(line.gateway).aborted)
-
-    def test_round_trip(self) -> None:
-        """The PONG tells the round trip."""
-        line = Line()
-        line.advance(25.25, carry=False)
-        line.carry(line.dialler)
-        line.clock.advance(0.3)
-        line.carry(line.gateway)
-        self.assertAlmostEqual(line.dialler.rtt_seconds or 0, 0.3)
-
-    def test_one_way_traffic(self) -> None:
-        """A dialler that only sends, or only receives, still asks for a sign of life."""
-        line = Line()
-        pings = 0
-        for _ in range(120):
-            line.dialler.sessions(Sessions())
-            line.advance(0.5, carry=False)
-            pings += self.pings(line)
-            if pings:
-                break
-        self.assertEqual(pings, 1)
-        line = Line()
-        pings = 0
-        for _ in range(120):
-            line.gateway.sessions(Sessions())
-            line.carry(line.gateway)
-            line.advance(0.5, carry=False)
-            pings += self.pings(line)
-        self.assertEqual(pings, 2)
-
-    def test_death(self) -> None:
-        """15 s after an unanswered PING the dialler aborts, not before."""
-        line = Line()
-        line.advance(25.25, carry=False)
-        self.assertEqual(self.pings(line), 1)
-        line.advance(14.75, carry=False)
-        self.assertFalse(line.wire(line.dialler).aborted)
-        line.advance(0.5, carry=False)
-        self.assertTrue(line.wire(line.dialler).aborted)
-        self.assertEqual(line.dialler_owner.said[-1], ("lost", "no answer to a heartbeat for 15 s"))
-
-    def test_any_byte_proves_life(self) -> None:
-        """After a PING any byte at all keeps the link, half a frame too (L2)."""
-        line = Line()
-        line.advance(26, carry=False)
-        line.wire(line.dialler).take()
-        line.advance(13, carry=False)
-        line.dialler.dataReceived(b"\x03")
-        line.advance(5, carry=False)
-        self.assertFalse(line.wire(line.dialler).aborted)
-
-    def test_short_heartbeat(self) -> None:
-        """The gateway chooses the heartbeat, also one below the 15 s of the answer."""
-        line = Line(greet=False)
-        line.gateway_owner.judge = lambda link: link.welcome(welcome(heartbeat_ms=5000))
-        line.dialler.hello(hello())
-        line.run()
-        pings = 0
-        for _ in range(240):
-            line.clock.advance(0.25)
-            data = line.carry(line.dialler)
-            pings += data[:1] == bytes([FrameType.PING])
-            line.run()
-        self.assertIn(pings, (10, 11, 12))
-
-    def test_silent_peer(self) -> None:
-        """A gateway aborts after 60 s without any byte, counted from the last (L2)."""
-        line = Line()
-        line.advance(40, carry=False)
-        line.gateway.dataReceived(b"\x03")
-        line.advance(59.75, carry=False)
-        self.assertFalse(line.wire(line.gateway).aborted)
-        line.advance(0.5, carry=False)
-        self.assertTrue(line.wire(line.gateway).aborted)
-        self.assertEqual(line.gateway_owner.said[-1], ("lost", "silent for 60 s"))
-
-    def test_probe(self) -> None:
-        """An owner may ask for a sign of life at any time."""
-        line = Line()
-        line.dialler.probe()
-        line.run()
-        self.assertEqual(line.dialler.rtt_seconds, 0.0)
-
-    def test_no_timer_stays(self) -> None:
-        """A link that is gone leaves no timer behind."""
-        line = Line()
-        line.channel()
-        for link in (line.dialler, line.gateway):
-            line.wire(link).lost()
-        line.clock.advance(120)
-        self.assertEqual(line.clock.getDelayedCalls(), [])
 
 
 class QueueTests(SynchronousTestCase):

@@ -99,6 +99,23 @@ class SchedulerTests(SynchronousTestCase):
         greedy(scheduler, 10, 16_384)
         self.assertIs(scheduler.current(), trickle)
 
+    def test_wake_while_asked(self) -> None:
+        """A stream that wakes while it is asked, as others do, leaves the queues sound."""
+        scheduler = Scheduler()
+        hog, trickle, other = Flow(1), Flow(2), Flow(3)
+        scheduler.wake(hog)
+        greedy(scheduler, 3, SPARSE_QUANTUM)
+        scheduler.wake(trickle)
+        self.assertIs(scheduler.current(), trickle)
+        scheduler.idle(trickle)
+        scheduler.remove(hog)
+        self.assertIs(scheduler.current(), trickle)
+        scheduler.wake(other)
+        scheduler.wake(trickle)
+        scheduler.idle(trickle)
+        self.assertIs(scheduler.current(), other)
+        self.assertEqual((list(scheduler._new), list(scheduler._old)), ([other], []))
+
     def test_busy_streams_do_not_starve(self) -> None:
         """Streams that become idle and wake over and over cannot shut a busy one out."""
         scheduler = Scheduler()
@@ -167,9 +184,7 @@ class LinkSchedulingTests(SynchronousTestCase):
             caller = Talker(10_000_000)
             answerers.append(answerer)
             callers.append(caller)
-            pair.gateway.on_request = lambda e, a=answerer: a.answer(  # type: ignore[misc]  # late binding avoided
-                pair.gateway, e.stream, e.open
-            )
+            pair.gateway.on_request = lambda e, a=answerer: a.answer(pair.gateway, e.stream, e.open)
             number = caller.call(pair.dialler)
             pair.run()
             pair.gateway.core.streams[number].flow.weight = weight

@@ -136,7 +136,7 @@ class SocketTests(TestCase):
                 filler = sockets.enter_context(socket.socket())
                 filler.setblocking(False)
                 filler.connect_ex(address)
-            endpoint = LinkEndpoint(REACTOR, *address, timeout_seconds=0.3)
+            endpoint = LinkEndpoint(REACTOR, address[0], address[1], timeout_seconds=0.3)
             connecting = endpoint.connect(Factory.forProtocol(Protocol))
             call = REACTOR.callLater(0.1, look)
             await self.assertFailure(connecting, TimeoutError)

@@ -1,0 +1,253 @@
+"""Unit tests of rshell_agent.courier: frames pass unchanged, bounded, and ends are told."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from twisted.internet.testing import StringTransport
+from twisted.trial.unittest import SynchronousTestCase
+
+from rshell.handlers import Outcome, ProcessRequest, TerminalSize
+from rshell.link.core.messages import Open, Positions
+from rshell_agent.courier import QUEUE_BYTES, Courier, open_frame
+from rshell_agent.keeper import wire
+from tests.agent.conversation import Talk
+from tests.agent.pair import LinkPair
+
+OPENED = {"consumed": 0, "limit": 1000, "events": 0}
+
+
+class CourierCase(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.pair = LinkPair()
+        self.couriers: list[Courier] = []
+        self.ends: list[tuple[Outcome | None, str, str]] = []
+        self.pair.device_owner.requested = self.requested
+        self.transport = StringTransport()
+
+    def requested(self, link: Any, number: int, request: Open) -> None:
+        opening = open_frame(request, ProcessRequest(kind="exec", argv=[b"cat"]))
+        courier = Courier(link, number, request, opening, 4, lambda *end: self.ends.append(end))
+        self.couriers.append(courier)
+
+    def opened(self, window: int = 1 << 18, **body: Any) -> Talk:
+        """A stream that the keeper has accepted."""
+        talk = self.pair.open("exec", window=window)
+        self.couriers[0].keeper_side.makeConnection(self.transport)
+        self.keeper(wire.WELCOME, {"proto": 1})
+        self.keeper(wire.OPENED, {**OPENED, **body})
+        self.successResultOf(talk.opened)
+        self.sent()
+        return talk
+
+    def keeper(self, kind: int, payload: bytes | dict[str, Any], flags: int = 0) -> None:
+        """The keeper sends a frame."""
+        data = payload if isinstance(payload, bytes) else json.dumps(payload).encode()
+        self.couriers[0].keeper_side.dataReceived(wire.encode(kind, data, flags))
+        self.pair.pump()
+
+    def sent(self) -> list[tuple[int, int, bytes]]:
+        """What went to the keeper since the last look."""
+        self.pair.pump()
+        data = self.transport.value()
+        self.transport.clear()
+        return list(wire.Decoder().feed(data))
+
+
+class OpeningTests(CourierCase):
+    def test_open_is_built_field_by_field(self) -> None:
+        """The keeper's OPEN says what the link's said, in the keeper's words."""
+        request = Open(
+            handler="exec",
+            session=bytes(16),
+            attempt=3,
+            age_ms=70,
+            operator="alice",
+            login="bob",
+            resume=Positions(10, 20, 2),
+        )
+        process = ProcessRequest(
+            kind="exec",
+            line=b"\xff",
+            environment=[(b"A", b"b")],
+            directory=b"/tmp",
+            terminal=TerminalSize(rows=5, columns=7, term="vt100"),
+            timeout_ms=9,
+            detach=True,
+        )
+        ((kind, _, payload),) = wire.Decoder().feed(open_frame(request, process))
+        self.assertEqual(wire.OPEN, kind)
+        self.assertEqual(
+            {
+                "session": "AAAAAAAAAAAAAAAAAAAAAA==",
+                "attempt": 3,
+                "age_ms": 70,
+                "operator": "alice",
+                "handler": "exec",
+                "login": "bob",
+                "limit": 20,
+                "resume": {"consumed": 10, "limit": 20, "events": 2},
+                "detach": True,
+                "process": {
+                    "kind": "exec",
+                    "line": "/w==",
+                    "env": [["QQ==", "Yg=="]],
+                    "cwd": "L3RtcA==",
+                    "pty": {"rows": 5, "columns": 7, "term": "vt100"},
+                    "timeout_ms": 9,
+                },
+            },
+            json.loads(payload),
+        )
+
+    def test_hello_then_open(self) -> None:
+        """The connection begins with HELLO for a stream, then OPEN, without waiting."""
+        self.pair.open("exec")
+        self.couriers[0].keeper_side.makeConnection(self.transport)
+        (hello, opening) = self.sent()
+        self.assertEqual((wire.HELLO, wire.OPEN), (hello[0], opening[0]))
+        self.assertEqual("stream", json.loads(hello[2])["purpose"])
+
+    def test_positions(self) -> None:
+        """OPENED on the link states the keeper's positions."""
+        talk = self.pair.open("exec", resume=Positions(0, 1 << 18, 0))
+        self.couriers[0].keeper_side.makeConnection(self.transport)
+        self.keeper(wire.OPENED, {"consumed": 7, "limit": 90, "events": 3, "gap": 5})
+        opened = self.successResultOf(talk.opened)
+        self.assertEqual((7, 90, 3, 5), (opened.consumed, opened.limit, opened.events, opened.gap))
+
+    def test_refused(self) -> None:
+        """The keeper's REFUSED becomes the link's, with code and message."""
+        talk = self.pair.open("exec")
+        self.couriers[0].keeper_side.makeConnection(self.transport)
+        self.keeper(wire.REFUSED, {"code": "policy", "message": "not here"})
+        self.assertEqual(("policy", "not here"), self.successResultOf(talk.ended))
+        self.assertEqual([(None, "policy", "not here")], self.ends)
+
+    def test_given_up_before_the_keeper_answers(self) -> None:
+        """An operator who gives up early cancels what the keeper may have started."""
+        talk = self.pair.open("exec")
+        self.couriers[0].keeper_side.makeConnection(self.transport)
+        self.sent()
+        talk.channel.reset("cancelled", "enough")
+        ((kind, _, payload),) = self.sent()
+        self.assertEqual((wire.RESET, "cancelled"), (kind, json.loads(payload)["code"]))
+        self.assertTrue(self.transport.disconnecting)
+
+    def test_given_up_before_connected(self) -> None:
+        """One who gives up before the keeper is reached starts nothing at all."""
+        talk = self.pair.open("exec")
+        talk.channel.reset("cancelled", "enough")
+        self.pair.pump()
+        self.couriers[0].keeper_side.makeConnection(self.transport)
+        self.assertEqual([], self.sent())
+        self.assertTrue(self.transport.disconnected or self.transport.disconnecting)
+
+
+class FrameTests(CourierCase):
+    def test_output(self) -> None:
+        """Both channels of output arrive, cut to what the operator allows."""
+        talk = self.opened(window=2048)
+        self.keeper(wire.DATA, b"a" * 5000)
+        self.keeper(wire.DATA, b"err", wire.STDERR)
+        self.pair.clock.advance(2)
+        self.pair.pump()
+        self.assertEqual((b"a" * 5000, b"err"), (talk.output, talk.errors))
+
+    def test_input_and_events_pass_at_once(self) -> None:
+        """DATA, end and events of the operator are written to the keeper as they come."""
+        talk = self.opened()
+        talk.channel.write(b"hello")
+        talk.channel.send_event("window", {"rows": 1, "columns": 2}, urgent=True)
+        talk.channel.loseConnection()
+        frames = self.sent()
+        events = [(f, json.loads(p)) for kind, f, p in frames if kind == wire.EVENT]
+        self.assertEqual(
+            [(wire.URGENT, {"seq": 1, "at": 0, "kind": "window", "rows": 1, "columns": 2})], events
+        )
+        data = [(f, p) for kind, f, p in frames if kind == wire.DATA]
+        self.assertEqual(b"hello", b"".join(p for _, p in data))
+        self.assertEqual(wire.EOF, data[-1][0])
+
+    def test_limits_pass_unchanged(self) -> None:
+        """The keeper's LIMIT reaches the operator, the operator's the keeper."""
+        talk = self.opened()
+        talk.channel.write(b"x" * 3000)
+        self.assertEqual(1000, sum(len(p) for kind, _, p in self.sent() if kind == wire.DATA))
+        self.keeper(wire.LIMIT, wire.OFFSETS.pack(1000, 2500, 0))
+        self.assertEqual(1500, sum(len(p) for kind, _, p in self.sent() if kind == wire.DATA))
+        self.keeper(wire.DATA, b"y" * 700)
+        self.pair.clock.advance(2)
+        limits = [wire.OFFSETS.unpack(p) for kind, _, p in self.sent() if kind == wire.LIMIT]
+        self.assertEqual([(700, (1 << 18) + 700, 0)], limits)
+
+    def test_reading_is_paused(self) -> None:
+        """While the link takes nothing, at most the bound and one read are kept here."""
+        talk = self.opened()
+        talk.channel.pauseProducing()
+        for _ in range(30):
+            self.keeper(wire.DATA, b"z" * 16_000)
+        self.assertEqual("paused", self.transport.producerState)
+        self.assertGreater(self.couriers[0]._queued, QUEUE_BYTES)
+        talk.channel.resumeProducing()
+        self.pair.pump()
+        self.assertEqual("producing", self.transport.producerState)
+        self.assertEqual(30 * 16_000, len(talk.output))
+
+
+class EndTests(CourierCase):
+    def outcome(self, seq: int = 1, at: int = 0) -> None:
+        body = {"seq": seq, "at": at, "kind": "outcome", "status": "exit", "exit_code": 4}
+        self.keeper(wire.EVENT, body)
+
+    def test_outcome(self) -> None:
+        """The outcome is passed on; its acknowledgement goes to the keeper and ends all."""
+        talk = self.opened()
+        self.keeper(wire.DATA, b"last")
+        self.outcome(at=4)
+        self.assertEqual(("none", ""), self.successResultOf(talk.ended))
+        self.assertEqual(4, talk.outcome["exit_code"])
+        limits = [wire.OFFSETS.unpack(p) for kind, _, p in self.sent() if kind == wire.LIMIT]
+        self.assertEqual(1, limits[-1][2])
+        self.assertTrue(self.transport.disconnecting)
+        self.assertEqual([(Outcome(status="exit", exit_code=4), "none", "")], self.ends)
+
+    def test_link_lost_detaches(self) -> None:
+        """The loss of the link is RESET link-lost to the keeper: the session lives."""
+        self.opened()
+        self.pair.cut()
+        ((kind, _, payload),) = self.sent()
+        self.assertEqual((wire.RESET, "link-lost"), (kind, json.loads(payload)["code"]))
+        self.assertTrue(self.transport.disconnecting)
+
+    def test_relayed_loss_detaches(self) -> None:
+        """RESET link-lost from the gateway is the same one hop further away."""
+        talk = self.opened()
+        talk.channel.reset("link-lost", "")
+        ((kind, _, payload),) = self.sent()
+        self.assertEqual((wire.RESET, "link-lost"), (kind, json.loads(payload)["code"]))
+
+    def test_keeper_dies(self) -> None:
+        """A keeper that vanishes makes the session lost."""
+        talk = self.opened()
+        self.couriers[0].keeper_side.connectionLost()
+        self.pair.pump()
+        self.assertEqual("lost", self.successResultOf(talk.ended)[0])
+
+    def test_keeper_closes_after_the_outcome(self) -> None:
+        """A keeper that closes once all is said does not spoil the outcome on its way."""
+        talk = self.opened()
+        talk.channel.pauseProducing()
+        self.outcome()
+        self.couriers[0].keeper_side.connectionLost()
+        talk.channel.resumeProducing()
+        self.pair.pump()
+        self.assertEqual(("none", ""), self.successResultOf(talk.ended))
+
+    def test_keeper_breaks_the_protocol(self) -> None:
+        """Garbage from the keeper ends this stream, and only this."""
+        talk = self.opened()
+        self.keeper(wire.EVENT, b"no json")
+        self.assertEqual("lost", self.successResultOf(talk.ended)[0])
+        self.assertEqual([], self.pair.device_owner.lost)

@@ -1,0 +1,192 @@
+"""Which link is the device: the newest, and never a ghost (rule H2)."""
+
+from __future__ import annotations
+
+from rshell.link.core.constants import SILENCE_SECONDS
+from rshell.link.core.messages import GoAway
+from tests.gateway.fleet import FleetTestCase
+
+OTHER = b"J" * 16
+
+
+class EpochTests(FleetTestCase):
+    def test_newest_wins(self) -> None:
+        """The newest link is the device; the older is told duplicate and closed."""
+        first = self.fleet.dial(self.pump, dial=1)
+        second = self.fleet.dial(self.pump, dial=2)
+        self.assertGreater(second.welcome.epoch, first.welcome.epoch)
+        self.assertEqual(first.told, "duplicate")
+        self.assertIsNotNone(first.lost)
+        self.assertIsNone(second.told)
+
+    def test_another_process_wins(self) -> None:
+        """An agent process started later wins whatever its dial count is."""
+        first = self.fleet.dial(self.pump, dial=9)
+        second = self.fleet.dial(self.pump, dial=1, instance=OTHER)
+        self.assertEqual(first.told, "duplicate")
+        self.assertIsNone(second.told)
+
+    def test_lower_dial_is_refused(self) -> None:
+        """Of one process a lower dial is refused: a late HELLO displaces nothing."""
+        first = self.fleet.dial(self.pump, dial=5)
+        for dial in (4, 5):
+            late = self.fleet.dial(self.pump, dial=dial)
+            self.assertEqual(late.told, "duplicate")
+            self.assertIsNone(late.welcome)
+        self.assertIsNone(first.told)
+
+    def test_hellos_overtake_each_other(self) -> None:
+        """Two HELLOs judged in the wrong order leave the higher dial connected."""
+        self.fleet.threads.hold("read")
+        old = self.fleet.dial(self.pump, dial=1)
+        new = self.fleet.dial(self.pump, dial=2)
+        self.fleet.threads._held.rotate(1)
+        self.fleet.threads.release()
+        self.fleet.pump()
+        self.assertEqual(old.told, "duplicate")
+        self.assertIsNone(new.told)
+        self.assertIsNotNone(new.welcome)
+
+    def test_older_end_removes_nothing(self) -> None:
+        """The end of a displaced link, however late, does not remove the newer entry."""
+        first = self.fleet.dial(self.pump, dial=1)
+        first.wire.held = True
+        second = self.fleet.dial(self.pump, dial=2)
+        first.wire.held = False
+        first.wire.cut()
+        self.fleet.pump()
+        live = self.fleet.gateway.presence.find("pump-1")
+        assert live is not None
+        self.assertEqual(live.epoch, second.welcome.epoch)
+        row = self.fleet.got(self.fleet.store.device("pump-1"))
+        self.assertEqual(row.epoch, second.welcome.epoch)
+
+    def test_displaced_link_that_stalls_is_cut_off(self) -> None:
+        """A displaced peer that takes no bytes is cut off after two seconds."""
+        first = self.fleet.dial(self.pump, dial=1)
+        first.wire.held = True
+        self.fleet.dial(self.pump, dial=2)
+        self.assertTrue(first.wire.gateway.disconnecting)
+        self.fleet.clock.advance(2.5)
+        self.assertTrue(first.wire.gateway.aborted)
+
+    def test_late_words_of_the_displaced(self) -> None:
+        """What a displaced link still says is dropped."""
+        first = self.fleet.dial(self.pump, dial=1)
+        first.wire.held = True
+        second = self.fleet.dial(self.pump, dial=2)
+        talk = first.call("gateway.renew", request={"csr": ""})
+        first.link.go_away(GoAway(code="none"), close=False)
+        first.wire.held = False
+        self.fleet.pump()
+        self.assertEqual(talk.code, "link-lost")
+        live = self.fleet.gateway.presence.find("pump-1")
+        assert live is not None
+        self.assertEqual(live.epoch, second.welcome.epoch)
+
+    def test_epochs_rise_over_restarts(self) -> None:
+        """After a restart every epoch is above every earlier one, though the count begins anew."""
+        before = [self.fleet.dial(self.pump, dial=n).welcome.epoch for n in (1, 2, 3)]
+        self.fleet.crash()
+        after = self.fleet.dial(self.pump, dial=4).welcome.epoch
+        self.assertEqual(before, sorted(set(before)))
+        self.assertGreater(after, before[-1])
+        self.assertEqual(after >> 32, (before[-1] >> 32) + 1)
+
+    def test_goaway_departs(self) -> None:
+        """A device that says GOAWAY is not live any more, and its last seen moves with its end."""
+        end = self.fleet.dial(self.pump)
+        before = self.fleet.got(self.fleet.store.device("pump-1")).last_seen
+        end.link.go_away(GoAway(code="none"), close=False)
+        self.fleet.pump()
+        self.assertIsNone(self.fleet.gateway.presence.find("pump-1"))
+        self.fleet.clock.advance(30)
+        end.wire.cut()
+        after = self.fleet.got(self.fleet.store.device("pump-1")).last_seen
+        self.assertGreaterEqual(after - before, 30_000_000)
+
+    def test_renamed_while_live(self) -> None:
+        """A new name finds the live device; the old one finds nobody, and can be used again."""
+        self.fleet.dial(self.pump)
+        presence = self.fleet.gateway.presence
+        presence.refresh(self.fleet.got(self.fleet.store.rename("pump-1", "pump-9")))
+        self.assertIsNone(presence.find("pump-1"))
+        heir = self.fleet.dial(self.fleet.enrol("pump-1"))
+        live = presence.find("pump-1")
+        assert live is not None
+        self.assertIs(live.link, heir.gateway_link)
+        presence.refresh(self.fleet.got(self.fleet.store.rename("pump-9", "pump-8")))
+        self.assertIsNotNone(presence.find("pump-1"))
+        self.assertIsNotNone(presence.find("pump-8"))
+
+
+class StateTests(FleetTestCase):
+    def _state(self) -> str:
+        operator = self.fleet.dial(self.ann)
+        state: str = self.fleet.listed(operator)["pump-1"]["state"]
+        operator.wire.cut()
+        return state
+
+    def test_never_live_lost(self) -> None:
+        """A device is never, then live, then lost; a cut link is no ghost in the next listing."""
+        self.assertEqual(self._state(), "never")
+        end = self.fleet.dial(self.pump)
+        self.assertEqual(self._state(), "live")
+        end.wire.cut()
+        self.assertEqual(self._state(), "lost")
+
+    def test_suspect_then_lost_by_silence(self) -> None:
+        """A silent device is suspect after a missed heartbeat, and lost at a minute."""
+        end = self.fleet.dial(self.pump)
+        end.wire.held = True
+        self.fleet.advance(44)
+        self.assertEqual(self._state(), "live")
+        self.fleet.advance(2)
+        self.assertEqual(self._state(), "suspect")
+        self.fleet.advance(SILENCE_SECONDS - 46 + 1)
+        self.assertTrue(end.wire.gateway.aborted)
+        self.assertEqual(self._state(), "lost")
+
+    def test_heartbeats_keep_it_live(self) -> None:
+        """Heartbeats alone keep a device live for an hour."""
+        end = self.fleet.dial(self.pump)
+        self.fleet.advance(3600, step=1)
+        self.assertIsNone(end.lost)
+        self.assertEqual(self._state(), "live")
+
+    def test_listing(self) -> None:
+        """A live device's row names its gateway, epoch, address and times."""
+        end = self.fleet.dial(self.pump, software="rshell-agent/9")
+        row = self.fleet.listed(self.fleet.dial(self.ann))["pump-1"]
+        self.assertEqual(row["epoch"], end.welcome.epoch)
+        self.assertEqual(row["address"], "192.0.2.1:40000")
+        self.assertEqual(row["gateway"], self.fleet.gateway.name)
+        self.assertEqual(row["agent_version"], "rshell-agent/9")
+        for field in ("connected_at", "last_seen"):
+            self.assertRegex(row[field], r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d.*Z$")
+
+
+class StopTests(FleetTestCase):
+    def test_goaway_at_stop(self) -> None:
+        """A stopping gateway tells everybody when to come back, and waits until they heard."""
+        operator, device = self.both()
+        from twisted.internet.defer import Deferred
+
+        stopped = Deferred.fromCoroutine(self.fleet.gateway.stop())
+        self.assertNoResult(stopped)
+        self.fleet.advance(1)
+        self.fleet.got(stopped)
+        for end in (operator, device):
+            self.assertEqual(end.told, "shutdown")
+            assert end.goaway is not None
+            self.assertEqual(end.goaway.retry_min_ms, 2000)
+
+    def test_peers_that_do_not_hear(self) -> None:
+        """Peers that take no bytes hold a stop up for three seconds at most."""
+        from twisted.internet.defer import Deferred
+
+        device = self.fleet.dial(self.pump)
+        device.wire.held = True
+        stopped = Deferred.fromCoroutine(self.fleet.gateway.stop())
+        self.fleet.clock.pump([0.25] * 16)
+        self.fleet.got(stopped)

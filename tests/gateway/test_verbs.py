@@ -1,0 +1,500 @@
+"""What the gateway itself answers, and to whom: a row for every verb, or the suite fails."""
+
+from __future__ import annotations
+
+import base64
+from typing import Any
+
+import msgspec
+from twisted.internet.defer import Deferred
+
+from rshell.gateway.joining import REFUSED_TEXT, Joiner
+from rshell.gateway.verbs import VERBS
+from rshell.identity.fleet_home import certificates_from_pem
+from rshell.identity.join_string import JoinString
+from rshell.identity.keys import PrivateKey, make_csr, new_key, spki_hash
+from rshell.link.core.messages import GoAway, Join, Joined
+from tests.gateway.ends import End, Talk
+from tests.gateway.fleet import FleetTestCase
+
+
+def csr(key: PrivateKey | None = None) -> str:
+    """Return a certificate request as it travels in JSON."""
+    return base64.b64encode(make_csr(key or new_key())).decode()
+
+
+#: verb: (a request that works, for a device, for an operator of a role without grants)
+MATRIX: dict[str, tuple[dict[str, Any], str, str]] = {
+    "gateway.whoami": ({}, "not-found", "ok"),
+    "gateway.devices": ({}, "not-found", "policy"),
+    "gateway.invite": ({"kind": "device"}, "not-found", "policy"),
+    "gateway.label": ({"device": "pump-1", "set": {"site": "b"}}, "not-found", "policy"),
+    "gateway.rename": ({"device": "pump-1", "name": "pump-7"}, "not-found", "policy"),
+    "gateway.revoke": ({"kind": "device", "name": "pump-2"}, "not-found", "policy"),
+    "gateway.handlers": ({}, "not-found", "policy"),
+    "gateway.audit": ({}, "not-found", "policy"),
+    "gateway.renew": ({"csr": csr()}, "ok", "ok"),
+}
+CHANGING = {
+    "gateway.invite", "gateway.label", "gateway.rename", "gateway.revoke", "gateway.renew"
+}
+
+
+class VerbTestCase(FleetTestCase):
+    def ask(self, end: End, handler: str, /, **request: Any) -> Talk:
+        """Ask the gateway; returns the finished stream."""
+        talk = end.call(handler, request=request)
+        self.fleet.pump()
+        return talk
+
+    def refused(self, end: End, handler: str, /, **request: Any) -> tuple[str, str]:
+        """Ask for something that must be refused; returns code and text."""
+        talk = self.ask(end, handler, **request)
+        self.assertIsNone(talk.opened, bytes(talk.data))
+        assert talk.closed is not None
+        return talk.closed
+
+
+class MatrixTests(VerbTestCase):
+    def setUp(self) -> None:
+        super().setUp()
+        self.fleet.enrol("pump-2")
+
+    def _result(self, end: End, name: str) -> str | None:
+        talk = self.ask(end, name, **MATRIX[name][0])
+        return "ok" if talk.outcome == {"status": "ok"} else talk.code
+
+    def test_every_verb_has_a_row(self) -> None:
+        """A verb that is added without a decision for every kind of asker fails here."""
+        self.assertEqual(set(MATRIX), set(VERBS))
+        self.assertEqual({name for name, verb in VERBS.items() if verb.changes}, CHANGING)
+
+    def test_device(self) -> None:
+        """A device may renew and nothing else (rule G1)."""
+        end = self.fleet.dial(self.pump)
+        for name, (_, device, _) in MATRIX.items():
+            self.assertEqual(self._result(end, name), device, name)
+
+    def test_administrator(self) -> None:
+        """An administrator may everything."""
+        end = self.fleet.dial(self.ann)
+        for name in MATRIX:
+            self.assertEqual(self._result(end, name), "ok", name)
+
+    def test_operator_of_another_role(self) -> None:
+        """A role without grants may ask who it is and renew; refusals are audited."""
+        end = self.fleet.dial(self.fleet.add_operator("bob", role="viewer"))
+        for name, (_, _, other) in MATRIX.items():
+            self.assertEqual(self._result(end, name), other, name)
+            if other == "policy":
+                (row,) = self.fleet.audit(name, operator="bob")
+                self.assertEqual((row.record.status, row.record.code), ("refused", "policy"))
+
+    def test_revoked_operator(self) -> None:
+        """Nothing that a revoked operator asked is answered, though it was under way."""
+        end = self.fleet.dial(self.ann)
+        end.wire.held = True
+        talks = [end.call(name, request=request) for name, (request, _, _) in MATRIX.items()]
+        self.fleet.run(self.fleet.gateway.revocation.revoke_operator("ann"))
+        end.wire.held = False
+        self.fleet.pump()
+        self.assertEqual([talk.opened for talk in talks], [None] * len(MATRIX))
+        self.assertEqual(end.told, "revoked")
+        self.assertEqual(self.fleet.audit("gateway.rename"), [])
+        self.assertEqual(self.fleet.dial(self.ann).told, "revoked")
+
+    def test_changes_are_audited(self) -> None:
+        """Every changing verb leaves a row with who, from where, and what was asked."""
+        end = self.fleet.dial(self.ann)
+        for name in CHANGING:
+            self._result(end, name)
+            (row,) = self.fleet.audit(name)
+            self.assertEqual((row.record.operator, row.record.door), ("ann", "link"), name)
+            self.assertEqual(row.record.details, {"request": MATRIX[name][0]})
+
+    def test_row_before_the_change(self) -> None:
+        """A change whose row cannot be written is not made (fail closed)."""
+        end = self.fleet.dial(self.ann)
+        self.fleet.threads.hold("write")
+        self.ask(end, "gateway.rename", device="pump-1", name="pump-7")
+        self.fleet.threads.release_one()
+        self.assertEqual(len(self.fleet.audit("gateway.rename")), 1)
+        self.assertIsNotNone(self.fleet.got(self.fleet.store.device("pump-1")))
+        self.fleet.threads.release()
+        self.fleet.pump()
+        self.assertIsNotNone(self.fleet.got(self.fleet.store.device("pump-7")))
+
+    def test_unknown_verb(self) -> None:
+        """A name in the gateway's space that is no verb is not found, never looked up elsewhere."""
+        end = self.fleet.dial(self.ann)
+        for name in ("gateway.nope", "gateway.init", "gateway.work", "gateway."):
+            self.assertEqual(self.refused(end, name)[0], "not-found")
+
+    def test_unknown_keys(self) -> None:
+        """Every verb refuses a request with a key it does not know."""
+        end = self.fleet.dial(self.ann)
+        for name, (request, _, _) in MATRIX.items():
+            self.assertEqual(self.refused(end, name, **request, extra=1)[0], "bad-request", name)
+
+
+class RequestTests(VerbTestCase):
+    def setUp(self) -> None:
+        super().setUp()
+        self.end = self.fleet.dial(self.ann)
+
+    def test_invites(self) -> None:
+        """Invites outside their bounds are refused."""
+        good = {"kind": "operator", "name": "eve", "role": "admin"}
+        for bad in (
+            {}, {"kind": "robot"}, {"kind": "device\n"},
+            {"kind": "device", "ttl_s": 0}, {"kind": "device", "ttl_s": 30 * 86_400 + 1},
+            {"kind": "device", "ttl_s": "60"}, {"kind": "device", "ttl_s": True},
+            {"kind": "device", "uses": 0}, {"kind": "device", "uses": 100_001},
+            {"kind": "device", "uses": 1.5}, {"kind": "device", "role": "admin"},
+            {"kind": "device", "name": "Pump"}, {"kind": "device", "name": "console"},
+            {"kind": "device", "name": "-x"}, {"kind": "device", "name": "p", "uses": 2},
+            {"kind": "device", "name": "00000000-0000-4000-8000-000000000000"},
+            {"kind": "device", "labels": {"a b": "c"}}, {"kind": "device", "labels": {"a": "b c"}},
+            {"kind": "device", "labels": {"name": "x"}},
+            {"kind": "device", "labels": {f"k{n}": "v" for n in range(65)}},
+            good | {"labels": {"a": "b"}}, good | {"role": "god"}, good | {"role": None},
+            good | {"name": None}, good | {"name": "Eve"}, good | {"name": "a/b"},
+            good | {"name": "e" * 65},
+        ):
+            self.assertEqual(self.refused(self.end, "gateway.invite", **bad)[0], "bad-request", bad)
+        self.assertEqual(self.fleet.got(self.fleet.store.tokens())[0].name, "pump-1")
+
+    def test_invite_for_a_taken_name(self) -> None:
+        """An invite that fixes a name in use is refused as taken."""
+        closed = self.refused(self.end, "gateway.invite", kind="device", name="pump-1")
+        self.assertEqual(closed[0], "name-taken")
+
+    def test_bad_selector(self) -> None:
+        """A selector that cannot be read is a bad request with its reason."""
+        for bad in ("a b", "site in", ",", "a,,b", "x" * 5000):
+            code, text = self.refused(self.end, "gateway.devices", selector=bad)
+            self.assertEqual(code, "bad-request", bad)
+            self.assertTrue(text)
+
+    def test_selector(self) -> None:
+        """A selector picks by name, label and state."""
+        self.fleet.enrol("valve-1")
+        self.ask(self.end, "gateway.label", device="valve-1", set={"site": "b"})
+        self.fleet.dial(self.pump)
+        for selector, names in (
+            ("", ["pump-1", "valve-1"]), ("  ", ["pump-1", "valve-1"]), ("pump-*", ["pump-1"]),
+            ("site=b", ["valve-1"]), ("state=live", ["pump-1"]), ("state=never", ["valve-1"]),
+            ("site=none", []),
+        ):
+            rows = self.ask(self.end, "gateway.devices", selector=selector).answer()
+            self.assertEqual([row["name"] for row in rows], names, selector)
+
+    def test_labels(self) -> None:
+        """Labels are set and removed; bad ones and unknown devices are refused."""
+        put = {"site": "berlin", "tier": "test"}
+        self.ask(self.end, "gateway.label", device="pump-1", set=put)
+        row = self.ask(self.end, "gateway.label", device="pump-1", remove=["tier"]).answer()
+        self.assertEqual(row["labels"], {"site": "berlin"})
+        for bad in ({"set": {"a=b": ""}}, {"set": {"": "x"}}, {"set": {"a": "\n"}}, {"remove": ["?"]}):
+            code, _ = self.refused(self.end, "gateway.label", device="pump-1", **bad)
+            self.assertEqual(code, "bad-request", bad)
+        code, _ = self.refused(self.end, "gateway.label", device="nope", set=put)
+        self.assertEqual(code, "not-found")
+
+    def test_rename(self) -> None:
+        """A device is renamed while live; bad and taken names are refused."""
+        self.fleet.enrol("pump-2")
+        self.fleet.dial(self.pump)
+        row = self.ask(self.end, "gateway.rename", device="pump-1", name="pump-9").answer()
+        self.assertEqual((row["name"], row["state"]), ("pump-9", "live"))
+        for bad, code in (
+            ("A", "bad-request"), ("console", "bad-request"), ("", "bad-request"),
+            ("pump-2", "name-taken"),
+        ):
+            closed = self.refused(self.end, "gateway.rename", device="pump-9", name=bad)
+            self.assertEqual(closed[0], code)
+
+    def test_revoke(self) -> None:
+        """Revoking answers who and how many links; the last administrator stays."""
+        self.fleet.dial(self.pump)
+        answer = self.ask(self.end, "gateway.revoke", kind="device", name="pump-1").answer()
+        self.assertEqual(answer, {"revoked": "pump-1", "links_closed": 1})
+        closed = self.refused(self.end, "gateway.revoke", kind="device", name="pump-1")
+        self.assertEqual(closed[0], "not-found")
+        self.ask(self.end, "gateway.revoke", kind="operator", name="admin")
+        code, text = self.refused(self.end, "gateway.revoke", kind="operator", name="ann")
+        self.assertEqual(code, "policy")
+        self.assertIn("last administrator", text)
+
+    def test_audit(self) -> None:
+        """The audit is listed newest first, in pages; bounds are checked."""
+        for name in ("a", "b", "c"):
+            self.ask(self.end, "gateway.rename", device="pump-1", name=f"pump-{name}")
+            self.ask(self.end, "gateway.rename", device=f"pump-{name}", name="pump-1")
+        rows = self.ask(self.end, "gateway.audit", limit=3).answer()
+        self.assertEqual(len(rows), 3)
+        older = self.ask(self.end, "gateway.audit", limit=2, before=rows[-1]["seq"]).answer()
+        numbers = [row["seq"] for row in rows + older]
+        self.assertEqual(numbers, sorted(numbers, reverse=True))
+        for bad in ({"limit": 0}, {"limit": 10_001}, {"before": 0}, {"limit": "1"}):
+            self.assertEqual(self.refused(self.end, "gateway.audit", **bad)[0], "bad-request")
+
+    def test_handlers(self) -> None:
+        """The gateway describes its own verbs; of a device only what it has told."""
+        own = self.ask(self.end, "gateway.handlers").answer()
+        self.assertEqual({entry["name"] for entry in own}, set(VERBS))
+        self.assertEqual(self.refused(self.end, "gateway.handlers", device="pump-1")[0], "offline")
+        self.assertEqual(self.refused(self.end, "gateway.handlers", device="x")[0], "not-found")
+
+
+class RenewTests(VerbTestCase):
+    def _renew(self, end: End, key: PrivateKey) -> Any:
+        return self.ask(end, "gateway.renew", csr=csr(key)).answer()
+
+    def test_device(self) -> None:
+        """A device gets a certificate for its new key and its own id, and comes in with it."""
+        key = new_key()
+        end = self.fleet.dial(self.pump)
+        answer = self._renew(end, key)
+        leaf = certificates_from_pem(answer["chain"].encode())[0]
+        self.assertEqual(spki_hash(leaf.public_key()), spki_hash(key.public_key()))
+        self.assertIn(self.pump.owner, leaf.subject.rfc4514_string())
+        self.assertEqual(answer["gateways"], ["gw.example.net:7411"])
+        renewed = self.pump.changed(spki=spki_hash(key.public_key()))
+        self.assertIsNotNone(self.fleet.dial(renewed, dial=2).welcome)
+
+    def test_lost_answer(self) -> None:
+        """The same key asked for again, by the old key, is answered again."""
+        key = new_key()
+        end = self.fleet.dial(self.pump)
+        self._renew(end, key)
+        again = self.fleet.dial(self.pump, dial=2)
+        leaf = certificates_from_pem(self._renew(again, key)["chain"].encode())[0]
+        self.assertEqual(spki_hash(leaf.public_key()), spki_hash(key.public_key()))
+        keys = self.fleet.got(self.fleet.store.keys_of("device", self.pump.owner))
+        self.assertEqual(sorted(k.status for k in keys), ["active", "retired"])
+
+    def test_anothers_key(self) -> None:
+        """A device cannot take over a key that is registered to somebody else."""
+        end = self.fleet.dial(self.pump)
+        closed = self.refused(end, "gateway.renew", csr=csr(self.ann.key))
+        self.assertEqual(closed[0], "store")
+        self.assertIsNotNone(self.fleet.dial(self.ann).welcome)
+
+    def test_bad_requests(self) -> None:
+        """What is no certificate request is refused."""
+        end = self.fleet.dial(self.pump)
+        unproven = bytearray(make_csr(new_key()))
+        unproven[-1] ^= 1
+        for bad in ("", "????", "AAAA", base64.b64encode(unproven).decode(), 7, "A" * 8000):
+            self.assertEqual(self.refused(end, "gateway.renew", csr=bad)[0], "bad-request", bad)
+
+    def test_expired_device_renews(self) -> None:
+        """A device whose certificate has expired renews and is then live (rule E4)."""
+        key = new_key()
+        end = self.fleet.dial(self.pump.changed(expired=True))
+        self._renew(end, key)
+        renewed = self.pump.changed(spki=spki_hash(key.public_key()))
+        self.assertFalse(self.fleet.dial(renewed, dial=2).welcome.renew_only)
+
+
+class JoinVerbTests(VerbTestCase):
+    def setUp(self) -> None:
+        super().setUp()
+        self.end = self.fleet.dial(self.ann)
+        gateway = self.fleet.gateway
+        self.joiner = Joiner(self.fleet.home, self.fleet.store, gateway.gateways, self.fleet.wall)
+
+    def invite(self, **request: Any) -> JoinString:
+        """Invite; returns the parsed join string."""
+        answer = self.ask(self.end, "gateway.invite", **request).answer()
+        return JoinString.parse(answer["join"])
+
+    def join(
+        self, string: JoinString, key: PrivateKey, kind: str = "device", **more: Any
+    ) -> Joined | GoAway:
+        """Join with a key."""
+        request = Join(
+            kind=kind, id=string.token_id, secret=more.pop("secret", string.secret),
+            csr=make_csr(key), **more,
+        )
+        return self.fleet.run(self.joiner.join(request, "192.0.2.9:1"))
+
+    def joined(self, *args: Any, **more: Any) -> Joined:
+        """Join, which must work."""
+        answer = self.join(*args, **more)
+        assert isinstance(answer, Joined), answer
+        return answer
+
+    def test_join_string(self) -> None:
+        """The join string names the advertised gateway and pins the fleet's root."""
+        string = self.invite(kind="device")
+        self.assertEqual((string.host, string.port), ("gw.example.net", 7411))
+        self.assertEqual(string.root_pin, self.fleet.home.root_pin)
+
+    def test_device_joins(self) -> None:
+        """A device joins once, with its fixed name and labels, and can connect at once."""
+        key = new_key()
+        string = self.invite(kind="device", name="valve-3", labels={"site": "b"})
+        answer = self.joined(string, key, name="ignored")
+        self.assertEqual(answer.name, "valve-3")
+        spki = spki_hash(key.public_key())
+        certificate = self.fleet.certificate("device", answer.id, spki)
+        peer = self.pump.changed(name=certificate.name, spki=spki)
+        self.assertEqual(self.fleet.dial(peer).welcome.name, "valve-3")
+        device = self.fleet.got(self.fleet.store.device("valve-3"))
+        self.assertEqual(dict(device.labels), {"site": "b"})
+        self.assertFalse(device.name_provisional)
+
+    def test_proposed_name_is_provisional(self) -> None:
+        """A name the device chose is made valid and waits for an operator's consent."""
+        string = self.invite(kind="device", uses=3)
+        first = self.joined(string, new_key(), name="Pump\x1b[2J 1")
+        second = self.joined(string, new_key(), facts={"hostname": "console"})
+        self.assertRegex(first.name, r"^[a-z0-9][a-z0-9-]*$")
+        self.assertNotEqual(second.name, "console")
+        device = self.fleet.got(self.fleet.store.device(first.id))
+        self.assertTrue(device.name_provisional)
+
+    def test_same_key_again(self) -> None:
+        """The same string with the same key gives the same certificate for 15 minutes (J4)."""
+        key = new_key()
+        string = self.invite(kind="device", ttl_s=60)
+        first = self.joined(string, key)
+        self.fleet.clock.advance(15 * 60)
+        self.assertEqual(self.joined(string, key).chain, first.chain)
+        self.fleet.clock.advance(1)
+        self.assertEqual(self.join(string, key), _REFUSED)
+        self.assertEqual(len(self.fleet.got(self.fleet.store.find_devices())), 2)
+
+    def test_every_refusal_reads_the_same(self) -> None:
+        """Spent, expired, unknown, revoked, wrong secret and wrong kind give one text (J3)."""
+        spent, unknown = self.invite(kind="device"), self.invite(kind="device")
+        self.joined(spent, new_key())
+        voided, old = self.invite(kind="device"), self.invite(kind="device", ttl_s=1)
+        self.fleet.got(self.fleet.store.revoke_token(voided.token_id))
+        self.fleet.clock.advance(2)
+        unknown = JoinString(unknown.host, 1, unknown.root_pin, b"nobody's", unknown.secret)
+        fresh = self.invite(kind="device")
+        for string, more in (
+            (spent, {}), (voided, {}), (old, {}), (unknown, {}),
+            (fresh, {"secret": b"?" * 20}), (fresh, {"kind": "operator"}),
+        ):
+            self.assertEqual(self.join(string, new_key(), **more), _REFUSED)
+        codes = {row.record.code for row in self.fleet.audit("join.refused")}
+        self.assertEqual(codes, {"replay", "revoked", "expired", "wrong-secret", "wrong-kind"})
+        self.joined(fresh, new_key())
+
+    def test_strangers_do_not_fill_the_audit(self) -> None:
+        """Who names no invite there is leaves a log line but no audit row."""
+        string = self.invite(kind="device")
+        nobody = JoinString("h", 1, string.root_pin, b"nobody's", string.secret)
+        before = len(self.fleet.audit())
+        self.join(nobody, new_key())
+        self.assertEqual(len(self.fleet.audit()), before)
+
+    def test_kind_that_is_none(self) -> None:
+        """A kind that is neither device nor operator does not pass for a device."""
+        answer = self.join(self.invite(kind="device"), new_key(), kind="gateway")
+        self.assertIsInstance(answer, GoAway)
+        self.assertEqual(answer.code, "bad-request")
+
+    def test_operator_joins(self) -> None:
+        """An operator joins with the role of the invite, and can enter."""
+        key = new_key()
+        string = self.invite(kind="operator", name="eve", role="admin")
+        answer = self.joined(string, key, kind="operator")
+        self.assertEqual((answer.id, answer.name), ("eve", "eve"))
+        spki = spki_hash(key.public_key())
+        name = self.fleet.certificate("operator", "eve", spki).name
+        self.assertIsNotNone(self.fleet.dial(self.ann.changed(name=name, spki=spki)).welcome)
+
+    def test_registered_key(self) -> None:
+        """A key that is registered already cannot join as somebody else."""
+        self.assertEqual(self.join(self.invite(kind="device"), self.ann.key), _REFUSED)
+
+    def test_secret_is_nowhere(self) -> None:
+        """Neither the secret nor the join string is in any file of the gateway's home."""
+        string = self.invite(kind="device")
+        self.joined(string, new_key())
+        self.fleet.got(self.fleet.store.close())
+        needles = [
+            string.secret, string.secret.hex().encode(), base64.b64encode(string.secret),
+            string.encode().rpartition(".")[2].encode(),
+        ]
+        for path in self.fleet.path.rglob("*"):
+            if path.is_file():
+                content = path.read_bytes()
+                for needle in needles:
+                    self.assertNotIn(needle, content, str(path))
+
+    def test_lost_store(self) -> None:
+        """While the store cannot answer nobody joins."""
+        string = self.invite(kind="device")
+        self.fleet.got(self.fleet.store.close())
+        request = Join(
+            kind="device", id=string.token_id, secret=string.secret, csr=make_csr(new_key())
+        )
+        failed = Deferred.fromCoroutine(self.joiner.join(request, "x"))
+        self.failureResultOf(failed)
+
+
+class CatalogueTests(VerbTestCase):
+    BODY = msgspec.json.encode(
+        [{"name": "exec", "summary": "run\x1b[2J", "schema": {}, "priority": "normal"}]
+    )
+
+    def _dial(self, digest: str, **more: Any) -> Any:
+        return self.fleet.dial(self.pump, catalogue=digest, **more)
+
+    def setUp(self) -> None:
+        super().setUp()
+        import hashlib
+
+        self.digest = hashlib.sha256(self.BODY).hexdigest()
+        self.operator = self.fleet.dial(self.ann)
+
+    def _serve(self, device: Any, body: bytes) -> None:
+        from rshell.link.core.messages import Outcome
+
+        talk = device.accept()
+        talk.channel.write(body)
+        talk.channel.finish(Outcome(status="ok"))
+        self.fleet.pump()
+
+    def test_learned_once(self) -> None:
+        """A catalogue is fetched from the first device that has it, then known, also later."""
+        device = self._dial(self.digest)
+        self.assertEqual(device.requests[0][1].handler, "catalogue")
+        self._serve(device, self.BODY)
+        self.assertEqual(self.fleet.listed(self.operator)["pump-1"]["handlers"], ["exec"])
+        (entry,) = self.ask(self.operator, "gateway.handlers", device="pump-1").answer()
+        self.assertTrue(entry["summary"].isprintable())
+        self.fleet.crash()
+        self.assertEqual(self._dial(self.digest, dial=2).requests, [])
+
+    def test_wrong_digest(self) -> None:
+        """A catalogue that does not fit its digest is not believed."""
+        device = self._dial("0" * 64)
+        self._serve(device, self.BODY)
+        self.assertIsNone(self.fleet.got(self.fleet.store.catalogue("0" * 64)))
+        self.assertEqual(self.fleet.listed(self.operator)["pump-1"]["handlers"], [])
+
+    def test_silent_device(self) -> None:
+        """A device that never tells its catalogue holds up nobody who has the same one."""
+        silent = self._dial(self.digest)
+        self.fleet.advance(31)
+        self.assertFalse(silent.link.waiting(silent.requests[0][0]))
+        other = self.fleet.dial(self.fleet.enrol("pump-2"), catalogue=self.digest)
+        self.assertEqual(len(other.requests), 1)
+
+    def test_too_large(self) -> None:
+        """A catalogue beyond 256 KiB is cut off."""
+        device = self._dial(self.digest)
+        talk = device.accept()
+        talk.channel.write(bytes(300 * 1024))
+        self.fleet.pump()
+        self.assertEqual(talk.code, "overload")
+
+
+_REFUSED = GoAway(code="auth", message=REFUSED_TEXT)
