@@ -367,7 +367,7 @@ class RateTests(Base):
         events = []
         for number in range(2, 2000, 2):
             events += core.receive_data(frame(FrameType.OPEN, number), 0)
-            self.assertLessEqual(core._control_bytes, 10_000)
+            self.assertLessEqual(core._outgoing.queued_bytes, 10_000)
             if core.closed:
                 break
         self.assertIsInstance(events[-1], LinkFailed)

@@ -210,7 +210,7 @@ class EndingTests(SynchronousTestCase):
         line.gateway.go_away(GoAway(code="shutdown"), close=False)
         self.assertEqual(wire.records, [])
         line.gateway.go_away(GoAway(code="shutdown"), close=True)
-        self.assertEqual([f.type for f in wire.frames()], [FrameType.GOAWAY])
+        self.assertEqual([f.type for f in wire.frames()], [FrameType.GOAWAY] * 2)
         self.assertTrue(wire.disconnecting)
 
     def test_goaway_without_close(self) -> None:

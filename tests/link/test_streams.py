@@ -244,7 +244,7 @@ class GoAwayTests(Base):
         self.assertIn(b"shutdown", refused.payload)
 
     def test_close(self) -> None:
-        """With close, GOAWAY is the last thing said, even if an earlier one is unsent."""
+        """With close, GOAWAY is the last thing said, after what was queued for the link."""
         pair = ConnectionPair()
         caller, _, _ = converse(pair)
         caller.end.write(b"lost with the link")
@@ -254,9 +254,20 @@ class GoAwayTests(Base):
         self.assertTrue(pair.dialler.core.closed)
         pair.run()
         self.assertEqual(
-            pair.gateway.told(GoAwayReceived), [GoAwayReceived(GoAway(code="shutdown"))]
+            pair.gateway.told(GoAwayReceived),
+            [GoAwayReceived(GoAway(code="none")), GoAwayReceived(GoAway(code="shutdown"))],
         )
         self.assertEqual(pair.gateway.told(DataReceived), [])
+
+    def test_reset_goes_out_before_the_end(self) -> None:
+        """A RESET that waits when the link is closed still reaches the peer (revocation)."""
+        pair = ConnectionPair()
+        number = converse(pair)[2]
+        pair.dialler.core.reset(number, ErrorCode.REVOKED, "gone")
+        pair.dialler.core.send_goaway(GoAway(code="revoked"), close=True)
+        pair.run()
+        (reset,) = pair.gateway.told(StreamReset)
+        self.assertEqual(reset.code, "revoked")
 
     def test_fault_after_a_planned_goaway(self) -> None:
         """A fault is told with its code although a planned GOAWAY went before (W4)."""

@@ -7,7 +7,7 @@ by calling functions.  Time, where a rule needs it, is an argument (seconds of a
 
       bytes from the transport                       bytes for the transport
                  |                                              ^
-             frames.py  (header, sizes)                    scheduler.py (who is next)
+             frames.py  (header, sizes)                outgoing.py, scheduler.py (who is next)
                  |                                              ^
              connection.py  (hello, streams, credit, limits: one object per link)
                  |   events.py                                  |   sources.py

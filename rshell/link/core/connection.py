@@ -3,20 +3,18 @@
 The owner feeds `LinkConnection.receive_data` and asks for `next_record` whenever the transport
 can take one.  The connection holds the rules that concern a link as a whole: who may say what
 when (a table, below), stream numbers, credit in both directions, and how much a peer may cost.
-It keeps no byte of a stream: sources (sources.py) are asked for frames when it is their turn.
+It keeps no byte of a stream: sources (sources.py) are asked for frames when it is their turn
+(outgoing.py).
 """
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable
 from enum import Enum, auto
-from struct import Struct
 from typing import Final
 
 from rshell.link.core import messages
 from rshell.link.core.constants import (
-    HEADER_SIZE,
     MAX_OFFSET,
     MAX_STREAM,
     PROTOCOL_MAX,
@@ -44,18 +42,15 @@ from rshell.link.core.events import (
     StreamReset,
     WelcomeReceived,
 )
-from rshell.link.core.frames import Frame, FrameReader, encode_frame, pack_header
+from rshell.link.core.frames import Frame, FrameReader, encode_frame
 from rshell.link.core.limits import LinkLimits, TokenBucket
 from rshell.link.core.messages import GoAway, Hello, Open, Opened, Refused, Reset, Sessions, Welcome
-from rshell.link.core.scheduler import Scheduler
-from rshell.link.core.sources import FrameSource, OutData, OutEvent, OutLimit
+from rshell.link.core.outgoing import LIMIT_FIELDS, Outgoing
+from rshell.link.core.sources import FrameSource
 from rshell.link.core.streams import LinkStream, StreamState, check_window
 
 __all__ = ["LinkConnection", "LinkState", "choose_version"]
 
-_LIMIT: Final = Struct(">QQQ")
-#: Less room than this at the end of a record is left unused rather than sent as crumbs.
-_MIN_ROOM: Final = 64
 _PING_SIZE: Final = 8
 
 
@@ -129,12 +124,8 @@ class LinkConnection:
         self.failure: RemoteProtocolError | None = None
         self.peer_max_streams = 0
         self._reader = FrameReader()
-        self._control: deque[bytes] = deque()
-        self._control_bytes = 0
-        self._pong: bytes | None = None
+        self._outgoing = Outgoing(self.streams, self._grant_limits)
         self._ping_outstanding: bytes | None = None
-        self._scheduler = Scheduler()
-        self._attention: dict[int, None] = {}
         self._next_local = 1 if dialler else 2
         self._highest_remote = 0
         self._opened_here = 0
@@ -205,15 +196,13 @@ class LinkConnection:
         """Queue GOAWAY with the error's code and accept nothing more."""
         if self.state is not LinkState.CLOSED:
             self.failure = error
+            self._outgoing.clear()
             self._close_with(GoAway(code=error.code.value, message=error.reason[:256]))
 
     def _close_with(self, goaway: GoAway) -> None:
+        """Forget the streams; what is queued for the link (a RESET, say) still goes out first."""
         for stream in list(self.streams.values()):
             self._forget(stream)
-        self._control.clear()
-        self._control_bytes = 0
-        self._pong = None
-        self._attention.clear()
         self.state = LinkState.CLOSED
         # Said again after a planned GOAWAY: this one has the code, and that one may be unsent.
         self._queue(encode_frame(FrameType.GOAWAY, 0, messages.encode(goaway)))
@@ -253,7 +242,7 @@ class LinkConnection:
         if len(frame.payload) != _PING_SIZE:
             raise RemoteProtocolError(ErrorCode.PROTOCOL, "PING is 8 bytes")
         self._spend(self._ping_bucket, now, "PING")
-        self._pong = frame.payload
+        self._outgoing.pong = frame.payload
 
     def _pong_received(self, frame: Frame, now: float) -> LinkEvent | None:
         if frame.payload != self._ping_outstanding:
@@ -298,7 +287,7 @@ class LinkConnection:
             raise RemoteProtocolError(ErrorCode.PROTOCOL, f"OPENED on stream {stream.number}")
         opened = messages.decode(frame.payload, Opened)
         stream.accepted_by_peer(opened)
-        self._wake(stream)
+        self._outgoing.wake(stream)
         return StreamOpened(stream.number, opened)
 
     def _refused(self, frame: Frame, now: float) -> LinkEvent | None:
@@ -320,7 +309,7 @@ class LinkConnection:
         return DataReceived(stream.number, frame.payload, bool(frame.flags & FrameFlag.STDERR), eof)
 
     def _limit(self, frame: Frame, now: float) -> LinkEvent | None:
-        if len(frame.payload) != _LIMIT.size:
+        if len(frame.payload) != LIMIT_FIELDS.size:
             raise RemoteProtocolError(ErrorCode.PROTOCOL, "LIMIT is three 8-byte numbers")
         if self._limit_allowance is not None:
             self._limit_allowance -= 1
@@ -329,12 +318,12 @@ class LinkConnection:
         stream = self._stream(frame, StreamState.OPEN)
         if stream is None:
             return None
-        consumed, limit, events = _LIMIT.unpack(frame.payload)
+        consumed, limit, events = LIMIT_FIELDS.unpack(frame.payload)
         if max(consumed, limit, events) > MAX_OFFSET:
             raise RemoteProtocolError(ErrorCode.FLOW_CONTROL, "a LIMIT beyond 2^63")
         if not stream.limit_received(consumed, limit, events):
             return None
-        self._wake(stream)
+        self._outgoing.wake(stream)
         finished = stream.outcome_acknowledged
         if finished:
             self._forget(stream)
@@ -481,7 +470,7 @@ class LinkConnection:
         stream.accepted_here(request.start, opened)
         self._queue(encode_frame(FrameType.OPENED, number, payload))
         self._grant_limits()
-        self._wake(stream)
+        self._outgoing.wake(stream)
 
     def refuse(self, number: int, code: ErrorCode | str, message: str) -> None:
         """Answer REFUSED: the stream is over."""
@@ -501,7 +490,7 @@ class LinkConnection:
         """Note that the source of a stream may have a frame, an urgent event or a LIMIT."""
         stream = self.streams.get(number)
         if stream is not None and stream.state is StreamState.OPEN:
-            self._wake(stream)
+            self._outgoing.wake(stream)
 
     def waiting(self, number: int) -> bool:
         """Whether the peer still waits for this side's answer to its OPEN."""
@@ -533,16 +522,11 @@ class LinkConnection:
     def _forget(self, stream: LinkStream) -> None:
         if self.streams.pop(stream.number, None) is None:
             return
-        self._scheduler.remove(stream.flow)
-        self._attention.pop(stream.number, None)
+        self._outgoing.forget(stream)
         if stream.local:
             self._opened_here -= 1
         else:
             self._opened_there -= 1
-
-    def _wake(self, stream: LinkStream) -> None:
-        self._attention[stream.number] = None
-        self._scheduler.wake(stream.flow)
 
     def _grant_limits(self) -> None:
         """Let the peer send LIMITs for what we send it (section 13)."""
@@ -554,98 +538,24 @@ class LinkConnection:
     @property
     def has_output(self) -> bool:
         """Whether `next_record` may have something to send."""
-        return bool(self._control or self._pong or self._attention or self._scheduler)
+        return bool(self._outgoing)
 
     def next_record(self, size: int = RECORD_SIZE) -> tuple[bytes, list[LinkEvent]]:
         """Return up to ``size`` bytes to send now, and the streams that this finished.
 
-        Control frames come first, then LIMITs and urgent events, then streams by rule Q1.  Call
-        it when the transport asks, once per record, so that what comes first can still come first.
+        Call it when the transport asks, once per record, so that what comes first (see
+        outgoing.py) can still come first.
         """
-        parts: list[bytes] = []
-        room = size
-        if self._pong is not None:
-            frame = encode_frame(FrameType.PONG, 0, self._pong)
-            self._pong = None
-            parts.append(frame)
-            room -= len(frame)
-        while self._control and (len(self._control[0]) <= room or not parts):
-            frame = self._control.popleft()
-            self._control_bytes -= len(frame)
-            parts.append(frame)
-            room -= len(frame)
+        record, told = self._outgoing.next_record(size)
         finished: list[LinkEvent] = []
-        if not self._control:
-            room = self._collect_attention(parts, room, finished)
-            self._collect_streams(parts, room)
-        return b"".join(parts), finished
-
-    def _collect_attention(self, parts: list[bytes], room: int, finished: list[LinkEvent]) -> int:
-        while self._attention and room >= HEADER_SIZE + _LIMIT.size:
-            number = next(iter(self._attention))
-            stream = self.streams[number]
-            if stream.source is None:
-                del self._attention[number]
-                continue
-            item = stream.source.next_control()
-            if item is None:
-                del self._attention[number]
-                continue
-            frame = self._encode_control(stream, item)
-            parts.append(frame)
-            room -= len(frame)
-            if stream.outcome_told:
-                self._forget(stream)
-                finished.append(StreamFinished(number))
-        return room
-
-    def _encode_control(self, stream: LinkStream, item: OutEvent | OutLimit) -> bytes:
-        self._grant_limits()
-        if isinstance(item, OutLimit):
-            stream.limit_sent(item)
-            return pack_header(FrameType.LIMIT, 0, _LIMIT.size, stream.number) + _LIMIT.pack(*item)
-        return self._encode_event(stream, item)
-
-    @staticmethod
-    def _encode_event(stream: LinkStream, item: OutEvent) -> bytes:
-        stream.event_sent(item)
-        flags = FrameFlag.URGENT if item.urgent else 0
-        return encode_frame(FrameType.EVENT, stream.number, item.payload, flags)
-
-    def _collect_streams(self, parts: list[bytes], room: int) -> None:
-        while room >= _MIN_ROOM:
-            flow = self._scheduler.current()
-            if flow is None:
-                return
-            stream = self.streams[flow.key]
-            item = (
-                stream.source.next_frame(room - HEADER_SIZE, stream.credit)
-                if stream.source is not None and not stream.outcome_sent
-                else None
-            )
-            if item is None:
-                self._scheduler.idle(flow)
-                continue
-            self._grant_limits()
-            if isinstance(item, OutData):
-                stream.data_sent(len(item.data), item.eof)
-                flags = (FrameFlag.EOF if item.eof else 0) | (
-                    FrameFlag.STDERR if item.stderr else 0
-                )
-                parts.append(pack_header(FrameType.DATA, flags, len(item.data), stream.number))
-                parts.append(item.data)
-                used = HEADER_SIZE + len(item.data)
-            else:
-                frame = self._encode_event(stream, item)
-                parts.append(frame)
-                used = len(frame)
-            room -= used
-            self._scheduler.sent(flow, used)
+        for stream in told:
+            self._forget(stream)
+            finished.append(StreamFinished(stream.number))
+        return record, finished
 
     def _queue(self, frame: bytes) -> None:
-        self._control.append(frame)
-        self._control_bytes += len(frame)
-        if self._control_bytes > self.limits.control_queue_bytes and not self.closed:
+        self._outgoing.queue(frame)
+        if self._outgoing.queued_bytes > self.limits.control_queue_bytes and not self.closed:
             self.fail(
                 RemoteProtocolError(ErrorCode.OVERLOAD, "the peer does not read what it asked for")
             )

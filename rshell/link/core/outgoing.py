@@ -1,0 +1,159 @@
+"""What one side of a link has to send, record by record (rule Q1).
+
+Frames of the link itself come first, in order; then LIMITs and urgent events of streams; then the
+streams' own frames, as the scheduler says.  Nothing of a stream is queued here: its source is
+asked when its turn has come.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Mapping
+from struct import Struct
+from typing import Final
+
+from rshell.link.core.constants import HEADER_SIZE, FrameFlag, FrameType
+from rshell.link.core.frames import encode_frame, pack_header
+from rshell.link.core.scheduler import Scheduler
+from rshell.link.core.sources import OutData, OutEvent, OutLimit
+from rshell.link.core.streams import LinkStream
+
+__all__ = ["LIMIT_FIELDS", "Outgoing"]
+
+LIMIT_FIELDS: Final = Struct(">QQQ")
+#: Less room than this at the end of a record is left unused rather than sent as crumbs.
+_MIN_ROOM: Final = 64
+
+
+class Outgoing:
+    """Fills records.
+
+    Args:
+        streams: Those of the link, by number; the link owns it.
+        sent: Called for each frame of a stream that is sent; the peer may answer it with LIMITs.
+
+    Attributes:
+        pong: The payload of the newest PING that waits for its PONG (rule L3).
+        queued_bytes: Frames of the link that wait.
+    """
+
+    __slots__ = ("_attention", "_frames", "_scheduler", "_sent", "_streams", "pong", "queued_bytes")
+
+    def __init__(self, streams: Mapping[int, LinkStream], sent: Callable[[], None]) -> None:
+        self._streams = streams
+        self._sent = sent
+        self.pong: bytes | None = None
+        self.queued_bytes = 0
+        self._frames: deque[bytes] = deque()
+        self._scheduler = Scheduler()
+        #: Streams that may have a LIMIT or an urgent event.
+        self._attention: dict[int, LinkStream] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._frames or self.pong or self._attention or self._scheduler)
+
+    def queue(self, frame: bytes) -> None:
+        """Add a frame of the link."""
+        self._frames.append(frame)
+        self.queued_bytes += len(frame)
+
+    def clear(self) -> None:
+        """Drop what waits: the link has failed."""
+        self._frames.clear()
+        self.queued_bytes = 0
+        self.pong = None
+
+    def wake(self, stream: LinkStream) -> None:
+        """A stream's source may have something."""
+        self._attention[stream.number] = stream
+        self._scheduler.wake(stream.flow)
+
+    def forget(self, stream: LinkStream) -> None:
+        """A stream is over."""
+        self._scheduler.remove(stream.flow)
+        self._attention.pop(stream.number, None)
+
+    def next_record(self, size: int) -> tuple[bytes, list[LinkStream]]:
+        """Return up to ``size`` bytes, and the streams whose outcome this acknowledges.
+
+        A record is longer only by an event that did not fit any more.
+        """
+        parts: list[bytes] = []
+        room = size
+        if self.pong is not None:
+            frame = encode_frame(FrameType.PONG, 0, self.pong)
+            self.pong = None
+            parts.append(frame)
+            room -= len(frame)
+        while self._frames and (len(self._frames[0]) <= room or not parts):
+            frame = self._frames.popleft()
+            self.queued_bytes -= len(frame)
+            parts.append(frame)
+            room -= len(frame)
+        told: list[LinkStream] = []
+        if not self._frames:
+            room = self._collect_attention(parts, room, told)
+            self._collect_streams(parts, room)
+        return b"".join(parts), told
+
+    def _collect_attention(self, parts: list[bytes], room: int, told: list[LinkStream]) -> int:
+        while self._attention and room >= HEADER_SIZE + LIMIT_FIELDS.size:
+            number, stream = next(iter(self._attention.items()))
+            item = None if stream.source is None else stream.source.next_control()
+            if item is None:
+                self._attention.pop(number, None)
+                continue
+            frame = self._encode_control(stream, item)
+            parts.append(frame)
+            room -= len(frame)
+            if stream.outcome_told:
+                self.forget(stream)
+                told.append(stream)
+        return room
+
+    def _encode_control(self, stream: LinkStream, item: OutEvent | OutLimit) -> bytes:
+        self._sent()
+        if isinstance(item, OutLimit):
+            stream.limit_sent(item)
+            header = pack_header(FrameType.LIMIT, 0, LIMIT_FIELDS.size, stream.number)
+            return header + LIMIT_FIELDS.pack(*item)
+        return self._encode_event(stream, item)
+
+    @staticmethod
+    def _encode_event(stream: LinkStream, item: OutEvent) -> bytes:
+        stream.event_sent(item)
+        flags = FrameFlag.URGENT if item.urgent else 0
+        return encode_frame(FrameType.EVENT, stream.number, item.payload, flags)
+
+    def _collect_streams(self, parts: list[bytes], room: int) -> None:
+        while room >= _MIN_ROOM:
+            flow = self._scheduler.current()
+            if flow is None:
+                return
+            stream = self._streams[flow.key]
+            item = (
+                stream.source.next_frame(room - HEADER_SIZE, stream.credit)
+                if stream.source is not None and not stream.outcome_sent
+                else None
+            )
+            if item is None:
+                self._scheduler.idle(flow)
+                continue
+            self._sent()
+            if isinstance(item, OutData):
+                used = self._add_data(parts, stream, item)
+            else:
+                frame = self._encode_event(stream, item)
+                parts.append(frame)
+                used = len(frame)
+            room -= used
+            self._scheduler.sent(flow, used)
+
+    @staticmethod
+    def _add_data(parts: list[bytes], stream: LinkStream, item: OutData) -> int:
+        size = len(item.data)
+        stream.data_sent(size, item.eof)
+        flags = (FrameFlag.EOF if item.eof else 0) | (FrameFlag.STDERR if item.stderr else 0)
+        parts.append(pack_header(FrameType.DATA, flags, size, stream.number))
+        parts.append(item.data)
+        return HEADER_SIZE + size
