@@ -186,6 +186,8 @@ class HandlerChannel:
             raise RuntimeError("the channel is spliced to the keeper")
         if self._over is not None:
             raise StreamOver(*self._over)
+        if not self._link.waiting(self._number):  # the link is ending, and will say so
+            raise StreamOver(ErrorCode.LINK_LOST.value, "the link is ending")
         refusal = self._host.admit(self._request)
         if refusal is not None:
             self.refuse(*refusal)

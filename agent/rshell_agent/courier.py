@@ -212,6 +212,9 @@ class Courier:
             wire.integer(body, "events"),
             wire.integer(body, "gap", 0),
         )
+        if not self._link.waiting(self._number):  # the link is ending, and will say so
+            self._leave(ErrorCode.LINK_LOST.value, "the link is ending")
+            return
         self._opened = True
         self._link.accept(self._number, self._request, opened, self, self._weight)
 

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import TimeoutError as TookTooLong  # not the built-in one
 from twisted.internet.endpoints import UNIXClientEndpoint
-from twisted.internet.error import ConnectError
+from twisted.internet.error import ConnectError, ConnectingCancelledError
 from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.protocol import Factory, ProcessProtocol, Protocol, connectionDone
 from twisted.internet.task import deferLater
@@ -104,11 +105,11 @@ class _Control(Protocol):
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         calls, self._calls = self._calls, {}
+        self._lost(self, self._reason)  # first: who is told below may call again at once
         if not self.ready.called:
             self.ready.errback(KeeperUnavailable(self._reason))
         for answer, _ in calls.values():
             answer.errback(KeeperUnavailable(self._reason))
-        self._lost(self, self._reason)
 
     def abort(self) -> None:
         """Close at once."""
@@ -196,7 +197,10 @@ class KeeperClient:
             self._starting = Deferred.fromCoroutine(self._bring_up())
             self._starting.addBoth(self._brought_up)
         self._starting.addCallbacks(*_pass_to(waiter))
-        await waiter
+        try:
+            await waiter
+        except (CancelledError, ConnectingCancelledError):
+            raise KeeperUnavailable("the agent is ending") from None
 
     def _brought_up(self, result: Any) -> Any:
         self._starting = None
@@ -217,7 +221,7 @@ class KeeperClient:
         answer.addTimeout(CALL_SECONDS, self._reactor)
         try:
             reply = await answer
-        except (TimeoutError, CancelledError):
+        except (TookTooLong, CancelledError):
             raise KeeperUnavailable(f"the keeper does not answer the call {name}") from None
         error = reply.get("error")
         if isinstance(error, dict):
@@ -233,7 +237,7 @@ class KeeperClient:
         await self.ensure()
         try:
             await self._connect(protocol)
-        except (ConnectError, CancelledError) as error:
+        except (ConnectError, CancelledError, ConnectingCancelledError) as error:
             raise KeeperUnavailable(f"the keeper's socket: {error}") from None
 
     def stop(self) -> None:
@@ -276,7 +280,7 @@ class KeeperClient:
         control.ready.addTimeout(CALL_SECONDS, self._reactor)
         try:
             identity = await control.ready
-        except TimeoutError:
+        except TookTooLong:
             control.abort()
             raise KeeperUnavailable("the keeper does not say WELCOME") from None
         if identity.get("version") != __version__ and await self._retires(control, identity):
@@ -300,7 +304,7 @@ class KeeperClient:
         answer.addTimeout(CALL_SECONDS, self._reactor)
         try:
             retiring = (await answer).get("retiring") is True
-        except TimeoutError:
+        except TookTooLong:
             retiring = False
         self._log.info(
             "a keeper of version {version} runs and {what}",

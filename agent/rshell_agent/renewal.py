@@ -171,7 +171,8 @@ class Renewal:
         self._log.info("certificate renewed, valid until {end}", end=end.isoformat())
         self._renewed(link)
         if not link.closed and self._timer is None:
-            self._look(link, False)
+            # not at once: with clocks far apart a fresh certificate may look old again
+            self._timer = self._clock.callLater(_LOOK_SECONDS, self._look, link, False)
 
     async def _ask(self, link: LinkProtocol) -> Credentials:
         key = self._store.pending_key()

@@ -66,6 +66,7 @@ class AgentService(Service):
         self._stopped = False
         self._keeper_sessions = 0
         self._minute: IDelayedCall | None = None
+        self._minutes = 0
         self._wire()
 
     @classmethod
@@ -177,6 +178,9 @@ class AgentService(Service):
         if self._stopped:
             return
         self._minute = self._reactor.callLater(_EVERY_SECONDS, self._next_minute)
+        self._minutes += 1
+        if self._minutes % 60 == 0:
+            self._floor.save()
         await self._policy.refresh()
         try:
             reply = await self._keeper.call("status")

@@ -47,7 +47,14 @@ def _print_invitation(json: bool, invitation: Invitation) -> None:
 @invite.command("device", short_help="Invite a device.")
 @click.option("--name", metavar="N", help="What it will be called; without it, it proposes.")
 @click.option("--label", "labels", multiple=True, metavar="k=v", help="May be repeated.")
-@click.option("--ttl", callback=parse_duration, metavar="T", default="1h", show_default=True, help="How long it holds.")
+@click.option(
+    "--ttl",
+    callback=parse_duration,
+    metavar="T",
+    default="1h",
+    show_default=True,
+    help="How long it holds.",
+)
 @click.option(
     "--uses",
     type=click.IntRange(1, 100_000),
@@ -88,7 +95,14 @@ def invite_device(
 
 @invite.command("operator", short_help="Invite an operator.")
 @click.option("--role", required=True, metavar="ROLE", help="What the operator may do.")
-@click.option("--ttl", callback=parse_duration, metavar="T", default="1h", show_default=True, help="How long it holds.")
+@click.option(
+    "--ttl",
+    callback=parse_duration,
+    metavar="T",
+    default="1h",
+    show_default=True,
+    help="How long it holds.",
+)
 @common_options
 @click.argument("name")
 @click.pass_context

@@ -31,8 +31,8 @@ STOP_SECONDS = 10.0
 
 _PYTHON = (sys.executable, "-P")
 _TWISTD = (*_PYTHON, "-c", "from twisted.scripts.twistd import run; run()")
-_RSHELL = (*_PYTHON, "-m", "rshell.cli.main")
-_AGENT = (*_PYTHON, "-m", "rshell_agent.main")
+_RSHELL = (*_PYTHON, "-m", "rshell.cli")
+_AGENT = (*_PYTHON, "-m", "rshell_agent")
 
 SCRIPT = 'for i in 1 2 3; do echo "$(hostname): line $i from pid $$"; done; echo done >&2'
 

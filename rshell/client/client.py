@@ -385,7 +385,7 @@ class Client:
     async def audit(
         self, *, limit: int = 100, device: str | None = None, operator: str | None = None
     ) -> list[AuditRow]:
-        """Return the newest rows of the audit log, oldest first as the gateway gives them.
+        """Return the newest rows of the audit log, newest first.
 
         Raises:
             Refused: The role forbids it.

@@ -34,7 +34,7 @@ from rshell.link.core.limits import AT_CLIENT
 from rshell.link.core.messages import Clock, GoAway, Hello, Open, Sessions, VersionRange, Welcome
 from rshell.link.dialling import LinkEndpoint
 from rshell.link.protocol import LinkProtocol
-from rshell.link.sockets import tcp_socket_of, wrap_tls
+from rshell.link.sockets import wrap_tls
 
 __all__ = ["EndableClock", "GatewayLink", "dial"]
 
@@ -42,8 +42,6 @@ __all__ = ["EndableClock", "GatewayLink", "dial"]
 CONNECT_SECONDS = 10.0
 #: TLS, HELLO and WELCOME; a busy gateway may take its time (rule P7).
 GREETING_SECONDS = 30.0
-#: One recv(2): four records.
-READ_BYTES = 64 * 1024
 
 
 class EndableClock:
@@ -86,16 +84,12 @@ class _ClosingTLS(TLSMemoryBIOProtocol):
     def _tlsShutdownFinished(self, reason: Failure | None) -> None:
         transport: Any = self.transport
         transport.unregisterProducer()
-        super()._tlsShutdownFinished(reason)
+        super()._tlsShutdownFinished(reason)  # type: ignore[no-untyped-call]  # Twisted's
 
 
 @implementer(IHandshakeListener)
 class _DiallingLink(LinkProtocol):
     """A link that tells its owner of the handshake, and why it broke in words."""
-
-    def connectionMade(self) -> None:
-        super().connectionMade()
-        _read_at_full_size(self.transport)
 
     def handshakeCompleted(self) -> None:
         self.handshake_completed()
@@ -106,18 +100,6 @@ class _DiallingLink(LinkProtocol):
         ):
             self._reason = explain_tls_failure(reason)
         super().connectionLost(reason)
-
-
-def _read_at_full_size(transport: Any) -> None:
-    """Let a TCP transport ask for each record and still read more than a byte at once.
-
-    Twisted's ``bufferSize`` is two things: when a producer is paused, and how much one recv(2)
-    asks for.  The link wants the first to be 1.
-    """
-    tcp, sock = tcp_socket_of(transport)
-    if sock is not None:
-        tcp.bufferSize = READ_BYTES
-        tcp._isSendBufferFull = lambda: bool(len(tcp.dataBuffer) + tcp._tempDataLen)
 
 
 class GatewayLink:

@@ -30,9 +30,9 @@ _ADVICE = {
 }
 
 
-def advice_for(code: str) -> str:
-    """Return what to do next about an error code; "" where there is nothing to say."""
-    return _ADVICE.get(code, "")
+def advice_for(code: str, message: str = "") -> str:
+    """Return what to do next about an error code; "" if that is unknown or in the message."""
+    return "" if "rshell " in message else _ADVICE.get(code, "")
 
 
 class RshellError(Exception):
@@ -47,7 +47,7 @@ class RshellError(Exception):
     def __init__(self, code: str, message: str, hint: str | None = None) -> None:
         self.code = printable(code, 64)
         self.message = printable(message, 500)
-        self.hint = advice_for(code) if hint is None else hint
+        self.hint = advice_for(code, message) if hint is None else hint
         super().__init__(self.message)
 
 

@@ -76,5 +76,5 @@ def describe_outcome(outcome: Outcome) -> str:
             return f"the session is lost: {outcome.message or outcome.code or 'the link broke'}"
         case _:
             text = f"{outcome.status}: {outcome.message or outcome.code or 'no reason given'}"
-            advice = advice_for(outcome.code or "")
+            advice = advice_for(outcome.code or "", text)
             return f"{text} ({advice})" if advice else text

@@ -124,6 +124,8 @@ class Arrivals(Factory):
         devices: Owner of devices' links.
         operators: Owner of operators' links: a door.
         join: Builds the protocol of a machine that joins, from its address.
+        max_waiting: Connections of strangers at once; beyond, the oldest of the busiest source
+            is dropped.
     """
 
     noisy = False
@@ -135,12 +137,14 @@ class Arrivals(Factory):
         devices: LinkOwner,
         operators: LinkOwner,
         join: Callable[[str], Protocol],
+        max_waiting: int = MAX_WAITING,
     ) -> None:
         self.tls = tls
         self.wheel = wheel
         self._devices = devices
         self._operators = operators
         self._join = join
+        self._max_waiting = max_waiting
         #: By source, then in order of arrival.
         self._waiting: dict[str, dict[Arrival, None]] = {}
         self._count = 0
@@ -160,7 +164,7 @@ class Arrivals(Factory):
         """
         self._waiting.setdefault(arrival.source, {})[arrival] = None
         self._count += 1
-        if self._count > MAX_WAITING:
+        if self._count > self._max_waiting:
             busiest = max(self._waiting.values(), key=len)
             oldest = next(iter(busiest))
             self.went(oldest)

@@ -10,7 +10,7 @@ import hashlib
 import secrets
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -44,6 +44,8 @@ __all__ = ["FEATURES", "DeviceLinks", "reported", "welcome_for"]
 FEATURES = ("resume",)
 #: Mutual TLS handshakes a second that two cores do beside their other work.
 ADMISSION_RATE = 400
+#: A device that lay in a drawer for longer has to be invited again (rule E4).
+MAX_EXPIRED = timedelta(days=400)
 MAX_CATALOGUE_BYTES = 256 * 1024
 #: Others with the same catalogue wait for the one that was asked first.
 CATALOGUE_SECONDS = 30.0
@@ -181,6 +183,14 @@ class DeviceLinks:
             self._refuse(link, ErrorCode.REVOKED, "this device is revoked")
             return
         if peer.expired:
+            expired_for = datetime.fromtimestamp(self._wall(), UTC) - peer.not_after
+            if expired_for > MAX_EXPIRED:
+                self._refuse(
+                    link,
+                    ErrorCode.EXPIRED,
+                    f"the certificate expired more than {MAX_EXPIRED.days} days ago: join again",
+                )
+                return
             self._welcome_to_renew(link, hello, found.device)
             return
         self._admit(link, hello, found.device)

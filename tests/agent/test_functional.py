@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import sys
-import tempfile
-from collections.abc import Iterator
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -18,154 +14,13 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import TestCase
 
 from rshell.handlers import ExecRequest, ShellRequest, TerminalSize
-from rshell.identity.credentials import Credentials, CredentialStore
 from rshell.identity.fleet_home import chain_to_pem
 from rshell.identity.keys import read_csr
 from rshell.link.core.messages import Open, Positions, Sessions
 from rshell.link.protocol import LinkProtocol
 from tests.agent.gateway import TinyGateway, reactor, reply
+from tests.agent.running import PATHS, AgentCase, Program
 from tests.identity.dev_fleet import fleet, gateway_tls
-
-ROOT = Path(__file__).resolve().parents[2]
-PATHS = os.pathsep.join([str(ROOT), str(ROOT / "agent")])
-
-TWISTD = "import sys; from twisted.scripts.twistd import run; sys.argv[0] = 'twistd'; run()"
-PLUGIN = """
-import msgspec
-from twisted.plugin import IPlugin
-from zope.interface import implementer
-
-from rshell.handlers import Outcome
-from rshell.interfaces import ICommandHandler
-
-
-class Request(msgspec.Struct, forbid_unknown_fields=True):
-    prefix: str = ""
-
-
-@implementer(IPlugin, ICommandHandler)
-class Reverse:
-    name = "reverse"
-    summary = "Send the input back to front."
-    request_type = Request
-    priority = "normal"
-
-    async def run(self, request, channel, device):
-        text = b""
-        while data := await channel.read():
-            text += data
-        channel.write(request.prefix.encode() + text[::-1])
-        return Outcome(status="ok")
-
-
-reverse = Reverse()
-"""
-
-
-class Program(ProcessProtocol):
-    """A run of the command; `ended` fires with its exit status (negative for a signal)."""
-
-    def __init__(
-        self, *arguments: str, stdin: bytes = b"", path: str = "", twistd: bool = False
-    ) -> None:
-        self.output = b""
-        self.errors = b""
-        self.ended: Deferred[int] = Deferred()
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [path, PATHS]))}
-        start = ["-m", "rshell_agent"] if not twistd else ["-c", TWISTD]
-        command = [sys.executable, *start, *arguments]
-        self.process = reactor.spawnProcess(self, command[0], command, env=environment)
-        self.process.write(stdin)
-        self.process.closeStdin()
-
-    def outReceived(self, data: bytes) -> None:
-        self.output += data
-
-    def errReceived(self, data: bytes) -> None:
-        self.errors += data
-
-    def processEnded(self, reason: Failure) -> None:
-        value: Any = reason.value
-        self.ended.callback(-value.signal if value.signal else value.exitCode)
-
-    @property
-    def rss_kb(self) -> int:
-        with open(f"/proc/{self.process.pid}/statm", encoding="ascii") as file:
-            return int(file.read().split()[1]) * os.sysconf("SC_PAGESIZE") // 1024
-
-    @property
-    def running(self) -> bool:
-        return not self.ended.called
-
-    async def kill(self, number: int = signal.SIGKILL) -> None:
-        if self.running:
-            os.kill(self.process.pid, number)
-            ended: Deferred[None] = Deferred()
-            self.ended.addBoth(lambda result: (ended.callback(None), result)[1])
-            await ended
-
-
-class AgentCase(TestCase):
-    """A joined home, a gateway, and what it takes to end both."""
-
-    timeout = 60
-    extra_path = ""
-
-    def setUp(self) -> None:
-        # unix sockets and keepers outlive trial's own directories, so not mktemp()
-        self.home = Path(tempfile.mkdtemp(prefix="agent-"))
-        self.addCleanup(shutil.rmtree, self.home, True)
-        self.gateway = TinyGateway(gateway_tls(), **self.welcome())
-        self.addCleanup(lambda: Deferred.fromCoroutine(self.gateway.stop()))
-        self.store = CredentialStore(self.home)
-        self.join_as("device-1")
-        self.agents: list[Program] = []
-        self.addCleanup(lambda: Deferred.fromCoroutine(self.end()))
-
-    def welcome(self) -> dict[str, Any]:
-        return {}
-
-    def join_as(self, name: str) -> None:
-        leaf = fleet().leaves[name]
-        root = chain_to_pem((fleet().keys.root.certificate,))
-        self.store.save(
-            Credentials.new(leaf.key, chain_to_pem(leaf.chain), root, (self.gateway.address,))
-        )
-
-    async def end(self) -> None:
-        for agent in self.agents:
-            await agent.kill()
-        keeper = self.keeper_pid()
-        if keeper:
-            os.kill(keeper, signal.SIGTERM)
-
-    def keeper_pid(self) -> int:
-        """The keeper of this home, 0 if there is none."""
-        for pid in _pids():
-            try:
-                command = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-            except OSError:
-                continue
-            if os.fsencode(self.home) in command and b"-S" in command:
-                return pid
-        return 0
-
-    async def agent(self) -> Program:
-        """Start an agent and wait until it has reported its sessions."""
-        links, reports = len(self.gateway.hellos), len(self.gateway.sessions)
-        program = Program("run", "--home", str(self.home), path=self.extra_path)
-        self.agents.append(program)
-        try:
-            await self.gateway.until(
-                lambda: len(self.gateway.hellos) > links and len(self.gateway.sessions) > reports
-            )
-        except Exception:
-            self.fail(f"no link: {program.errors.decode()}")
-        return program
-
-
-def _pids() -> Iterator[int]:
-    return (int(name) for name in os.listdir("/proc") if name.isdigit())
 
 
 class RunTests(AgentCase):
@@ -334,95 +189,6 @@ class RunTests(AgentCase):
         shown = Program("status", "--home", str(self.home))
         self.assertEqual(1, await shown.ended)
         self.assertIn(b"stopped", shown.output)
-
-
-class KeeperTests(AgentCase):
-    async def test_gateway_ends_sessions(self) -> None:
-        """S2: a session that the gateway does not let live is ended at once."""
-        agent = await self.agent()
-        talk = self.gateway.open("exec", ExecRequest(line=b"echo $$; exec sleep 600"))
-        await talk.until(lambda: b"\n" in talk.output)
-        pid = int(talk.output)
-        await agent.kill()
-        self.gateway.answer = Sessions(end=[talk.request.session])
-        await self.agent()
-        watch = self.gateway.open(
-            "exec", ExecRequest(line=b"while kill -0 %d 2>/dev/null; do sleep 0.05; done" % pid)
-        )
-        await watch.ended
-        self.assertEqual("ok", watch.outcome["status"])
-
-    async def test_outcome_reported_and_acknowledged(self) -> None:
-        """S1, S2: an outcome nobody collected is reported until the gateway acknowledges it."""
-        agent = await self.agent()
-        talk = self.gateway.open("exec", ExecRequest(line=b"echo x; read x; exit 7"))
-        await talk.until(lambda: b"\n" in talk.output)
-        agent_pid = agent.process.pid
-        talk.channel.loseConnection()
-        os.kill(agent_pid, signal.SIGKILL)
-        await self.agent()
-        reports = self.gateway.sessions[-1].sessions
-        self.assertEqual([talk.request.session], [report.session for report in reports])
-
-    async def test_keeper_dies(self) -> None:
-        """A keeper that is killed loses its sessions, loudly, and is replaced for new ones."""
-        agent = await self.agent()
-        talk = self.gateway.open("exec", ExecRequest(argv=[b"sleep", b"600"]))
-        await talk.opened
-        first = self.keeper_pid()
-        os.kill(first, signal.SIGKILL)
-        self.assertEqual("lost", (await talk.ended)[0])
-        again = self.gateway.open("exec", ExecRequest(argv=[b"true"]))
-        await again.ended
-        self.assertEqual("ok", again.outcome["status"])
-        self.assertNotEqual(first, self.keeper_pid())
-        self.assertIn(b"the keeper is gone", agent.errors)
-
-    async def test_long_home(self) -> None:
-        """A home whose path is longer than a socket's address may be works like any other."""
-        self.home = self.home / ("x" * 120)
-        self.store = CredentialStore(self.home)
-        self.join_as("device-1")
-        await self.agent()
-        talk = self.gateway.open("exec", ExecRequest(argv=[b"true"]))
-        await talk.ended
-        self.assertEqual("ok", talk.outcome["status"])
-
-    async def test_plug_in(self) -> None:
-        """A plug-in's handler runs once policy names it, and is in the catalogue."""
-        folder = self.home / "extra" / "twisted" / "plugins"
-        folder.mkdir(parents=True)
-        (folder / "reverse_plugin.py").write_text(PLUGIN)
-        (self.home / "agent.toml").write_text('[policy]\nhandlers = ["exec", "reverse"]\n')
-        self.extra_path = str(self.home / "extra")
-        await self.agent()
-        talk = self.gateway.open("reverse", {"prefix": ">"})
-        await talk.opened
-        talk.channel.write(b"abc")
-        talk.channel.loseConnection()
-        await talk.ended
-        self.assertEqual((b">cba", "ok"), (talk.output, talk.outcome["status"]))
-        catalogue = self.gateway.open("catalogue", {}, operator=None)
-        await catalogue.ended
-        self.assertIn(b'"reverse"', catalogue.output)
-        self.assertNotIn(b'"shell"', catalogue.output)
-
-
-class TwistdTests(AgentCase):
-    async def test_twistd(self) -> None:
-        """`twistd -n rshell-agent` is the same agent; a second one is refused in one line."""
-        arguments = ("-n", "--pidfile=", "rshell-agent", "--home", str(self.home))
-        program = Program(*arguments, twistd=True)
-        self.agents.append(program)
-        await self.gateway.until(lambda: len(self.gateway.sessions) > 0)
-        talk = self.gateway.open("exec", ExecRequest(argv=[b"true"]))
-        await talk.ended
-        self.assertEqual("ok", talk.outcome["status"])
-        second = Program(*arguments, twistd=True)
-        self.assertEqual(1, await second.ended)
-        self.assertIn(b"already runs", second.errors)
-        await program.kill(signal.SIGTERM)
-        self.assertEqual("shutdown", self.gateway.goaways[0].code)
 
 
 class RenewTests(AgentCase):

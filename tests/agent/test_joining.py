@@ -24,7 +24,7 @@ from rshell.link.sockets import wrap_tls
 from rshell_agent.home import HomeInUse, HomeLock
 from rshell_agent.joining import AlreadyJoined, join_device
 from tests.agent.gateway import reactor
-from tests.agent.test_functional import Program
+from tests.agent.running import Program
 from tests.identity.dev_fleet import fleet, gateway_tls, make_dev
 
 FACTS = {"hostname": "Pump_17"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -25,12 +26,14 @@ class RshellProcess(ProcessProtocol):
     Attributes:
         out: What it wrote to stdout; err: to stderr.
         ended: Fires with the exit status (minus the signal's number if one ended it).
+        status: The same, once it is known.
     """
 
     def __init__(self) -> None:
         self.out = b""
         self.err = b""
         self.ended: Deferred[int] = Deferred()
+        self.status: int | None = None
         self._waiting: list[tuple[Callable[[], bool], Deferred[None]]] = []
 
     def outReceived(self, data: bytes) -> None:
@@ -56,7 +59,18 @@ class RshellProcess(ProcessProtocol):
 
     def processEnded(self, reason: Failure) -> None:
         value: Any = reason.value
-        self.ended.callback(-value.signal if value.signal else value.exitCode)
+        self.status = -value.signal if value.signal else value.exitCode
+        self.ended.callback(self.status)
+
+    def signal(self, name: str) -> None:
+        """Send it a signal: a name without SIG."""
+        transport: Any = self.transport
+        transport.signalProcess(getattr(signal, f"SIG{name}"))
+
+    def close_stdout(self) -> None:
+        """Read no more of its stdout."""
+        transport: Any = self.transport
+        transport.closeStdout()
 
 
 class CliCase(TestCase):
@@ -100,5 +114,5 @@ class CliCase(TestCase):
         if stdin:
             transport.write(stdin)
         transport.closeStdin()
-        process.status = await process.ended  # type: ignore[attr-defined]  # for the test only
+        await process.ended
         return process

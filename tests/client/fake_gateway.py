@@ -15,7 +15,7 @@ from twisted.internet.interfaces import IHandshakeListener, IReactorTime
 from twisted.internet.protocol import Factory
 from zope.interface import implementer
 
-from rshell.client.dialling import EndableClock, _ClosingTLS, _read_at_full_size
+from rshell.client.dialling import EndableClock, _ClosingTLS
 from rshell.handlers import Outcome
 from rshell.identity.credentials import Credentials, CredentialStore
 from rshell.link.channel import StreamChannel
@@ -31,10 +31,6 @@ Behaviour = Callable[["FakeStream"], None]
 
 @implementer(IHandshakeListener)
 class _Link(LinkProtocol):
-    def connectionMade(self) -> None:
-        super().connectionMade()
-        _read_at_full_size(self.transport)
-
     def handshakeCompleted(self) -> None:
         self.handshake_completed()
 

@@ -261,12 +261,13 @@ class RunTests(ClientCase):
     async def test_bad_requests(self) -> None:
         """A command that cannot be asked for is refused before anything is sent."""
         client = await self.client()
-        for options in (
+        refused: tuple[dict[str, Any], ...] = (
             {},
             {"argv": []},
             {"argv": ["a"], "line": "b"},
             {"line": "x", "timeout": 0},
-        ):
+        )
+        for options in refused:
             with self.assertRaises(RshellError) as caught:
                 await client.run("pump", **options)
             self.assertEqual(caught.exception.code, "bad-request")

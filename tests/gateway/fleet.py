@@ -42,7 +42,7 @@ from rshell.link.clock import TimerWheel
 from rshell.link.core.limits import AT_AGENT, AT_CLIENT
 from rshell.link.core.messages import Hello, VersionRange
 from rshell.link.protocol import LinkProtocol
-from rshell.store.records import AuditRow, NewToken, TokenGrant
+from rshell.store.records import AuditRow, Device, NewToken, TokenGrant
 from rshell.store.store import Store
 from rshell.store.threads import InlineThreads
 from tests.gateway.ends import DeviceEnd, End, OperatorEnd
@@ -204,8 +204,10 @@ class Fleet:
 
     def pump(self) -> None:
         """Deliver until nothing moves."""
-        while any([wire.step() for wire in self.wires]):
-            pass
+        moved = True
+        while moved:
+            # Each wire in turn, whatever the others did.
+            moved = sum(wire.step() for wire in list(self.wires)) > 0
 
     # -- who is in the store -----------------------------------------------------------------
 
@@ -285,6 +287,12 @@ class Fleet:
             if (kind is None or row.record.kind == kind)
             and all(getattr(row.record, name) == value for name, value in wanted.items())
         ]
+
+    def device(self, name_or_id: str) -> Device:
+        """Return a device's row, which must be there."""
+        device = self.got(self.store.device(name_or_id))
+        assert device is not None
+        return device
 
     def listed(self, operator: OperatorEnd) -> dict[str, dict[str, Any]]:
         """Return what ``gateway.devices`` answers, by name."""

@@ -66,7 +66,7 @@ class DeviceAdmissionTests(FleetTestCase):
         end = self.fleet.dial(self.pump, link_generation=MAX_OFFSET, dial=MAX_OFFSET)
         assert end.welcome is not None
         self.assertEqual(end.welcome.link_generation, MAX_OFFSET)
-        row = self.fleet.got(self.fleet.store.device("pump-1"))
+        row = self.fleet.device("pump-1")
         self.assertEqual(row.dial, MAX_OFFSET)
 
     def test_facts_are_stripped(self) -> None:

@@ -58,7 +58,7 @@ class EpochTests(FleetTestCase):
         live = self.fleet.gateway.presence.find("pump-1")
         assert live is not None
         self.assertEqual(live.epoch, second.welcome.epoch)
-        row = self.fleet.got(self.fleet.store.device("pump-1"))
+        row = self.fleet.device("pump-1")
         self.assertEqual(row.epoch, second.welcome.epoch)
 
     def test_displaced_link_that_stalls_is_cut_off(self) -> None:
@@ -96,13 +96,15 @@ class EpochTests(FleetTestCase):
     def test_goaway_departs(self) -> None:
         """A device that says GOAWAY is not live any more, and its last seen moves with its end."""
         end = self.fleet.dial(self.pump)
-        before = self.fleet.got(self.fleet.store.device("pump-1")).last_seen
+        before = self.fleet.device("pump-1").last_seen
         end.link.go_away(GoAway(code="none"), close=False)
         self.fleet.pump()
         self.assertIsNone(self.fleet.gateway.presence.find("pump-1"))
         self.fleet.clock.advance(30)
         end.wire.cut()
-        after = self.fleet.got(self.fleet.store.device("pump-1")).last_seen
+        after = self.fleet.device("pump-1").last_seen
+        assert before is not None
+        assert after is not None
         self.assertGreaterEqual(after - before, 30_000_000)
 
     def test_renamed_while_live(self) -> None:

@@ -108,6 +108,8 @@ class RevocationTests(FleetTestCase):
         both = [
             Deferred.fromCoroutine(self.revocation.revoke_operator(name)) for name in ("ann", "bob")
         ]
+        while self.fleet.threads.held:
+            self.fleet.threads.release_one()
         self.fleet.threads.release()
         self.fleet.got(both[0])
         self.failureResultOf(both[1], OpenRefused)

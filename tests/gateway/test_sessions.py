@@ -44,9 +44,9 @@ class SessionsTests(FleetTestCase):
     @staticmethod
     def one(number: int, **more: Any) -> SessionReport:
         """Return the report of one session."""
-        return SessionReport(**{
-            "session": sid(number), "operator": "ann", "handler": "exec", **more
-        })
+        return SessionReport(
+            **{"session": sid(number), "operator": "ann", "handler": "exec", **more}
+        )
 
     def test_lives_on(self) -> None:
         """A session of an operator in good standing is neither ended nor acknowledged."""
@@ -103,7 +103,9 @@ class SessionsTests(FleetTestCase):
         """While the audit cannot be written the device is not told to forget."""
         self.device = self.fleet.dial(self.pump, dial=2)
         self.fleet.threads.hold("write")
-        finished = self.one(1, state="finished", outcome=Outcome(status="ok"), ended_ms=GRACE_MS * 2)
+        finished = self.one(
+            1, state="finished", outcome=Outcome(status="ok"), ended_ms=GRACE_MS * 2
+        )
         self.device.link.sessions(Sessions([finished]))
         self.fleet.pump()
         self.assertEqual(self.device.answers, [])

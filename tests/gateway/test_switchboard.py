@@ -204,7 +204,11 @@ class GateTests(FleetTestCase):
         self.assertEqual(
             told,
             Open(
-                handler="exec", session=SESSION, operator="ann", login="web", age_ms=7,
+                handler="exec",
+                session=SESSION,
+                operator="ann",
+                login="web",
+                age_ms=7,
                 limit=told.limit,
             ),
         )
@@ -335,7 +339,7 @@ class RelayTests(FleetTestCase):
         self.assertEqual(len(self.fleet.gateway.switchboard), 0)
 
     def test_operator_link_lost(self) -> None:
-        """The operator's link breaks: the device is told link-lost, so that it keeps the session."""
+        """The operator's link breaks: the device is told link-lost and keeps the session."""
         self.operator.wire.cut()
         self.fleet.pump()
         self.assertEqual(self.far.code, "link-lost")

@@ -5,15 +5,9 @@ from __future__ import annotations
 import base64
 from typing import Any
 
-import msgspec
-from twisted.internet.defer import Deferred
-
-from rshell.gateway.joining import REFUSED_TEXT, Joiner
 from rshell.gateway.verbs import VERBS
 from rshell.identity.fleet_home import certificates_from_pem
-from rshell.identity.join_string import JoinString
 from rshell.identity.keys import PrivateKey, make_csr, new_key, spki_hash
-from rshell.link.core.messages import GoAway, Join, Joined
 from tests.gateway.ends import End, Talk
 from tests.gateway.fleet import FleetTestCase
 
@@ -35,9 +29,7 @@ MATRIX: dict[str, tuple[dict[str, Any], str, str]] = {
     "gateway.audit": ({}, "not-found", "policy"),
     "gateway.renew": ({"csr": csr()}, "ok", "ok"),
 }
-CHANGING = {
-    "gateway.invite", "gateway.label", "gateway.rename", "gateway.revoke", "gateway.renew"
-}
+CHANGING = {"gateway.invite", "gateway.label", "gateway.rename", "gateway.revoke", "gateway.renew"}
 
 
 class VerbTestCase(FleetTestCase):
@@ -146,19 +138,32 @@ class RequestTests(VerbTestCase):
         """Invites outside their bounds are refused."""
         good = {"kind": "operator", "name": "eve", "role": "admin"}
         for bad in (
-            {}, {"kind": "robot"}, {"kind": "device\n"},
-            {"kind": "device", "ttl_s": 0}, {"kind": "device", "ttl_s": 30 * 86_400 + 1},
-            {"kind": "device", "ttl_s": "60"}, {"kind": "device", "ttl_s": True},
-            {"kind": "device", "uses": 0}, {"kind": "device", "uses": 100_001},
-            {"kind": "device", "uses": 1.5}, {"kind": "device", "role": "admin"},
-            {"kind": "device", "name": "Pump"}, {"kind": "device", "name": "console"},
-            {"kind": "device", "name": "-x"}, {"kind": "device", "name": "p", "uses": 2},
+            {},
+            {"kind": "robot"},
+            {"kind": "device\n"},
+            {"kind": "device", "ttl_s": 0},
+            {"kind": "device", "ttl_s": 30 * 86_400 + 1},
+            {"kind": "device", "ttl_s": "60"},
+            {"kind": "device", "ttl_s": True},
+            {"kind": "device", "uses": 0},
+            {"kind": "device", "uses": 100_001},
+            {"kind": "device", "uses": 1.5},
+            {"kind": "device", "role": "admin"},
+            {"kind": "device", "name": "Pump"},
+            {"kind": "device", "name": "console"},
+            {"kind": "device", "name": "-x"},
+            {"kind": "device", "name": "p", "uses": 2},
             {"kind": "device", "name": "00000000-0000-4000-8000-000000000000"},
-            {"kind": "device", "labels": {"a b": "c"}}, {"kind": "device", "labels": {"a": "b c"}},
+            {"kind": "device", "labels": {"a b": "c"}},
+            {"kind": "device", "labels": {"a": "b c"}},
             {"kind": "device", "labels": {"name": "x"}},
             {"kind": "device", "labels": {f"k{n}": "v" for n in range(65)}},
-            good | {"labels": {"a": "b"}}, good | {"role": "god"}, good | {"role": None},
-            good | {"name": None}, good | {"name": "Eve"}, good | {"name": "a/b"},
+            good | {"labels": {"a": "b"}},
+            good | {"role": "god"},
+            good | {"role": None},
+            good | {"name": None},
+            good | {"name": "Eve"},
+            good | {"name": "a/b"},
             good | {"name": "e" * 65},
         ):
             self.assertEqual(self.refused(self.end, "gateway.invite", **bad)[0], "bad-request", bad)
@@ -182,8 +187,12 @@ class RequestTests(VerbTestCase):
         self.ask(self.end, "gateway.label", device="valve-1", set={"site": "b"})
         self.fleet.dial(self.pump)
         for selector, names in (
-            ("", ["pump-1", "valve-1"]), ("  ", ["pump-1", "valve-1"]), ("pump-*", ["pump-1"]),
-            ("site=b", ["valve-1"]), ("state=live", ["pump-1"]), ("state=never", ["valve-1"]),
+            ("", ["pump-1", "valve-1"]),
+            ("  ", ["pump-1", "valve-1"]),
+            ("pump-*", ["pump-1"]),
+            ("site=b", ["valve-1"]),
+            ("state=live", ["pump-1"]),
+            ("state=never", ["valve-1"]),
             ("site=none", []),
         ):
             rows = self.ask(self.end, "gateway.devices", selector=selector).answer()
@@ -195,7 +204,12 @@ class RequestTests(VerbTestCase):
         self.ask(self.end, "gateway.label", device="pump-1", set=put)
         row = self.ask(self.end, "gateway.label", device="pump-1", remove=["tier"]).answer()
         self.assertEqual(row["labels"], {"site": "berlin"})
-        for bad in ({"set": {"a=b": ""}}, {"set": {"": "x"}}, {"set": {"a": "\n"}}, {"remove": ["?"]}):
+        for bad in (
+            {"set": {"a=b": ""}},
+            {"set": {"": "x"}},
+            {"set": {"a": "\n"}},
+            {"remove": ["?"]},
+        ):
             code, _ = self.refused(self.end, "gateway.label", device="pump-1", **bad)
             self.assertEqual(code, "bad-request", bad)
         code, _ = self.refused(self.end, "gateway.label", device="nope", set=put)
@@ -208,7 +222,9 @@ class RequestTests(VerbTestCase):
         row = self.ask(self.end, "gateway.rename", device="pump-1", name="pump-9").answer()
         self.assertEqual((row["name"], row["state"]), ("pump-9", "live"))
         for bad, code in (
-            ("A", "bad-request"), ("console", "bad-request"), ("", "bad-request"),
+            ("A", "bad-request"),
+            ("console", "bad-request"),
+            ("", "bad-request"),
             ("pump-2", "name-taken"),
         ):
             closed = self.refused(self.end, "gateway.rename", device="pump-9", name=bad)
@@ -296,205 +312,3 @@ class RenewTests(VerbTestCase):
         self._renew(end, key)
         renewed = self.pump.changed(spki=spki_hash(key.public_key()))
         self.assertFalse(self.fleet.dial(renewed, dial=2).welcome.renew_only)
-
-
-class JoinVerbTests(VerbTestCase):
-    def setUp(self) -> None:
-        super().setUp()
-        self.end = self.fleet.dial(self.ann)
-        gateway = self.fleet.gateway
-        self.joiner = Joiner(self.fleet.home, self.fleet.store, gateway.gateways, self.fleet.wall)
-
-    def invite(self, **request: Any) -> JoinString:
-        """Invite; returns the parsed join string."""
-        answer = self.ask(self.end, "gateway.invite", **request).answer()
-        return JoinString.parse(answer["join"])
-
-    def join(
-        self, string: JoinString, key: PrivateKey, kind: str = "device", **more: Any
-    ) -> Joined | GoAway:
-        """Join with a key."""
-        request = Join(
-            kind=kind, id=string.token_id, secret=more.pop("secret", string.secret),
-            csr=make_csr(key), **more,
-        )
-        return self.fleet.run(self.joiner.join(request, "192.0.2.9:1"))
-
-    def joined(self, *args: Any, **more: Any) -> Joined:
-        """Join, which must work."""
-        answer = self.join(*args, **more)
-        assert isinstance(answer, Joined), answer
-        return answer
-
-    def test_join_string(self) -> None:
-        """The join string names the advertised gateway and pins the fleet's root."""
-        string = self.invite(kind="device")
-        self.assertEqual((string.host, string.port), ("gw.example.net", 7411))
-        self.assertEqual(string.root_pin, self.fleet.home.root_pin)
-
-    def test_device_joins(self) -> None:
-        """A device joins once, with its fixed name and labels, and can connect at once."""
-        key = new_key()
-        string = self.invite(kind="device", name="valve-3", labels={"site": "b"})
-        answer = self.joined(string, key, name="ignored")
-        self.assertEqual(answer.name, "valve-3")
-        spki = spki_hash(key.public_key())
-        certificate = self.fleet.certificate("device", answer.id, spki)
-        peer = self.pump.changed(name=certificate.name, spki=spki)
-        self.assertEqual(self.fleet.dial(peer).welcome.name, "valve-3")
-        device = self.fleet.got(self.fleet.store.device("valve-3"))
-        self.assertEqual(dict(device.labels), {"site": "b"})
-        self.assertFalse(device.name_provisional)
-
-    def test_proposed_name_is_provisional(self) -> None:
-        """A name the device chose is made valid and waits for an operator's consent."""
-        string = self.invite(kind="device", uses=3)
-        first = self.joined(string, new_key(), name="Pump\x1b[2J 1")
-        second = self.joined(string, new_key(), facts={"hostname": "console"})
-        self.assertRegex(first.name, r"^[a-z0-9][a-z0-9-]*$")
-        self.assertNotEqual(second.name, "console")
-        device = self.fleet.got(self.fleet.store.device(first.id))
-        self.assertTrue(device.name_provisional)
-
-    def test_same_key_again(self) -> None:
-        """The same string with the same key gives the same certificate for 15 minutes (J4)."""
-        key = new_key()
-        string = self.invite(kind="device", ttl_s=60)
-        first = self.joined(string, key)
-        self.fleet.clock.advance(15 * 60)
-        self.assertEqual(self.joined(string, key).chain, first.chain)
-        self.fleet.clock.advance(1)
-        self.assertEqual(self.join(string, key), _REFUSED)
-        self.assertEqual(len(self.fleet.got(self.fleet.store.find_devices())), 2)
-
-    def test_every_refusal_reads_the_same(self) -> None:
-        """Spent, expired, unknown, revoked, wrong secret and wrong kind give one text (J3)."""
-        spent, unknown = self.invite(kind="device"), self.invite(kind="device")
-        self.joined(spent, new_key())
-        voided, old = self.invite(kind="device"), self.invite(kind="device", ttl_s=1)
-        self.fleet.got(self.fleet.store.revoke_token(voided.token_id))
-        self.fleet.clock.advance(2)
-        unknown = JoinString(unknown.host, 1, unknown.root_pin, b"nobody's", unknown.secret)
-        fresh = self.invite(kind="device")
-        for string, more in (
-            (spent, {}), (voided, {}), (old, {}), (unknown, {}),
-            (fresh, {"secret": b"?" * 20}), (fresh, {"kind": "operator"}),
-        ):
-            self.assertEqual(self.join(string, new_key(), **more), _REFUSED)
-        codes = {row.record.code for row in self.fleet.audit("join.refused")}
-        self.assertEqual(codes, {"replay", "revoked", "expired", "wrong-secret", "wrong-kind"})
-        self.joined(fresh, new_key())
-
-    def test_strangers_do_not_fill_the_audit(self) -> None:
-        """Who names no invite there is leaves a log line but no audit row."""
-        string = self.invite(kind="device")
-        nobody = JoinString("h", 1, string.root_pin, b"nobody's", string.secret)
-        before = len(self.fleet.audit())
-        self.join(nobody, new_key())
-        self.assertEqual(len(self.fleet.audit()), before)
-
-    def test_kind_that_is_none(self) -> None:
-        """A kind that is neither device nor operator does not pass for a device."""
-        answer = self.join(self.invite(kind="device"), new_key(), kind="gateway")
-        self.assertIsInstance(answer, GoAway)
-        self.assertEqual(answer.code, "bad-request")
-
-    def test_operator_joins(self) -> None:
-        """An operator joins with the role of the invite, and can enter."""
-        key = new_key()
-        string = self.invite(kind="operator", name="eve", role="admin")
-        answer = self.joined(string, key, kind="operator")
-        self.assertEqual((answer.id, answer.name), ("eve", "eve"))
-        spki = spki_hash(key.public_key())
-        name = self.fleet.certificate("operator", "eve", spki).name
-        self.assertIsNotNone(self.fleet.dial(self.ann.changed(name=name, spki=spki)).welcome)
-
-    def test_registered_key(self) -> None:
-        """A key that is registered already cannot join as somebody else."""
-        self.assertEqual(self.join(self.invite(kind="device"), self.ann.key), _REFUSED)
-
-    def test_secret_is_nowhere(self) -> None:
-        """Neither the secret nor the join string is in any file of the gateway's home."""
-        string = self.invite(kind="device")
-        self.joined(string, new_key())
-        self.fleet.got(self.fleet.store.close())
-        needles = [
-            string.secret, string.secret.hex().encode(), base64.b64encode(string.secret),
-            string.encode().rpartition(".")[2].encode(),
-        ]
-        for path in self.fleet.path.rglob("*"):
-            if path.is_file():
-                content = path.read_bytes()
-                for needle in needles:
-                    self.assertNotIn(needle, content, str(path))
-
-    def test_lost_store(self) -> None:
-        """While the store cannot answer nobody joins."""
-        string = self.invite(kind="device")
-        self.fleet.got(self.fleet.store.close())
-        request = Join(
-            kind="device", id=string.token_id, secret=string.secret, csr=make_csr(new_key())
-        )
-        failed = Deferred.fromCoroutine(self.joiner.join(request, "x"))
-        self.failureResultOf(failed)
-
-
-class CatalogueTests(VerbTestCase):
-    BODY = msgspec.json.encode(
-        [{"name": "exec", "summary": "run\x1b[2J", "schema": {}, "priority": "normal"}]
-    )
-
-    def _dial(self, digest: str, **more: Any) -> Any:
-        return self.fleet.dial(self.pump, catalogue=digest, **more)
-
-    def setUp(self) -> None:
-        super().setUp()
-        import hashlib
-
-        self.digest = hashlib.sha256(self.BODY).hexdigest()
-        self.operator = self.fleet.dial(self.ann)
-
-    def _serve(self, device: Any, body: bytes) -> None:
-        from rshell.link.core.messages import Outcome
-
-        talk = device.accept()
-        talk.channel.write(body)
-        talk.channel.finish(Outcome(status="ok"))
-        self.fleet.pump()
-
-    def test_learned_once(self) -> None:
-        """A catalogue is fetched from the first device that has it, then known, also later."""
-        device = self._dial(self.digest)
-        self.assertEqual(device.requests[0][1].handler, "catalogue")
-        self._serve(device, self.BODY)
-        self.assertEqual(self.fleet.listed(self.operator)["pump-1"]["handlers"], ["exec"])
-        (entry,) = self.ask(self.operator, "gateway.handlers", device="pump-1").answer()
-        self.assertTrue(entry["summary"].isprintable())
-        self.fleet.crash()
-        self.assertEqual(self._dial(self.digest, dial=2).requests, [])
-
-    def test_wrong_digest(self) -> None:
-        """A catalogue that does not fit its digest is not believed."""
-        device = self._dial("0" * 64)
-        self._serve(device, self.BODY)
-        self.assertIsNone(self.fleet.got(self.fleet.store.catalogue("0" * 64)))
-        self.assertEqual(self.fleet.listed(self.operator)["pump-1"]["handlers"], [])
-
-    def test_silent_device(self) -> None:
-        """A device that never tells its catalogue holds up nobody who has the same one."""
-        silent = self._dial(self.digest)
-        self.fleet.advance(31)
-        self.assertFalse(silent.link.waiting(silent.requests[0][0]))
-        other = self.fleet.dial(self.fleet.enrol("pump-2"), catalogue=self.digest)
-        self.assertEqual(len(other.requests), 1)
-
-    def test_too_large(self) -> None:
-        """A catalogue beyond 256 KiB is cut off."""
-        device = self._dial(self.digest)
-        talk = device.accept()
-        talk.channel.write(bytes(300 * 1024))
-        self.fleet.pump()
-        self.assertEqual(talk.code, "overload")
-
-
-_REFUSED = GoAway(code="auth", message=REFUSED_TEXT)
