@@ -35,6 +35,10 @@ def report_of(entry: dict[str, Any]) -> SessionReport:
         login=str(entry.get("login") or "")[:64],
         state=str(entry.get("state"))[:64],
         age_ms=wire.integer(entry, "started_ms_ago", 0),
+        # For how long it has been over with nobody attached: after the grace nobody comes back.
+        ended_ms=(wire.integer(entry, "detached_ms", 0) if entry.get("detached_ms") else 0)
+        if entry.get("state") == "finished"
+        else 0,
         attached=bool(entry.get("attached")),
         outcome=outcome_of(outcome) if isinstance(outcome, dict) else None,
     )

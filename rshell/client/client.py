@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
-from typing import Any, cast
+from typing import Any
 
 import msgspec
-from twisted.internet.interfaces import IReactorTime
 
 from rshell.client.commands import (
     MAX_OUTPUT_BYTES,
@@ -16,7 +15,7 @@ from rshell.client.commands import (
     RunMany,
     exec_request,
 )
-from rshell.client.dialling import EndableClock, GatewayLink, dial
+from rshell.client.dialling import GatewayLink, dial
 from rshell.client.errors import ConnectionFailed, Refused, RshellError
 from rshell.client.outcomes import Outcome, describe_outcome
 from rshell.client.profiles import Profile
@@ -60,14 +59,13 @@ async def connect(reactor: Any, profile: Profile, *, renew: bool = True) -> Clie
 
             task.react(lambda reactor: ensureDeferred(main(reactor)))
     """
-    clock = EndableClock(reactor)
-    wheel = TimerWheel(cast(IReactorTime, clock))
+    wheel = TimerWheel(reactor)
     try:
         link = await _dial_as(reactor, wheel, profile)
     except BaseException:
-        clock.end()
+        wheel.stop()
         raise
-    client = Client(reactor, clock, wheel, link)
+    client = Client(reactor, wheel, link)
     if renew:
         renew_when_due(client, profile)
     return client
@@ -91,11 +89,8 @@ class Client:
     runs ends with the outcome ``lost`` and every later call fails with `ConnectionFailed`.
     """
 
-    def __init__(
-        self, reactor: Any, clock: EndableClock, wheel: TimerWheel, gateway: GatewayLink
-    ) -> None:
+    def __init__(self, reactor: Any, wheel: TimerWheel, gateway: GatewayLink) -> None:
         self._reactor = reactor
-        self._clock = clock
         self._wheel = wheel
         self._gateway = gateway
 
@@ -129,7 +124,7 @@ class Client:
             await lost
             if late.active():
                 late.cancel()
-        self._clock.end()
+        self._wheel.stop()
 
     def _give_up(self) -> None:
         if self._gateway.link is not None:

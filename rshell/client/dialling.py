@@ -14,9 +14,8 @@ from typing import Any
 from OpenSSL import SSL
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectError, ConnectionAborted, ConnectionDone
-from twisted.internet.interfaces import IDelayedCall, IHandshakeListener
+from twisted.internet.interfaces import IHandshakeListener
 from twisted.internet.protocol import Factory, connectionDone
-from twisted.protocols.tls import TLSMemoryBIOProtocol
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
@@ -36,55 +35,12 @@ from rshell.link.dialling import LinkEndpoint
 from rshell.link.protocol import LinkProtocol
 from rshell.link.sockets import wrap_tls
 
-__all__ = ["EndableClock", "GatewayLink", "dial"]
+__all__ = ["GatewayLink", "dial"]
 
 #: Somebody waits in front of the terminal: much longer than this is a dead path.
 CONNECT_SECONDS = 10.0
 #: TLS, HELLO and WELCOME; a busy gateway may take its time (rule P7).
 GREETING_SECONDS = 30.0
-
-
-class EndableClock:
-    """The reactor's clock for one client's timers; `end` leaves none of them behind.
-
-    A timer wheel sleeps until its next slot even when every timer in it was cancelled; a program
-    that is done with the client should not find that in its reactor.
-    """
-
-    def __init__(self, reactor: Any) -> None:
-        self._reactor = reactor
-        self._calls: list[IDelayedCall] = []
-
-    def seconds(self) -> float:
-        """Return the reactor's seconds."""
-        return float(self._reactor.seconds())
-
-    def callLater(self, delay: float, call: Callable[..., object], *args: Any) -> IDelayedCall:
-        """Call later, unless `end` comes first."""
-        self._calls = [known for known in self._calls if known.active()]
-        delayed: IDelayedCall = self._reactor.callLater(delay, call, *args)
-        self._calls.append(delayed)
-        return delayed
-
-    def end(self) -> None:
-        """Cancel what was to come."""
-        calls, self._calls = self._calls, []
-        for delayed in calls:
-            if delayed.active():
-                delayed.cancel()
-
-
-class _ClosingTLS(TLSMemoryBIOProtocol):
-    """TLS that really closes when the peer closes it.
-
-    A link is a producer as long as it lives.  TCP's ``loseConnection`` waits for its producer to
-    end, and reads no more meanwhile, so a gateway that refuses us would be heard 30 s later.
-    """
-
-    def _tlsShutdownFinished(self, reason: Failure | None) -> None:
-        transport: Any = self.transport
-        transport.unregisterProducer()
-        super()._tlsShutdownFinished(reason)  # type: ignore[no-untyped-call]  # Twisted's
 
 
 @implementer(IHandshakeListener)
@@ -274,7 +230,6 @@ async def _dial_one(
     factory = Factory.forProtocol(owner.build)
     factory.noisy = False
     wrapped = wrap_tls(tls, client=True, factory=factory)
-    wrapped.protocol = _ClosingTLS
     endpoint = LinkEndpoint(reactor, address, port, connect_seconds)
     try:
         await endpoint.connect(wrapped)

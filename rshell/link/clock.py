@@ -85,6 +85,14 @@ class TimerWheel:
         self._arm()
         return timer
 
+    def stop(self) -> None:
+        """Forget every timer, and leave nothing behind in the clock."""
+        self._slots.clear()
+        self._due.clear()
+        call, self._call = self._call, None
+        if call is not None:
+            call.cancel()
+
     def _arm(self) -> None:
         if not self._due:
             return

@@ -209,6 +209,7 @@ class SessionReportTests(SynchronousTestCase):
                 login="bob",
                 state="finished",
                 age_ms=1500,
+                ended_ms=3,
                 outcome=Outcome(status="signal", signal="TERM"),
             ),
             report_of(ENTRY),

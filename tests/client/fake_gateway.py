@@ -7,15 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import msgspec
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IHandshakeListener, IReactorTime
+from twisted.internet.interfaces import IHandshakeListener
 from twisted.internet.protocol import Factory
 from zope.interface import implementer
 
-from rshell.client.dialling import EndableClock, _ClosingTLS
 from rshell.handlers import Outcome
 from rshell.identity.credentials import Credentials, CredentialStore
 from rshell.link.channel import StreamChannel
@@ -96,12 +95,10 @@ class FakeGateway:
         self.streams: list[FakeStream] = []
         self.links: list[LinkProtocol] = []
         self.lost = 0
-        self._clock = EndableClock(reactor)
-        self._wheel = TimerWheel(cast(IReactorTime, self._clock))
+        self._wheel = TimerWheel(reactor)
         factory = Factory.forProtocol(self._build)
         factory.noisy = False
         wrapped = wrap_tls(gateway_tls(leaf), client=False, factory=factory)
-        wrapped.protocol = _ClosingTLS
         self._port = reactor.listenTCP(0, wrapped, interface="127.0.0.1")
         self.address = f"127.0.0.1:{self._port.getHost().port}"
 
@@ -112,7 +109,7 @@ class FakeGateway:
         for link in self.links:
             link.abort("test over")
         await self._port.stopListening()
-        self._clock.end()
+        self._wheel.stop()
 
     def write_home(self, home: Path) -> Path:
         """Make ``home`` look like this gateway's."""

@@ -21,6 +21,18 @@ class TimerWheelTests(SynchronousTestCase):
         self.wheel = TimerWheel(self.clock)
         self.fired: list[Any] = []
 
+    def test_stop_leaves_nothing(self) -> None:
+        """A stopped wheel calls nobody and has nothing left in its clock."""
+        self.wheel.call_later(1, lambda: self.fired.append(1))
+        self.wheel.call_later(5, lambda: self.fired.append(5)).cancel()
+        self.wheel.stop()
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+        self.clock.advance(10)
+        self.assertEqual(self.fired, [])
+        self.wheel.call_later(1, lambda: self.fired.append(2))
+        self.clock.advance(2)
+        self.assertEqual(self.fired, [2])
+
     @given(
         st.floats(0, 10_000),
         st.lists(st.tuples(st.floats(0, 100), st.floats(0, 7)), max_size=30),
