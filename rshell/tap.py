@@ -74,13 +74,11 @@ class Options(usage.Options):
         self["advertise"] = []
 
     def opt_links(self, endpoint: str) -> None:
-        """Twisted server endpoint for links, e.g. tcp:7411 or tcp:0:interface=127.0.0.1;
-        may be given several times (default: tcp:7411)."""
+        """Twisted endpoint for links, e.g. tcp:0:interface=127.0.0.1; repeatable (tcp:7411)."""
         self["links"].append(endpoint)
 
     def opt_advertise(self, host: str) -> None:
-        """HOST or HOST:PORT under which devices and operators dial in; may be given several
-        times. It goes into join strings and into the gateway's certificate."""
+        """HOST or HOST:PORT that devices and operators dial; repeatable."""
         self["advertise"].append(host)
 
     def opt_version(self) -> NoReturn:
@@ -247,6 +245,8 @@ class GatewayService(service.Service):
 
     def _failed(self, failure: Failure) -> None:
         self._log.failure("the gateway could not start", failure)
+        # twistd knows no other way to end with a failing status once the reactor runs.
+        self._reactor.addSystemEventTrigger("after", "shutdown", os._exit, 1)
         self._reactor.stop()
 
     def stopService(self) -> Deferred[None]:

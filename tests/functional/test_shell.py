@@ -14,7 +14,8 @@ from tests.functional.processes import environment, require, state, until
 from tests.functional.terminal import Terminal
 
 #: Marks where a prompt ends, and what a command printed: the echo of what we type never matches.
-PROMPT = "PS1='rdy''> '\n"
+#: Without the marks that readline puts around pasted text.
+PROMPT = "bind 'set enable-bracketed-paste off' 2>/dev/null; PS1='rdy''> '\n"
 
 
 class ShellCase(FleetCase):
