@@ -129,6 +129,7 @@ class GatewayService(service.Service):
         self._store: Store | None = None
         self._gateway: Gateway | None = None
         self._arrivals: Arrivals | None = None
+        self._starting: Deferred[None] | None = None
 
     def privilegedStartService(self) -> None:
         """Bind the ports: a port that cannot be bound ends the start (twistd then fails).
@@ -211,8 +212,8 @@ class GatewayService(service.Service):
 
     def startService(self) -> None:
         super().startService()  # type: ignore[no-untyped-call]  # untyped in Twisted
-        started = Deferred.fromCoroutine(self._start())
-        started.addErrback(self._failed)
+        self._starting = Deferred.fromCoroutine(self._start())
+        self._starting.addErrback(self._failed)
 
     async def _start(self) -> None:
         assert self._gateway is not None
@@ -245,6 +246,8 @@ class GatewayService(service.Service):
 
     def _failed(self, failure: Failure) -> None:
         self._log.failure("the gateway could not start", failure)
+        if not self.running:
+            return
         # twistd knows no other way to end with a failing status once the reactor runs.
         self._reactor.addSystemEventTrigger("after", "shutdown", os._exit, 1)
         self._reactor.stop()
@@ -254,6 +257,8 @@ class GatewayService(service.Service):
         return Deferred.fromCoroutine(self._stop())
 
     async def _stop(self) -> None:
+        if self._starting is not None:
+            await self._starting
         self._home.remove_endpoints()
         for port in self._ports:
             await maybeDeferred(port.stopListening)
