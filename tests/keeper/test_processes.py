@@ -20,7 +20,7 @@ class TerminalTests(KeeperCase):
 
     def test_size(self) -> None:
         """The size is there before the program starts, and follows window events (K26, K34)."""
-        line = "stty size; trap 'stty size' WINCH; while :; do sleep 0.05; done"
+        line = "trap 'stty size' WINCH; stty size; while :; do sleep 0.05; done"
         stream = self.keeper.open(self.session, line=line, pty=TERMINAL)
         stream.until(b"33 77\r\n")
         stream.event(1, "window", rows=50, columns=120)
