@@ -25,6 +25,7 @@ from rshell.client.session import Session, SessionReceiver, encode_request
 from rshell.handlers import PRIORITIES
 from rshell.link.clock import TimerWheel
 from rshell.link.core.constants import DEFAULT_WINDOW, WEIGHT_NORMAL
+from rshell.link.core.errors import ErrorCode
 
 __all__ = ["Client", "connect"]
 
@@ -399,4 +400,6 @@ def _refusal(outcome: Outcome, verb: str) -> RshellError:
     code = outcome.code or outcome.status
     if outcome.status == "lost":
         return ConnectionFailed(code, describe_outcome(outcome), "")
-    return Refused(code, outcome.message or f"the gateway refused {verb}: {code}")
+    # The advice for a bad request speaks of a device's handler; the gateway's text says it all.
+    hint = "" if code == ErrorCode.BAD_REQUEST else None
+    return Refused(code, outcome.message or f"the gateway refused {verb}: {code}", hint)

@@ -128,6 +128,8 @@ class Fleet:
 
     def start_gateway(self, links: str = "tcp:0:interface=127.0.0.1") -> Fleet:
         """Start the gateway and wait until it listens."""
+        # one that was killed leaves its own behind
+        before = self._endpoints_written()
         with self.log.open("ab") as log:
             self.gateway = subprocess.Popen(
                 [*TWISTD, "-n", "--pidfile=", "rshell", "--home", str(self.home), "--links", links],
@@ -137,14 +139,20 @@ class Fleet:
                 cwd=self.base,
                 env=environment(self.base),
             )
-        until(self._listens, self.log_tail)
+        until(lambda: self._listens(before), self.log_tail)
         return self
 
-    def _listens(self) -> bool:
+    def _listens(self, before: int) -> bool:
         assert self.gateway is not None
         if self.gateway.poll() is not None:
             raise AssertionError(f"the gateway ended: {self.log_tail()}")
-        return (self.home / "endpoints.json").exists()
+        return self._endpoints_written() > before
+
+    def _endpoints_written(self) -> int:
+        try:
+            return (self.home / "endpoints.json").stat().st_mtime_ns
+        except FileNotFoundError:
+            return 0
 
     @property
     def gateway_pid(self) -> int:

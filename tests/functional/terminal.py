@@ -82,7 +82,7 @@ class Terminal:
         self.seen += os.read(self._master, 65536)
         return True
 
-    def expect(self, pattern: bytes | str, seconds: float = 20) -> re.Match[bytes]:
+    def expect(self, pattern: bytes | str, seconds: float = 15) -> re.Match[bytes]:
         """Wait for a pattern in what was shown since the last match.
 
         Raises:
