@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import sys
 from pathlib import Path
 from typing import Any, NoReturn
@@ -19,7 +20,7 @@ from twisted.python.failure import Failure
 
 from rshell import __version__
 from rshell.doors.link import LinkDoor
-from rshell.gateway.arrivals import Arrivals
+from rshell.gateway.arrivals import MAX_WAITING, Arrivals
 from rshell.gateway.config import (
     BadConfig,
     GatewayConfig,
@@ -28,7 +29,7 @@ from rshell.gateway.config import (
     split_host,
 )
 from rshell.gateway.core import Gateway
-from rshell.gateway.home import GatewayHome, HomeError, prepare_home
+from rshell.gateway.home import GatewayHome, HomeError, lock_home, prepare_home
 from rshell.link.clock import TimerWheel, use_monotonic_clock
 from rshell.store.errors import StoreError
 from rshell.store.store import Store
@@ -36,6 +37,7 @@ from rshell.store.threads import PooledThreads
 
 __all__ = ["CannotStart", "GatewayService", "Options", "makeService"]
 
+_TCP = {"tcp", "tcp4", "tcp6"}
 _WILDCARDS = {"", "0.0.0.0", "::"}  # noqa: S104  # compared with, never bound
 
 
@@ -137,37 +139,35 @@ class GatewayService(service.Service):
         Raises:
             CannotStart: Nothing was left running.
         """
-        try:
-            self._bind()
-        except CannotStart:
-            for port in self._ports:
-                port.stopListening()
-            if self._store is not None:
-                # Nothing is queued, so this joins its threads at once.
-                self._store.close()
-            raise
-
-    def _bind(self) -> None:
         use_monotonic_clock(self._reactor)
         self._home.remove_endpoints()
         try:
             self._store = Store.open(
                 self._home.database, PooledThreads(self._reactor.callFromThread)
             )
-        except StoreError as error:
-            raise CannotStart(str(error)) from None
-        try:
             self._open_ports(self._store)
-        except BaseException:
-            # Its threads would keep a process alive that has nothing to do.
-            self._store.close()
+        except BaseException as error:
+            for port in self._ports:
+                port.stopListening()
+            if self._store is not None:
+                # Its threads would keep a process alive that has nothing to do.  Nothing is
+                # queued, so this joins them at once.
+                self._store.close()
+            if isinstance(error, StoreError):
+                raise CannotStart(str(error)) from None
             raise
 
     def _open_ports(self, store: Store) -> None:
         wheel = TimerWheel(self._reactor)
         gateway = self._gateway = Gateway(self._home, store, wheel)
         self._arrivals = Arrivals(
-            gateway.tls, wheel, gateway.devices, LinkDoor(gateway), gateway.joiner
+            gateway.tls,
+            wheel,
+            gateway.devices,
+            LinkDoor(gateway),
+            gateway.joiner,
+            # Strangers must not use up the descriptors of those who are known.
+            min(MAX_WAITING, raise_descriptor_limit() // 4),
         )
         for endpoint in self._config.links:
             self._ports.append(self._listen(endpoint))
@@ -177,7 +177,8 @@ class GatewayService(service.Service):
         assert self._arrivals is not None
         result: list[Any] = []
         try:
-            listening = serverFromString(self._reactor, endpoint).listen(self._arrivals.wrapped())
+            server = serverFromString(self._reactor, with_backlog(endpoint))
+            listening = server.listen(self._arrivals.wrapped())
         except Exception as error:  # whatever the parsers of all kinds of endpoints raise
             raise CannotStart(f"--links {endpoint}: not a server endpoint ({error})") from None
         listening.addBoth(result.append)
@@ -245,12 +246,16 @@ class GatewayService(service.Service):
         return f"[{host}]:{address.port}" if ":" in host else f"{host}:{address.port}"
 
     def _failed(self, failure: Failure) -> None:
-        self._log.failure("the gateway could not start", failure)
+        if isinstance(failure.value, StoreError | OSError):
+            self._log.error("the gateway could not start: {why}", why=str(failure.value))
+            _say(f"the gateway could not start: {failure.value}")
+        else:
+            self._log.failure("the gateway could not start", failure)
         if not self.running:
             return
         # twistd knows no other way to end with a failing status once the reactor runs.
         self._reactor.addSystemEventTrigger("after", "shutdown", os._exit, 1)
-        self._reactor.stop()
+        self._reactor.callWhenRunning(self._reactor.stop)
 
     def stopService(self) -> Deferred[None]:
         super().stopService()  # type: ignore[no-untyped-call]  # untyped in Twisted
@@ -267,6 +272,34 @@ class GatewayService(service.Service):
             await self._gateway.stop()
         if self._store is not None:
             await self._store.close()
+
+
+def _say(line: str) -> None:
+    """Write a line to the real standard error: twistd puts its log in the place of sys.stderr."""
+    stderr = sys.__stderr__ or sys.stderr
+    stderr.write(f"rshell: {line}\n")
+    stderr.flush()
+
+
+def raise_descriptor_limit() -> int:
+    """Raise the soft limit of open files to the hard one; return it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+            soft = hard
+        except (ValueError, OSError):
+            pass  # a container may forbid it: what there is has to do
+    return soft if soft != resource.RLIM_INFINITY else 1 << 20
+
+
+def with_backlog(endpoint: str) -> str:
+    """Return a TCP endpoint string with a listen backlog for a whole fleet that comes back.
+
+    Twisted's default of 50 makes every connection beyond wait a second for its next SYN.
+    """
+    kind = endpoint.partition(":")[0]
+    return f"{endpoint}:backlog=1024" if kind in _TCP and "backlog=" not in endpoint else endpoint
 
 
 class _TwistdService(service.Service):
@@ -304,6 +337,8 @@ def makeService(options: Options) -> service.IService:
 
     try:
         config = options.config_record()
+        # Held until the process ends; a daemon inherits it.
+        lock_home(config.home)
         home = prepare_home(config.home, config.names())
     except (BadConfig, HomeError) as error:
         raise SystemExit(f"rshell: {error}") from None

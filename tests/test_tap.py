@@ -224,6 +224,18 @@ class TwistdTests(SynchronousTestCase):
         self.assertFalse(self.pidfile.exists())
         self.assertNotIn("Traceback", self.log.read_text())
 
+    def test_home_in_use(self) -> None:
+        """A second gateway on a home is refused in one line and harms nothing of the first."""
+        self.start()
+        links = self.up()["links"]
+        again = self.start("--links", "tcp:0:interface=127.0.0.1")
+        status, _, error = self.finish(again)
+        self.assertEqual(status, 1)
+        self.assertEqual(len(error.splitlines()), 1, error)
+        self.assertIn("already", error)
+        self.assertTrue(self.endpoints.exists())
+        self.reach(links)
+
     def test_second_start(self) -> None:
         """A gateway killed with SIGKILL starts again at once, on the same port."""
         process = self.start()

@@ -9,6 +9,8 @@
     switchboard.py   the one gate: policy, audit, route, stream
     verbs.py         what the gateway itself answers (``gateway.*``), and for whom
     services.py      those verbs' work
+    throttle.py      how often one peer may make us write what stays
+    summaries.py     what a request asked for, in a line
     revocation.py    ends what is no longer allowed, within a second
     home.py          a gateway's directory: first start, certificates, the local administrator
     config.py        what one gateway is told to do, validated

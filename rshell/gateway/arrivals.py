@@ -27,7 +27,7 @@ from rshell.link.sockets import wrap_tls
 
 __all__ = ["Arrivals", "address_text"]
 
-#: Connections of strangers, in their handshake or joining; each costs about 60 KB until then.
+#: Connections in their handshake, without HELLO yet, or joining; each costs about 60 KB.
 MAX_WAITING = 2_000
 
 
@@ -69,9 +69,6 @@ class Arrival(Protocol):
             self._refuse(str(error))
             return
         self._cancel()
-        if peer is not None:
-            # A machine that joins stays a stranger, and counts as one until it is gone.
-            self._arrivals.went(self)
         left = self._deadline - self._arrivals.wheel.seconds()
         inner = self._arrivals.protocol_for(peer, self._address, max(0.1, left))
         self._inner = inner
@@ -79,6 +76,8 @@ class Arrival(Protocol):
         self.dataReceived = inner.dataReceived  # type: ignore[method-assign]  # one hop less
         inner.makeConnection(transport)
         if isinstance(inner, LinkProtocol):
+            # Until HELLO it counts among those that wait; a machine that joins, until it is gone.
+            inner.greeted = lambda: self._arrivals.went(self)
             inner.handshake_completed()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
@@ -100,7 +99,10 @@ class Arrival(Protocol):
 
     def abort(self, why: str) -> None:
         """Make room for others."""
-        self._refuse(why)
+        if isinstance(self._inner, LinkProtocol):
+            self._inner.abort(why)
+        else:
+            self._refuse(why)
 
     def _say(self, why: str) -> None:
         self._log.info(

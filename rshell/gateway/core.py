@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import socket
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 
 import msgspec
@@ -21,6 +22,7 @@ from rshell.gateway.joining import Joiner, JoinExchange
 from rshell.gateway.presence import Presence
 from rshell.gateway.revocation import Revocation
 from rshell.gateway.switchboard import Switchboard
+from rshell.gateway.throttle import Throttle
 from rshell.gateway.verbs import Verbs
 from rshell.handlers import HandlerDescription
 from rshell.identity.tls import GatewayTLS
@@ -32,21 +34,31 @@ from rshell.store.store import Store
 
 __all__ = ["Catalogues", "Gateway"]
 
-#: Different catalogues in one fleet: versions times policies.
-MAX_CATALOGUES = 1_000
+#: As JSON text; parsed, they take about ten times as much.  A usual one has 4 KiB.
+MAX_CATALOGUES_BYTES = 4 * 1024 * 1024
+#: Certificates that one device or operator may ask for: one in two months, and lost answers.
+RENEWALS_RATE, RENEWALS_BURST = 3 / 3600, 10
+#: Rows about refused uses of one invite.
+REFUSED_JOINS_RATE, REFUSED_JOINS_BURST = 1 / 60, 10
 #: Agents come back this soon after a planned stop, and not all at once.
 RESTART_SECONDS = 2
 
 
 class Catalogues:
-    """What devices can do, by digest; bounded, the rest is in the store."""
+    """What devices can do, by digest: those asked for last, the rest is in the store."""
 
-    def __init__(self) -> None:
-        self._known: dict[str, list[HandlerDescription]] = {}
+    def __init__(self, max_bytes: int = MAX_CATALOGUES_BYTES) -> None:
+        self._known: OrderedDict[str, tuple[list[HandlerDescription], int]] = OrderedDict()
+        self._max_bytes = max_bytes
+        self._bytes = 0
 
     def get(self, digest: str) -> list[HandlerDescription] | None:
         """Return a catalogue that is at hand."""
-        return self._known.get(digest)
+        found = self._known.get(digest)
+        if found is None:
+            return None
+        self._known.move_to_end(digest)
+        return found[0]
 
     def keep(self, digest: str, body: str) -> list[HandlerDescription]:
         """Keep a catalogue's JSON text, which the caller has checked against its digest."""
@@ -55,9 +67,11 @@ class Catalogues:
             msgspec.structs.replace(entry, summary=printable(entry.summary, 200))
             for entry in msgspec.json.decode(body, type=list[HandlerDescription])
         ]
-        if len(self._known) >= MAX_CATALOGUES:
-            del self._known[next(iter(self._known))]
-        self._known[digest] = entries
+        self._bytes += len(body) - self._known.pop(digest, ((), 0))[1]
+        self._known[digest] = (entries, len(body))
+        while self._bytes > self._max_bytes and len(self._known) > 1:
+            _, (_, size) = self._known.popitem(last=False)
+            self._bytes -= size
         return entries
 
 
@@ -102,6 +116,14 @@ class Gateway:
             home.keys.device.certificate,
             home.keys.operator.certificate,
         )
+        self.renewals = Throttle(wheel.seconds, RENEWALS_RATE, RENEWALS_BURST)
+        self._joiner = Joiner(
+            home,
+            store,
+            self.gateways,
+            Throttle(wheel.seconds, REFUSED_JOINS_RATE, REFUSED_JOINS_BURST),
+            wall,
+        )
         self._links: set[LinkProtocol] = set()
 
     def now_us(self) -> int:
@@ -121,9 +143,7 @@ class Gateway:
 
     def joiner(self, address: str) -> JoinExchange:
         """Return the protocol for a machine that joins."""
-        return JoinExchange(
-            Joiner(self.home, self.store, self.gateways, self.wall), self.wheel, address
-        )
+        return JoinExchange(self._joiner, self.wheel, address)
 
     def link_opened(self, link: LinkProtocol) -> None:
         """Note an operator's link, to be told when the gateway stops."""
@@ -144,7 +164,7 @@ class Gateway:
 
         Sessions are not ended: devices keep them, and operators resume.
         """
-        links = [live.link for live in self.presence] + list(self._links)
+        links = self.devices.links() + list(self._links)
         spread = len(links) * 1000 // ADMISSION_RATE
         goaway = GoAway(
             code=ErrorCode.SHUTDOWN.value,
@@ -161,7 +181,7 @@ class Gateway:
         self._log.info("told {count} links to come back later", count=len(links))
 
     def _await_links(self, waited: Deferred[None], until: float) -> None:
-        if (not len(self.presence) and not self._links) or self.wheel.seconds() >= until:
+        if not (self.devices.links() or self._links) or self.wheel.seconds() >= until:
             waited.callback(None)
         else:
             self.wheel.call_later(0.1, lambda: self._await_links(waited, until))

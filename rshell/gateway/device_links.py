@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import secrets
 import time
+from collections import deque
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,7 @@ from rshell.access.audit import AuditRecord
 from rshell.access.printable import printable
 from rshell.gateway.arrivals import address_text
 from rshell.gateway.presence import Arrival, LiveDevice
+from rshell.gateway.throttle import Throttle
 from rshell.handlers import HandlerDescription
 from rshell.identity.tls import PeerCertificate
 from rshell.link.channel import StreamChannel
@@ -46,11 +48,20 @@ FEATURES = ("resume",)
 ADMISSION_RATE = 400
 #: A device that lay in a drawer for longer has to be invited again (rule E4).
 MAX_EXPIRED = timedelta(days=400)
-MAX_CATALOGUE_BYTES = 256 * 1024
+#: Twenty handlers with long schemas.
+MAX_CATALOGUE_BYTES = 64 * 1024
+#: New catalogues that one device may bring: an upgrade or a change of policy, now and then.
+CATALOGUES_RATE, CATALOGUES_BURST = 4 / 3600, 8
+#: Rows of coming and going that one device may add to the audit log, which is for ever.
+ROWS_RATE, ROWS_BURST = 1 / 15, 60
+#: Links of one device that may wait for their HELLO: a half-open one or two, and the new one.
+MAX_UNJUDGED = 4
+#: What runs on a link that said GOAWAY may finish for so long (rule R7).
+DRAIN_SECONDS = 60.0
 #: Others with the same catalogue wait for the one that was asked first.
 CATALOGUE_SECONDS = 30.0
-#: SESSIONS frames of one device that may wait for the store: several thousand sessions.
-MAX_REPORTS = 64
+#: SESSIONS frames of one device that may wait for the store: a thousand sessions and more.
+MAX_REPORTS = 16
 
 
 def reported(facts: dict[str, str]) -> dict[str, str]:
@@ -81,13 +92,26 @@ class DeviceLinks:
         self._gateway = gateway
         self._wall = wall
         self._entries: dict[LinkProtocol, LiveDevice | None] = {}
-        self._reports: dict[LinkProtocol, int] = {}
+        self._by_device: dict[str, dict[LinkProtocol, None]] = {}
+        self._reports: dict[LinkProtocol, deque[Sessions]] = {}
         self._fetching: set[str] = set()
+        seconds = gateway.wheel.seconds
+        self._rows = Throttle(seconds, ROWS_RATE, ROWS_BURST)
+        self._catalogues = Throttle(seconds, CATALOGUES_RATE, CATALOGUES_BURST)
 
     # -- LinkOwner -----------------------------------------------------------------------------
 
     def link_handshaken(self, link: LinkProtocol) -> None:
         self._entries[link] = None
+        same = self._by_device.setdefault(link.peer.name.name, {})
+        same[link] = None
+        unjudged = [other for other in same if other.connected_at is None and not other.closed]
+        if len(unjudged) > MAX_UNJUDGED:
+            unjudged[0].abort("too many links of this device wait for their HELLO")
+
+    def links(self) -> list[LinkProtocol]:
+        """Return every link of every device, also those that leave or may only renew."""
+        return list(self._entries)
 
     def hello_received(self, link: LinkProtocol, hello: Hello) -> None:
         judged = Deferred.fromCoroutine(self._judge(link, hello))
@@ -101,23 +125,30 @@ class DeviceLinks:
         entry = self._entries.get(link)
         if entry is not None:
             self._gateway.presence.depart(entry.device.id, entry.epoch)
+        self._gateway.wheel.call_later(
+            DRAIN_SECONDS, lambda: self._refuse(link, ErrorCode.SHUTDOWN, "the grace is over")
+        )
 
     def sessions_received(self, link: LinkProtocol, sessions: Sessions) -> None:
         entry = self._entries.get(link)
         if entry is None:
             return
-        waiting = self._reports.get(link, 0) + 1
-        if waiting > MAX_REPORTS:
+        waiting = self._reports.setdefault(link, deque())
+        if len(waiting) >= MAX_REPORTS:
             self._refuse(link, ErrorCode.OVERLOAD, "too many SESSIONS at once")
             return
-        self._reports[link] = waiting
-        judged = Deferred.fromCoroutine(self._gateway.switchboard.judge_sessions(entry, sessions))
-        judged.addErrback(self._broken, link)
-        judged.addCallback(lambda _: self._judged(link))
+        waiting.append(sessions)
+        if len(waiting) == 1:
+            judged = Deferred.fromCoroutine(self._judge_reports(link, entry, waiting))
+            judged.addErrback(self._broken, link)
 
-    def _judged(self, link: LinkProtocol) -> None:
-        if link in self._reports:
-            self._reports[link] -= 1
+    async def _judge_reports(
+        self, link: LinkProtocol, entry: LiveDevice, waiting: deque[Sessions]
+    ) -> None:
+        """Judge a link's reports one after the other: each sees what the last one wrote."""
+        while waiting and link in self._entries:
+            await self._gateway.switchboard.judge_sessions(entry, waiting[0])
+            waiting.popleft()
 
     def stream_requested(self, link: LinkProtocol, number: int, request: Open) -> None:
         self._gateway.verbs.from_device(link, number, request)
@@ -126,6 +157,10 @@ class DeviceLinks:
         entry = self._entries.pop(link, None)
         self._reports.pop(link, None)
         peer: PeerCertificate = link.peer
+        same = self._by_device.get(peer.name.name, {})
+        same.pop(link, None)
+        if not same:
+            self._by_device.pop(peer.name.name, None)
         if entry is None:
             self._log.info(
                 "device {id} at {address} {what}: {reason}",
@@ -154,9 +189,7 @@ class DeviceLinks:
         Returns:
             How many were not ending already.
         """
-        links = [
-            link for link in self._entries if link.peer.name.name == device_id and not link.closed
-        ]
+        links = [link for link in self._by_device.get(device_id, {}) if not link.closed]
         for link in links:
             self._refuse(link, code, message)
         return len(links)
@@ -200,6 +233,7 @@ class DeviceLinks:
 
     def _welcome_to_renew(self, link: LinkProtocol, hello: Hello, device: Device) -> None:
         self._log.info("device {name} has an expired certificate: renewal only", name=device.name)
+        self._close_older(link, only_renewing=True)
         link.welcome(
             welcome_for(hello, device.name, self._wall, max_streams=1, renew_only=True),
             AT_GATEWAY_FROM_DEVICE,
@@ -222,6 +256,7 @@ class DeviceLinks:
         self._entries[link] = entry
         if other is not None:
             self._displace(other, entry)
+        self._close_older(link)
         generation = min(max(device.link_generation, hello.link_generation), MAX_OFFSET - 1) + 1
         link.welcome(
             welcome_for(
@@ -243,6 +278,14 @@ class DeviceLinks:
         self._record(entry, "device.live", "")
         self._remember(entry, generation)
         self._learn_handlers(entry)
+
+    def _close_older(self, newest: LinkProtocol, *, only_renewing: bool = False) -> None:
+        """End what else was welcomed for this device: links that leave, or may only renew."""
+        for link in list(self._by_device.get(newest.peer.name.name, {})):
+            if link is newest or link.connected_at is None or link.closed:
+                continue
+            if self._entries.get(link) is None or not only_renewing:
+                self._refuse(link, ErrorCode.DUPLICATE, "a newer link of this device took over")
 
     def _displace(self, old: LiveDevice, new: LiveDevice) -> None:
         """The newest wins: the old link is told, and cut off if it does not leave (rule H2)."""
@@ -280,6 +323,9 @@ class DeviceLinks:
         seen.addErrback(self._log_failure)
 
     def _record(self, entry: LiveDevice, kind: str, message: str) -> None:
+        left_out = self._rows.admit(entry.device.id)
+        if left_out is None:
+            return
         written = self._gateway.store.append_audit(
             AuditRecord(
                 kind=kind,
@@ -287,7 +333,7 @@ class DeviceLinks:
                 device_name=entry.device.name,
                 address=entry.address,
                 message=message or None,
-                details={"epoch": entry.epoch},
+                details={"epoch": entry.epoch} | ({"left_out": left_out} if left_out else {}),
             )
         )
         written.addErrback(self._log_failure)
@@ -315,7 +361,11 @@ class DeviceLinks:
         known = self._gateway.catalogues.get(digest)
         if known is None:
             body = await self._gateway.store.catalogue(digest)
-            if body is None and digest not in self._fetching:
+            if (
+                body is None
+                and digest not in self._fetching
+                and self._catalogues.admit(entry.device.id) is not None
+            ):
                 self._fetching.add(digest)
                 try:
                     body = await self._fetch(entry, digest)

@@ -11,6 +11,8 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -30,7 +32,7 @@ from rshell.store.errors import StoreError
 from rshell.store.store import Store
 from rshell.store.threads import InlineThreads
 
-__all__ = ["ADMIN_NAME", "GatewayHome", "HomeError", "prepare_home"]
+__all__ = ["ADMIN_NAME", "GatewayHome", "HomeError", "lock_home", "prepare_home"]
 
 ADMIN_NAME = "admin"
 #: A gateway certificate is renewed at start when less than this is left of it.
@@ -73,6 +75,39 @@ class GatewayHome:
     def remove_endpoints(self) -> None:
         """No door listens (any more)."""
         (self.path / "endpoints.json").unlink(missing_ok=True)
+
+
+def lock_home(path: Path) -> int:
+    """Take a home for this process, and for the daemon that it may become.
+
+    Two gateways on one store would end each other's sessions in the audit and overwrite each
+    other's endpoints.
+
+    Args:
+        path: absolute; made if absent.
+
+    Returns:
+        A descriptor that holds the lock until the last process that has it is gone.
+
+    Raises:
+        HomeError: Another gateway runs on it, or it cannot be used.
+    """
+    try:
+        make_private_dir(path)
+        lock = os.open(path / "gateway.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        where = error.filename or path
+        raise HomeError(
+            f"cannot use {where}: {error.strerror or error}; choose another place with --home"
+        ) from None
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(lock)
+        raise HomeError(
+            f"a gateway runs on {path} already; stop it, or choose another --home"
+        ) from None
+    return lock
 
 
 def prepare_home(path: Path, names: Sequence[str], now: datetime | None = None) -> GatewayHome:

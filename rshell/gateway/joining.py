@@ -21,6 +21,7 @@ from rshell.access.audit import AuditRecord
 from rshell.access.names import suggest_name
 from rshell.access.printable import printable
 from rshell.gateway.home import GatewayHome
+from rshell.gateway.throttle import Throttle
 from rshell.identity.fleet_home import chain_to_pem
 from rshell.identity.join_string import token_hash
 from rshell.identity.keys import BadCertificateRequest, read_csr, spki_hash
@@ -71,12 +72,14 @@ class Joiner:
         home: Whose CAs sign.
         store: Where invites and keys are.
         gateways: Returns the ``host:port`` list that joiners are told to dial.
+        refusals: How many rows the refused uses of one invite may add to the audit log.
         wall: Returns seconds since 1970.
     """
 
     home: GatewayHome
     store: Store
     gateways: Callable[[], list[str]]
+    refusals: Throttle
     wall: Callable[[], float] = time.time
 
     async def join(self, request: Join, address: str) -> Joined | GoAway:
@@ -98,7 +101,7 @@ class Joiner:
                 reason=grant.reason.value,
             )
             # Strangers who know no invite must not be able to fill the audit log.
-            if grant.reason is not Refusal.UNKNOWN:
+            if grant.reason is not Refusal.UNKNOWN and self.refusals.admit(request.id) is not None:
                 await self._audit("join.refused", request, address, code=grant.reason.value)
             return GoAway(code=ErrorCode.AUTH.value, message=REFUSED_TEXT)
         return await self._admit(request, grant, public_key, address)

@@ -15,6 +15,7 @@ from rshell.access.printable import printable
 from rshell.access.roles import ADMIN
 from rshell.gateway.joining import issue
 from rshell.gateway.presence import LiveDevice, State
+from rshell.gateway.summaries import summary
 from rshell.gateway.switchboard import OpenRefused
 from rshell.gateway.verbs import Asker, descriptions, verb
 from rshell.handlers import BadRequest
@@ -330,6 +331,7 @@ def _audit_row(row: AuditRow) -> dict[str, Any]:
         "exit_code": record.exit_code,
         "code": record.code,
         "message": record.message,
+        "summary": summary(dict(record.details)),
     }
 
 
@@ -340,6 +342,8 @@ async def renew(gateway: Gateway, asker: Asker, request: RenewRequest) -> Any:
         public_key = read_csr(request.csr)
     except BadCertificateRequest as error:
         raise BadRequest(str(error)) from None
+    if gateway.renewals.admit(asker.name) is None:
+        raise OpenRefused(ErrorCode.OVERLOAD, "too many renewals: try again in an hour")
     kind, owner = asker.peer.name.kind, asker.name
     now = datetime.fromtimestamp(gateway.wall(), UTC)
     chain, not_after = issue(gateway.home, kind, owner, public_key, now)

@@ -22,6 +22,7 @@ from rshell.access.audit import AuditEnd, AuditRecord
 from rshell.access.printable import printable
 from rshell.access.roles import decide
 from rshell.gateway.presence import LiveDevice
+from rshell.gateway.summaries import kept
 from rshell.handlers import PRIORITIES
 from rshell.link.core.constants import WEIGHT_NORMAL
 from rshell.link.core.errors import ErrorCode, LocalProtocolError
@@ -244,7 +245,7 @@ class Switchboard:
             attempt=request.attempt,
             door=caller.door,
             address=caller.address,
-            details={"request": request.request},
+            details={"request": kept(request.request)},
         )
 
     async def _audit_refusal(

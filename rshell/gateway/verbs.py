@@ -143,6 +143,9 @@ class Verbs:
         typed = decode_request(request.request, entry.request_type)
         if entry.changes:
             await self._audit(entry, asker, request, None, None)
+        if caller is not None and self._gateway.revocation.is_revoked("operator", asker.name):
+            # Revoked while the row was written: nothing more is done for this operator.
+            raise OpenRefused(ErrorCode.REVOKED, "this operator is revoked")
         return msgspec.json.encode(await entry.work(self._gateway, asker, typed))
 
     async def _audit(

@@ -134,6 +134,7 @@ class LinkProtocol(Protocol):
         peer: Set by the owner after the handshake; whatever it needs to know the peer by.
         connected_at: Wheel seconds at which WELCOME was sent or received; None before.
         rtt_seconds: The last measured round trip, None before the first.
+        greeted: Called once when the peer has said HELLO.
     """
 
     _log = Logger()
@@ -153,6 +154,7 @@ class LinkProtocol(Protocol):
         self.peer: Any = None
         self.connected_at: float | None = None
         self.rtt_seconds: float | None = None
+        self.greeted: Callable[[], None] | None = None
         self.last_received = 0.0
         self._owner = owner
         self._wheel = wheel
@@ -422,6 +424,8 @@ class LinkProtocol(Protocol):
     def _dispatch_link(self, event: LinkEvent) -> None:
         match event:
             case HelloReceived(hello=hello):
+                if self.greeted is not None:
+                    self.greeted()
                 self._owner.hello_received(self, hello)
             case WelcomeReceived(welcome=welcome):
                 self._heartbeat = (

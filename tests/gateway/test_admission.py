@@ -189,6 +189,12 @@ class ExpiredTests(FleetTestCase):
         self.fleet.dial(self.pump.changed(expired=True), instance=b"J" * 16)
         self.assertIsNone(good.goaway)
 
+    def test_one_renewal_link(self) -> None:
+        """A newer link that may only renew ends the older one."""
+        first = self.fleet.dial(self.pump.changed(expired=True))
+        self.fleet.dial(self.pump.changed(expired=True), instance=b"J" * 16)
+        self.assertEqual(first.told, "duplicate")
+
     def test_revoking_ends_a_renewal_link(self) -> None:
         """Revoking a device also ends the link on which it could only renew."""
         end = self.fleet.dial(self.pump.changed(expired=True))

@@ -56,8 +56,17 @@ class CatalogueTests(VerbTestCase):
         other = self.fleet.dial(self.fleet.enrol("pump-2"), catalogue=self.digest)
         self.assertEqual(len(other.requests), 1)
 
+    def test_inventive_device(self) -> None:
+        """A device that invents catalogues is asked for eight, then four an hour."""
+        asked = 0
+        for number in range(30):
+            device = self._dial(f"{number:064x}", dial=number + 1)
+            asked += len(device.requests)
+            device.wire.cut()
+        self.assertEqual(asked, 8)
+
     def test_too_large(self) -> None:
-        """A catalogue beyond 256 KiB is cut off."""
+        """A catalogue beyond 64 KiB is cut off."""
         device = self._dial(self.digest)
         talk = device.accept()
         talk.channel.write(bytes(300 * 1024))

@@ -107,6 +107,25 @@ class EpochTests(FleetTestCase):
         assert after is not None
         self.assertGreaterEqual(after - before, 30_000_000)
 
+    def test_links_that_leave_do_not_pile_up(self) -> None:
+        """Rounds of connect and GOAWAY leave one link: the next one ends what was there."""
+        for dial in range(1, 20):
+            end = self.fleet.dial(self.pump, dial=dial)
+            self.assertIsNotNone(end.welcome)
+            end.link.go_away(GoAway(code="none"), close=False)
+            self.fleet.pump()
+        self.fleet.advance(5)
+        self.assertLessEqual(len(self.fleet.gateway.devices.links()), 1)
+        self.fleet.advance(70)
+        self.assertEqual(self.fleet.gateway.devices.links(), [])
+
+    def test_rows_of_one_device_are_bounded(self) -> None:
+        """A device that reconnects all the time adds a bounded number of audit rows."""
+        for dial in range(1, 100):
+            self.fleet.dial(self.pump, dial=dial).wire.cut()
+        rows = len(self.fleet.audit("device.live")) + len(self.fleet.audit("device.lost"))
+        self.assertLessEqual(rows, 70)
+
     def test_renamed_while_live(self) -> None:
         """A new name finds the live device; the old one finds nobody, and can be used again."""
         self.fleet.dial(self.pump)

@@ -8,6 +8,7 @@ from typing import Any
 from twisted.internet.defer import Deferred
 
 from rshell.gateway.joining import REFUSED_TEXT, Joiner
+from rshell.gateway.throttle import Throttle
 from rshell.identity.join_string import JoinString
 from rshell.identity.keys import PrivateKey, make_csr, new_key, spki_hash
 from rshell.link.core.messages import GoAway, Join, Joined
@@ -22,7 +23,18 @@ class JoinVerbTests(VerbTestCase):
         super().setUp()
         self.end = self.fleet.dial(self.ann)
         gateway = self.fleet.gateway
-        self.joiner = Joiner(self.fleet.home, self.fleet.store, gateway.gateways, self.fleet.wall)
+        throttle = Throttle(self.fleet.clock.seconds, 1 / 60, 10)
+        self.joiner = Joiner(
+            self.fleet.home, self.fleet.store, gateway.gateways, throttle, self.fleet.wall
+        )
+
+    def test_refused_joins_do_not_fill_the_audit(self) -> None:
+        """However often a spent string is tried, it adds ten rows at once and one a minute."""
+        string = self.invite(kind="device")
+        self.join(string, new_key())
+        for _ in range(40):
+            self.assertEqual(self.join(string, new_key()), _REFUSED)
+        self.assertEqual(len(self.fleet.audit("join.refused")), 10)
 
     def invite(self, **request: Any) -> JoinString:
         """Invite; returns the parsed join string."""

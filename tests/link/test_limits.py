@@ -27,7 +27,7 @@ from rshell.link.core.limits import (
     LinkLimits,
     TokenBucket,
 )
-from rshell.link.core.messages import Opened, Positions, encode, encode_event
+from rshell.link.core.messages import Opened, Positions, Reset, encode, encode_event
 from tests.link.pairs import ConnectionPair, Talker, converse, frames_of, hello, request, welcome
 from tests.link.test_connection import Base, frame, limit_payload
 
@@ -314,6 +314,20 @@ class RateTests(Base):
         core = linked()
         core.reset(REMOTE, ErrorCode.CANCELLED)
         self.spend([frame(FrameType.EVENT, LOCAL, note(1, 0))] * 210, 200, 200)
+
+    def test_what_was_asked_for_is_free(self) -> None:
+        """The outcome and the RESET of a stream that this side opened do not count."""
+        core = linked()
+        core.peer_max_streams = 1000
+        for seq in range(400):
+            number = core.open_stream(request(), Talker(), 1)
+            core.receive_data(frame(FrameType.OPENED, number, encode(Opened(0, 100, 0))), 0)
+            if seq % 2:
+                core.receive_data(frame(FrameType.EVENT, number, note(1, 0, "outcome")), 0)
+                core.reset(number, ErrorCode.CANCELLED)
+            else:
+                core.receive_data(frame(FrameType.RESET, number, encode(Reset("lost", ""))), 0)
+        self.assertFalse(core.closed)
 
     def test_limit_flood(self) -> None:
         """1,000 LIMIT and four for each frame sent; then overload."""

@@ -332,20 +332,25 @@ class LinkConnection:
         )
 
     def _reset(self, frame: Frame, now: float) -> LinkEvent | None:
-        self._spend(self._reset_bucket, now, "RESET")
         reset = messages.decode(frame.payload, Reset)
         stream = self._stream(frame)
+        if stream is None or not stream.local:
+            # The one RESET of a stream that we opened is not the peer's to account for.
+            self._spend(self._reset_bucket, now, "RESET")
         if stream is None:
             return None
         self._forget(stream)
         return StreamReset(stream.number, reset.code, reset.message)
 
     def _event(self, frame: Frame, now: float) -> LinkEvent | None:
-        self._spend(self._event_bucket, now, "EVENT")
         stream = self._stream(frame, StreamState.OPEN)
         if stream is None:
+            self._spend(self._event_bucket, now, "EVENT")
             return None
         event = messages.decode_event(frame.payload)
+        if not stream.local or event.kind != "outcome":
+            # The one outcome of a stream that we opened is not the peer's to account for.
+            self._spend(self._event_bucket, now, "EVENT")
         urgent = bool(frame.flags & FrameFlag.URGENT)
         if not stream.event_received(event, urgent):
             return None

@@ -1,0 +1,54 @@
+"""What a request asked for, in one line safe to show; and what of it may be kept for ever."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import shlex
+from typing import Any
+
+import msgspec
+
+from rshell.access.printable import printable
+
+__all__ = ["kept", "summary"]
+
+MAX_SUMMARY = 240
+
+
+def kept(request: dict[str, Any]) -> dict[str, Any]:
+    """Return a request as the audit log keeps it: of an environment only the names.
+
+    Values of variables are where people put passwords, and the log cannot be edited.
+    """
+    environment = request.get("environment")
+    if not isinstance(environment, list):
+        return request
+    names = [pair[0] for pair in environment if isinstance(pair, list) and pair]
+    return {**request, "environment": names}
+
+
+def summary(details: dict[str, Any]) -> str | None:
+    """Return the command line, or the parameters, of an audit row's request."""
+    request = details.get("request")
+    if not isinstance(request, dict) or not request:
+        return None
+    argv, line = request.get("argv"), request.get("line")
+    if isinstance(argv, list):
+        return printable(shlex.join(_text(word) for word in argv), MAX_SUMMARY)
+    if isinstance(line, str):
+        return printable(_text(line), MAX_SUMMARY)
+    words = []
+    for key, value in request.items():
+        if value not in (None, [], {}, ""):
+            shown = value if isinstance(value, str) else msgspec.json.encode(value).decode()
+            words.append(f"{key}={shown}")
+    return printable(" ".join(words), MAX_SUMMARY) or None
+
+
+def _text(value: object) -> str:
+    """Return what a base64 field says, as far as it is text."""
+    try:
+        return base64.b64decode(str(value), validate=True).decode("utf-8", "replace")
+    except (binascii.Error, ValueError):
+        return str(value)
