@@ -1,4 +1,4 @@
-"""Verbs that decide who belongs: invite, join, label, revoke."""
+"""Verbs that decide who belongs: invite, join, label, rename, revoke."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ from rshell.access.names import BadName, check_name
 from rshell.access.printable import printable
 from rshell.cli.listings import print_json
 from rshell.cli.options import common_options, parse_duration, settings_of
+from rshell.cli.pipes import say
 from rshell.cli.running import Surroundings, run_on_reactor, run_with_client
 from rshell.client import Client, Invitation, RshellError
 from rshell.client.joining import join_operator
 from rshell.client.profiles import default_directory
 from rshell.identity.join_string import BadJoinString, JoinString
 
-__all__ = ["invite", "join", "label", "revoke"]
+__all__ = ["invite", "join", "label", "rename", "revoke"]
 
 #: A join string is shorter; a file given by mistake is not read whole.
 MAX_JOIN_BYTES = 4096
@@ -41,7 +42,7 @@ def _print_invitation(json: bool, invitation: Invitation) -> None:
     if json:
         print_json({"join": invitation.join, "expires_at": invitation.expires_at})
     else:
-        sys.stdout.write(invitation.join + "\n")
+        say(invitation.join + "\n")
 
 
 @invite.command("device", short_help="Invite a device.")
@@ -162,7 +163,7 @@ def join(context: click.Context, join_string: str, replace: bool) -> int:
                 }
             )
         else:
-            sys.stdout.write(f"this machine is now operator {printable(joined.name.name)}'s\n")
+            say(f"this machine is now operator {printable(joined.name.name)}'s\n")
         return 0
 
     return run_on_reactor(main)
@@ -194,7 +195,40 @@ def label(context: click.Context, device: str, changes: tuple[str, ...]) -> int:
             print_json(labelled)
         else:
             words = " ".join(f"{k}={v}" for k, v in sorted(labelled.labels.items()))
-            sys.stdout.write(printable(f"{labelled.name}: {words or 'no labels'}", 4000) + "\n")
+            say(printable(f"{labelled.name}: {words or 'no labels'}", 4000) + "\n")
+        return 0
+
+    return run_with_client(settings.home, main)
+
+
+@click.command(short_help="Rename a device, or accept its own name.")
+@common_options
+@click.argument("device")
+@click.argument("name")
+@click.pass_context
+def rename(context: click.Context, device: str, name: str) -> int:
+    """Give DEVICE, a name or an id, the name NAME.
+
+    \b
+    rshell rename raspberrypi-2 pump-18
+    rshell rename pump-17 pump-17                 accept the name it proposed itself
+
+    A device that was invited without a name proposes its own, and that is provisional until an
+    operator accepts it by renaming the device to it. Labels, sessions and history stay with the
+    device.
+    """
+    settings = settings_of(context)
+    try:
+        check_name(name)
+    except BadName as error:
+        raise click.UsageError(str(error)) from None
+
+    async def main(_surroundings: Surroundings, client: Client) -> int:
+        renamed = await client.rename(device, name)
+        if settings.json:
+            print_json(renamed)
+        else:
+            say(f"{printable(device)} is now {printable(renamed.name)}\n")
         return 0
 
     return run_with_client(settings.home, main)
@@ -222,7 +256,7 @@ def revoke(context: click.Context, kind: str, name: str) -> int:
             print_json({"revoked": name, "links_closed": closed})
         else:
             links = "1 link" if closed == 1 else f"{closed} links"
-            sys.stdout.write(f"revoked {kind} {printable(name)}, {links} closed\n")
+            say(f"revoked {kind} {printable(name)}, {links} closed\n")
         return 0
 
     return run_with_client(settings.home, main)

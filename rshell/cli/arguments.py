@@ -2,11 +2,16 @@
 
 Pure.  The device decodes strictly whatever is sent; this gives good errors early, and lets an
 operator write ``count=3`` and ``path=/tmp/x`` without thinking of JSON.
+
+A schema comes from a device and may be any JSON at all: what is no object where one belongs counts
+as an empty one, what is no list as an empty list, and neither depth nor width of a schema makes
+more work than the limits below allow.
 """
 
 from __future__ import annotations
 
 import base64
+import math
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -20,12 +25,23 @@ __all__ = ["BadArgument", "build_request", "describe_arguments"]
 _TRUE = frozenset({"true", "yes", "on", "1"})
 _FALSE = frozenset({"false", "no", "off", "0"})
 
+#: References followed from one type to the next; a schema might refer to itself.
+MAX_REFERENCES = 8
+#: Lists inside lists; our own handlers have one.
+MAX_DEPTH = 3
+#: Alternatives of one type.  With `MAX_DEPTH` it bounds the work a schema can make.
+MAX_BRANCHES = 16
+#: What a listing shows of an enumeration.
+MAX_CHOICES = 32
+
+Schema = dict[str, Any]
+
 
 class BadArgument(ValueError):
     """A word does not fit the handler; the text says which and what would."""
 
 
-def build_request(words: Sequence[str], schema: dict[str, Any]) -> dict[str, Any]:
+def build_request(words: Sequence[str], schema: Any) -> Schema:
     """Return the request that words spell.
 
     ``key=value`` is typed by the schema: numbers, true/false, text, bytes (sent as base64), and
@@ -34,92 +50,144 @@ def build_request(words: Sequence[str], schema: dict[str, Any]) -> dict[str, Any
 
     Args:
         words: of the command line.
-        schema: of the handler's request; empty accepts any key, as text.
+        schema: of the handler's request, whatever the device sent; empty accepts any key, as text.
 
     Raises:
-        BadArgument: a word without ``=``, an unknown or repeated key, or a value of another type.
+        BadArgument: a word without ``=``, an unknown or repeated key, a value of another type, or
+            one that JSON cannot carry.
     """
-    root = _resolve(schema, schema)
-    properties: dict[str, Any] = root.get("properties", {})
+    whole = _mapping(schema)
+    root = _resolve(whole, whole)
+    properties = _mapping(root.get("properties"))
     request: dict[str, Any] = {}
     for word in words:
-        key, equals, text = word.partition("=")
-        if not equals or not key.rstrip(":"):
-            raise BadArgument(f"an argument is written key=value, not {printable(word, 80)!r}")
-        raw = key.endswith(":")
-        key = key[:-1] if raw else key
+        key, raw, text = _split(word)
         if properties and key not in properties:
             known = ", ".join(printable(name) for name in properties)
             raise BadArgument(f"no argument {printable(key, 80)!r}; there are: {known}")
-        kind = properties.get(key, {})
-        value = _json(key, text) if raw else _value(key, text, kind, schema)
-        listed = _branch(kind, schema, "array") is not None
+        kind = properties.get(key)
+        value = _json(key, text) if raw else _value(key, text, kind, whole)
+        listed = _branch(kind, whole, "array") is not None
         if key in request and not (listed and isinstance(value, list) and not raw):
-            raise BadArgument(f"{key} is given twice")
+            raise BadArgument(f"{printable(key, 80)} is given twice")
         request[key] = [*request[key], *value] if key in request else value
-    missing = [name for name in root.get("required", []) if name not in request]
+    missing = [name for name in _required(root) if name not in request]
     if missing:
         raise BadArgument(f"missing: {', '.join(printable(name) for name in missing)}")
+    return _sendable(request)
+
+
+def _split(word: str) -> tuple[str, bool, str]:
+    """Return key, whether the value is JSON, and the value."""
+    key, equals, text = word.partition("=")
+    raw = key.endswith(":")
+    key = key[:-1] if raw else key
+    if not equals or not key.rstrip(":"):
+        raise BadArgument(f"an argument is written key=value, not {printable(word, 80)!r}")
+    return key, raw, text
+
+
+def _sendable(request: Schema) -> Schema:
+    """Return the request if JSON can carry it."""
+    for key, value in request.items():
+        try:
+            msgspec.json.encode({key: value})
+        except (ValueError, OverflowError, RecursionError):
+            raise BadArgument(f"{printable(key, 80)} is not UTF-8, or too deep") from None
     return request
 
 
-def describe_arguments(schema: dict[str, Any]) -> str:
-    """Return a handler's arguments in one line: ``path=bytes [lines=integer]``."""
-    root = _resolve(schema, schema)
-    required = root.get("required", [])
+def describe_arguments(schema: Any) -> str:
+    """Return a handler's arguments in one line: ``path=bytes [lines=integer]``.
+
+    Args:
+        schema: of the handler's request, whatever the device sent.
+    """
+    whole = _mapping(schema)
+    root = _resolve(whole, whole)
+    required = _required(root)
     words = []
-    for name, kind in root.get("properties", {}).items():
-        word = f"{name}={_type_name(kind, schema)}"
+    for name, kind in _mapping(root.get("properties")).items():
+        word = f"{name}={_type_name(kind, whole)}"
         words.append(word if name in required else f"[{word}]")
     return printable(" ".join(words), 400)
 
 
-def _resolve(kind: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any]:
-    for _ in range(8):  # a device's schema might refer to itself
-        reference = kind.get("$ref")
+def _mapping(value: Any) -> Schema:
+    return value if isinstance(value, dict) else {}
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _required(root: Schema) -> list[str]:
+    return [name for name in _list(root.get("required")) if isinstance(name, str)]
+
+
+def _resolve(kind: Any, schema: Schema) -> Schema:
+    found = _mapping(kind)
+    for _ in range(MAX_REFERENCES):
+        reference = found.get("$ref")
         if not isinstance(reference, str):
             break
-        kind = schema.get("$defs", {}).get(reference.rpartition("/")[2], {})
-    return kind
+        found = _mapping(_mapping(schema.get("$defs")).get(reference.rpartition("/")[2]))
+    return found
 
 
-def _branches(kind: dict[str, Any], schema: dict[str, Any]) -> list[dict[str, Any]]:
-    kind = _resolve(kind, schema)
-    if "anyOf" in kind:
-        return [_resolve(branch, schema) for branch in kind["anyOf"]]
-    types = kind.get("type")
-    if isinstance(types, list):
-        return [{**kind, "type": name} for name in types]
-    return [kind]
+def _branches(kind: Any, schema: Schema) -> list[Schema]:
+    resolved = _resolve(kind, schema)
+    alternatives = _list(resolved.get("anyOf"))[:MAX_BRANCHES]
+    if alternatives:
+        return [_resolve(branch, schema) for branch in alternatives]
+    types = _list(resolved.get("type"))[:MAX_BRANCHES]
+    if types:
+        return [{**resolved, "type": name} for name in types]
+    return [resolved]
 
 
-def _branch(kind: dict[str, Any], schema: dict[str, Any], name: str) -> dict[str, Any] | None:
+def _branch(kind: Any, schema: Schema, name: str) -> Schema | None:
     for branch in _branches(kind, schema):
         if branch.get("type") == name:
             return branch
     return None
 
 
-def _value(key: str, text: str, kind: dict[str, Any], schema: dict[str, Any]) -> Any:
+def _value(key: str, text: str, kind: Any, schema: Schema, depth: int = 0) -> Any:
     """Return the value of the first branch of the type that takes the text."""
     branches = [b for b in _branches(kind, schema) if b.get("type") != "null"]
     problem: BadArgument | None = None
     # Text takes anything, so it comes last.
     for branch in sorted(branches, key=lambda b: b.get("type") == "string"):
         try:
-            return _typed(key, text, branch, schema)
+            return _typed(printable(key, 80), text, branch, schema, depth)
         except BadArgument as error:
             problem = error
-    raise problem or BadArgument(f"{key} takes no value")
+    raise problem or BadArgument(f"{printable(key, 80)} takes no value")
 
 
-def _typed(key: str, text: str, kind: dict[str, Any], schema: dict[str, Any]) -> Any:
-    allowed = kind.get("enum") or ([kind["const"]] if "const" in kind else None)
-    if allowed is not None:
+def _choices(kind: Schema) -> list[Any]:
+    """Return the only values that a type has, or nothing if it has no such list."""
+    return _list(kind.get("enum")) or ([kind["const"]] if "const" in kind else [])
+
+
+def _spelled(value: Any) -> str:
+    """Return how an operator writes a value of an enumeration."""
+    if isinstance(value, str):
+        return value
+    try:
+        return msgspec.json.encode(value).decode("utf-8")
+    except (ValueError, RecursionError):
+        return "…"
+
+
+def _typed(key: str, text: str, kind: Schema, schema: Schema, depth: int) -> Any:
+    allowed = _choices(kind)
+    if allowed:
         for value in allowed:
-            if text == str(value):
+            if text == _spelled(value):
                 return value
-        listed = ", ".join(printable(str(value), 40) for value in allowed)
+        listed = ", ".join(printable(_spelled(value), 40) for value in allowed[:MAX_CHOICES])
         raise BadArgument(f"{key} is one of: {listed}")
     match kind.get("type"):
         case "boolean":
@@ -131,7 +199,7 @@ def _typed(key: str, text: str, kind: dict[str, Any], schema: dict[str, Any]) ->
         case "number":
             return _number(key, text, kind, float, "a number")
         case "array":
-            return _array(key, text, kind, schema)
+            return _array(key, text, kind, schema, depth)
         case "object":
             value = _json(key, text)
             if not isinstance(value, dict):
@@ -147,57 +215,64 @@ def _text(text: str, kind: dict[str, Any]) -> str:
     return text
 
 
-def _number(key: str, text: str, kind: dict[str, Any], parse: Any, what: str) -> Any:
+def _number(key: str, text: str, kind: Schema, parse: Any, what: str) -> Any:
     try:
         value = parse(text)
     except ValueError:
         raise BadArgument(f"{key} is {what}, not {printable(text, 40)!r}") from None
-    low, high = kind.get("minimum"), kind.get("maximum")
+    # JSON has neither; a whole number is never either, however large.
+    if isinstance(value, float) and not math.isfinite(value):
+        raise BadArgument(f"{key} is {what}, not {printable(text, 40)!r}")
+    low, high = _bound(kind.get("minimum")), _bound(kind.get("maximum"))
     if (low is not None and value < low) or (high is not None and value > high):
         bounds = (
             f"at least {low}" if high is None else f"{low if low is not None else '…'} to {high}"
         )
-        raise BadArgument(f"{key} is {bounds}, not {value}")
+        raise BadArgument(f"{key} is {bounds}, not {printable(text, 40)}")
     return value
 
 
-def _array(key: str, text: str, kind: dict[str, Any], schema: dict[str, Any]) -> list[Any]:
+def _bound(value: Any) -> int | float | None:
+    return value if isinstance(value, (int, float)) else None
+
+
+def _array(key: str, text: str, kind: Schema, schema: Schema, depth: int) -> list[Any]:
+    items = kind.get("items")
     if text.startswith("["):
         value = _json(key, text)
         if not isinstance(value, list):
             raise BadArgument(f"{key} is a list")
-        items = kind.get("items") or {}
-        encoded = isinstance(items, dict) and _resolve(items, schema).get("contentEncoding")
-        if encoded == "base64":
+        if _resolve(items, schema).get("contentEncoding") == "base64":
             return [
                 _text(v, {"contentEncoding": "base64"}) if isinstance(v, str) else v for v in value
             ]
         return value
-    items = kind.get("items")
-    return [_value(key, text, items if isinstance(items, dict) else {}, schema)]
+    if depth >= MAX_DEPTH:
+        raise BadArgument(f"{key} is a list of lists: write {key}:=[…] in JSON")
+    return [_value(key, text, items, schema, depth + 1)]
 
 
 def _json(key: str, text: str) -> Any:
     try:
         return msgspec.json.decode(text)
-    except (msgspec.DecodeError, UnicodeEncodeError):
+    except (msgspec.DecodeError, UnicodeEncodeError, RecursionError):
         raise BadArgument(f"{key} is not valid JSON: {printable(text, 40)!r}") from None
 
 
-def _type_name(kind: dict[str, Any], schema: dict[str, Any]) -> str:
+def _type_name(kind: Any, schema: Schema, depth: int = 0) -> str:
     names = []
     for branch in _branches(kind, schema):
-        if "enum" in branch:
-            names.append("|".join(str(value) for value in branch["enum"]))
+        choices = _choices(branch)[:MAX_CHOICES]
+        if choices:
+            names.append("|".join(_spelled(value) for value in choices))
             continue
-        name = str(branch.get("type", "any"))
+        name = branch.get("type", "any")
         if name == "null":
             continue
         if name == "string":
             name = "bytes" if branch.get("contentEncoding") == "base64" else "text"
         elif name == "array":
-            items = branch.get("items")
-            inner = _type_name(items, schema) if isinstance(items, dict) and items else "any"
-            name = f"{inner}..."
-        names.append(name)
+            items = branch.get("items") if depth < MAX_DEPTH else None
+            name = f"{_type_name(items, schema, depth + 1) if items else 'any'}..."
+        names.append(name if isinstance(name, str) else "any")
     return "|".join(names) or "any"

@@ -2,20 +2,22 @@
 
 One sink each for stdout and stderr is shared by all sessions.  While one of them is full every
 session is paused, so memory stays flat however slow the reader of our output is; a reader that
-went away (``| head``) cancels what runs.
+went away (``| head``), or a disk that is full, cancels what runs.
 """
 
 from __future__ import annotations
 
+import errno
 from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import attrs
 from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
 
 from rshell.cli import statuses
-from rshell.cli.pipes import ByteSink, ByteSource
+from rshell.cli.pipes import ByteSink, ByteSource, CannotWrite
 from rshell.cli.presenting import Presenter
 from rshell.cli.running import Surroundings
 from rshell.client import Outcome, RshellError, Session, SessionReceiver
@@ -30,7 +32,7 @@ class Outputs:
     """Our stdout and stderr.
 
     Attributes:
-        changed: Called when `full` or `broken` may have changed.
+        changed: Called when `full` or `failed` may have changed.
     """
 
     def __init__(self, reactor: Any) -> None:
@@ -51,9 +53,23 @@ class Outputs:
         return self._stdout.full or self._stderr.full
 
     @property
-    def broken(self) -> bool:
-        """Whether nobody reads stdout any more."""
-        return self._stdout.broken
+    def failed(self) -> bool:
+        """Whether what runs is in vain, since its output is lost.
+
+        Not when only stderr's reader left: stdout is what a command is run for, as with ssh.
+        """
+        return self._stdout.broken or self._stderr.error not in (None, errno.EPIPE)
+
+    def status(self, own: int) -> int:
+        """Return the exit status: ``own``, or that of a reader of stdout who left.
+
+        Raises:
+            CannotWrite: Output was lost for another reason.
+        """
+        for error, stderr in ((self._stdout.error, False), (self._stderr.error, True)):
+            if error is not None and error != errno.EPIPE:
+                raise CannotWrite(error, stderr)
+        return statuses.PIPE_BROKEN if self._stdout.broken else own
 
     async def drained(self) -> None:
         """Wait until all was written."""
@@ -137,10 +153,14 @@ class Fanout:
         return self._outcomes
 
     def status(self, own: int) -> int:
-        """Return the exit status: ``own``, or that of a signal or of a closed stdout."""
+        """Return the exit status: ``own``, or that of a signal or of a closed stdout.
+
+        Raises:
+            CannotWrite: Output was lost.
+        """
         if self._surroundings.interrupts.received:
             return self._surroundings.interrupts.status
-        return statuses.PIPE_BROKEN if self._outputs.broken else own
+        return self._outputs.status(own)
 
     # -- starting and ending -------------------------------------------------------------------
 
@@ -199,7 +219,7 @@ class Fanout:
     # -- back-pressure and the end of our readers -------------------------------------------------
 
     def _outputs_changed(self) -> None:
-        if self._outputs.broken:
+        if self._outputs.failed:
             self._cancel()
         full = self._outputs.full
         if full == self._paused:
@@ -233,4 +253,7 @@ class Fanout:
         self._fill()
 
     def _give_up(self) -> None:
-        self._surroundings.leave(self.status(statuses.OURS))
+        try:
+            self._surroundings.leave(self.status(statuses.OURS))
+        except CannotWrite:
+            self._surroundings.leave(Failure())

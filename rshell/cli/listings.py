@@ -13,6 +13,7 @@ from rshell.access.printable import printable
 from rshell.access.selectors import parse
 from rshell.cli.arguments import describe_arguments
 from rshell.cli.options import common_options, settings_of
+from rshell.cli.pipes import say
 from rshell.cli.presenting import encode_json
 from rshell.cli.running import Surroundings, run_with_client
 from rshell.cli.tables import print_table
@@ -26,7 +27,7 @@ def print_json(value: Any) -> None:
     encoded = encode_json(value)
     if sys.stdout.isatty():
         encoded = msgspec.json.format(encoded, indent=2)
-    sys.stdout.write(encoded.decode("utf-8") + "\n")
+    say(encoded.decode("utf-8") + "\n")
 
 
 def _labels(labels: dict[str, str]) -> str:
@@ -117,6 +118,10 @@ def _audit_row(row: AuditRow) -> Sequence[str]:
     what = row.handler or row.kind
     if row.login:
         what += f" as {row.login}"
+    if row.refers is not None:
+        what += f" -> #{row.refers}"
+    if row.summary:
+        what += f": {row.summary}"
     result = row.status or ""
     if row.exit_code:
         result += f" {row.exit_code}"
@@ -154,6 +159,9 @@ def audit(context: click.Context, limit: int, device: str | None, operator: str 
     \b
     rshell audit --limit 20
     rshell audit --device pump-17 --operator alice --json
+
+    WHAT is the handler and what was asked of it, clipped to the terminal; -> #12 says how that
+    of row 12 ended.
     """
     settings = settings_of(context)
 
@@ -165,6 +173,7 @@ def audit(context: click.Context, limit: int, device: str | None, operator: str 
         print_table(
             ("SEQ", "AT", "KIND", "OPERATOR", "DEVICE", "WHAT", "RESULT", "DOOR", "FROM"),
             [_audit_row(row) for row in rows],
+            clipped="WHAT",
         )
         return 0
 

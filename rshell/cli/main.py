@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import errno
 import gc
 import importlib
 import os
@@ -27,6 +28,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "invite": ("rshell.cli.admin:invite", "Make a join string for a device or an operator."),
     "join": ("rshell.cli.admin:join", "Make this machine an operator's."),
     "label": ("rshell.cli.admin:label", "Set or remove labels of a device."),
+    "rename": ("rshell.cli.admin:rename", "Rename a device, or accept its own name."),
     "revoke": ("rshell.cli.admin:revoke", "Take a device's or operator's rights away."),
     "run": ("rshell.cli.run:run", "Run a command on one device or on many."),
     "shell": ("rshell.cli.shell:shell", "Open a login shell on a device."),
@@ -103,19 +105,34 @@ def run_command(arguments: list[str]) -> int:
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
         return 130
-    except BrokenPipeError:
-        return _pipe_broken()
+    except (BrokenPipeError, SystemExit):
+        return _pipe_broken()  # click makes the second of the first
     except Exception as error:
         if os.environ.get("RSHELL_DEBUG"):
             traceback.print_exc()
-        return _report(error, settings.json)
+        return _report(_cannot_write(error) or error, settings.json)
+
+
+def _cannot_write(error: Exception) -> Exception | None:
+    """Return what is wrong with standard output, if that is where an error came from."""
+    if not isinstance(error, OSError):
+        return None
+    try:
+        # A help text that could not be written is still there, and fails again.
+        sys.stdout.flush()
+    except OSError as again:
+        from rshell.cli.pipes import CannotWrite
+
+        return CannotWrite(again.errno or errno.EIO)
+    return None
 
 
 def _report(error: Exception, json: bool) -> int:
     """Show an error and return the exit status it stands for."""
     status, code, message, hint = _explain(error)
     try:
-        if json:
+        # With nowhere to write JSON to, words have to do.
+        if json and code != "cannot-write":
             from rshell.cli.presenting import encode_json
 
             answer = {"error": {"code": code, "message": message, "hint": hint}}
@@ -126,6 +143,8 @@ def _report(error: Exception, json: bool) -> int:
             sys.stderr.flush()
     except BrokenPipeError:
         return _pipe_broken()
+    except OSError:
+        pass  # a full disk takes no complaint about itself
     return status
 
 
@@ -156,9 +175,19 @@ def _pipe_broken() -> int:
 
 
 def _open_standard_streams() -> None:
-    """Make sure that 0, 1 and 2 are ours: a socket that got one of them would be written into."""
+    """Make sure that 0, 1 and 2 are ours: a socket that got one of them would be written into.
+
+    Of a descriptor that was closed the interpreter has made None instead of a stream.
+    """
     for descriptor in (0, 1, 2):
         try:
             os.fstat(descriptor)
         except OSError:
             os.open(os.devnull, os.O_RDWR)
+    for descriptor, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            mode = "w" if descriptor else "r"
+            stream = open(  # noqa: SIM115  # for as long as the process lives
+                descriptor, mode, encoding="utf-8", errors="replace", closefd=False
+            )
+            setattr(sys, name, stream)

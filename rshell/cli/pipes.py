@@ -9,8 +9,10 @@ keep the process.
 
 from __future__ import annotations
 
+import errno
 import os
 import select
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -20,7 +22,9 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IPushProducer
 from zope.interface import implementer
 
-__all__ = ["ByteSink", "ByteSource"]
+from rshell.client.errors import RshellError
+
+__all__ = ["ByteSink", "ByteSource", "CannotWrite", "say"]
 
 #: A sink that holds more than this is full: whoever feeds it must stop.
 HIGH_BYTES = 64 * 1024
@@ -29,22 +33,54 @@ WRITE_BYTES = 64 * 1024
 READ_BYTES = 64 * 1024
 
 
+class CannotWrite(RshellError):
+    """A standard stream takes no more: a full disk, a terminal that is gone; ``cannot-write``.
+
+    Not for a pipe that nobody reads any more: that ends us quietly, as SIGPIPE would.
+
+    Args:
+        number: The errno.
+        stderr: Which stream.
+    """
+
+    def __init__(self, number: int, stderr: bool = False) -> None:
+        name = "error" if stderr else "output"
+        text = f"cannot write standard {name}: {os.strerror(number)}"
+        super().__init__("cannot-write", text, "")
+
+
+def say(text: str) -> None:
+    """Write a verb's own short answer to standard output, at once.
+
+    Raises:
+        BrokenPipeError: Nobody reads it any more.
+        CannotWrite: It takes no more for another reason.
+    """
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise CannotWrite(error.errno or errno.EIO) from None
+
+
 class ByteSink:
     """Writes to a file descriptor in a thread, in order.
 
     Args:
         reactor: For calls back into its thread.
         descriptor: Where to write; it stays open.
-        changed: Called, in the reactor's thread, when `full` or `broken` changed.
+        changed: Called, in the reactor's thread, when `full` or `error` changed.
 
     Attributes:
         full: Whether to feed no more now.
-        broken: Whether nobody reads any more (EPIPE and the like); what is written is dropped.
+        error: The errno that ended it, ``EPIPE`` if nobody reads any more; None while it lasts.
     """
 
     def __init__(self, reactor: Any, descriptor: int, changed: Callable[[], None]) -> None:
         self.full = False
-        self.broken = False
+        self.error: int | None = None
         self._reactor = reactor
         self._descriptor = descriptor
         self._changed = changed
@@ -53,6 +89,11 @@ class ByteSink:
         self._pending = 0
         self._thread: threading.Thread | None = None
         self._drained: list[Deferred[None]] = []
+
+    @property
+    def broken(self) -> bool:
+        """Whether it takes no more, for whatever reason; what is written is dropped."""
+        return self.error is not None
 
     def write(self, data: bytes) -> None:
         """Write bytes later; look at `full` afterwards."""
@@ -85,9 +126,9 @@ class ByteSink:
                 while not self._queue:
                     self._lock.wait()
                 data = self._take()
-            failed = not self._write_all(data)
-            self._reactor.callFromThread(self._written, len(data), failed)
-            if failed:
+            error = self._write_all(data)
+            self._reactor.callFromThread(self._written, len(data), error)
+            if error is not None:
                 return
 
     def _take(self) -> bytes:
@@ -99,7 +140,8 @@ class ByteSink:
             size += len(taken[-1])
         return taken[0] if len(taken) == 1 else b"".join(taken)
 
-    def _write_all(self, data: bytes) -> bool:
+    def _write_all(self, data: bytes) -> int | None:
+        """Write all of it; return the errno of what prevented that."""
         view = memoryview(data)
         while view:
             try:
@@ -109,18 +151,18 @@ class ByteSink:
                 poller = select.poll()
                 poller.register(self._descriptor, select.POLLOUT)
                 poller.poll()
-            except OSError:
-                return False
-        return True
+            except OSError as error:
+                return error.errno or errno.EIO
+        return None
 
-    def _written(self, size: int, failed: bool) -> None:
+    def _written(self, size: int, error: int | None) -> None:
         with self._lock:
             self._pending -= size
-            if failed:
+            if error is not None:
                 self._queue.clear()
                 self._pending = 0
         was = (self.full, self.broken)
-        self.broken = self.broken or failed
+        self.error = self.error or error
         self.full = not self.broken and self._pending > HIGH_BYTES
         if self._pending == 0:
             waiting, self._drained = self._drained, []

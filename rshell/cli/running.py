@@ -10,6 +10,7 @@ from types import FrameType
 from typing import Any
 
 import attrs
+from twisted.python.failure import Failure
 
 from rshell.client import Client, connect, find_profile
 from rshell.link.clock import use_monotonic_clock
@@ -63,12 +64,12 @@ class Surroundings:
     Attributes:
         reactor: Twisted's.
         interrupts: The signals.
-        leave: Ends the verb at once with an exit status, whatever still waits.
+        leave: Ends the verb at once with an exit status or a failure, whatever still waits.
     """
 
     reactor: Any
     interrupts: Interrupts
-    leave: Callable[[int], None]
+    leave: Callable[[int | Failure], None]
 
 
 def run_on_reactor(verb: Callable[[Surroundings], Coroutine[Any, Any, int]]) -> int:
@@ -100,7 +101,7 @@ def run_on_reactor(verb: Callable[[Surroundings], Coroutine[Any, Any, int]]) -> 
     # Ours are installed instead: Twisted's stop the reactor, ours can cancel what runs first.
     reactor.run(installSignalHandlers=False)
     result = results[0] if results else 0
-    if hasattr(result, "raiseException"):
+    if isinstance(result, Failure):
         result.raiseException()
     return int(result or 0)
 

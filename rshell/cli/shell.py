@@ -42,9 +42,13 @@ def shell(context: click.Context, device: str, login: str | None) -> int:
     \b
     rshell shell pump-17
     rshell shell pump-17 --as root
+    rshell shell pump-17 < script.sh              no terminal: the shell reads commands
 
     The exit status is the shell's own, 255 if there was none. At the beginning of a line ~.
     disconnects, ~? helps and ~~ types one ~.
+
+    If standard input is no terminal the shell has none either: it runs what it reads, its
+    standard output and standard error stay apart, and it ends with its input.
     """
     settings = settings_of(context)
     raw = os.isatty(0)
@@ -52,14 +56,16 @@ def shell(context: click.Context, device: str, login: str | None) -> int:
     async def main(surroundings: Surroundings, client: Client) -> int:
         return await InteractiveShell(surroundings, client, device, login, raw).run()
 
-    if not raw:
-        sys.stderr.write("rshell: standard input is no terminal; it is passed on as it is\n")
-        sys.stderr.flush()
     return run_with_client(settings.home, main)
 
 
+def _our_terminal() -> TerminalSize:
+    rows, columns = terminal_size(0)
+    return TerminalSize(rows=rows, columns=columns, term=terminal_type(os.environ.get("TERM", "")))
+
+
 class InteractiveShell:
-    """Our terminal on one side, a shell session on the other.
+    """Our terminal, or what stands in its place, on one side, a shell session on the other.
 
     Args:
         surroundings: Reactor and signals.
@@ -90,17 +96,13 @@ class InteractiveShell:
 
     async def run(self) -> int:
         """Run the shell to its end and return the exit status."""
-        rows, columns = terminal_size(0) if self._terminal else (24, 80)
-        size = TerminalSize(
-            rows=rows, columns=columns, term=terminal_type(os.environ.get("TERM", ""))
-        )
         session = self._client.open(
             self._device,
             "shell",
-            ShellRequest(terminal=size),
+            ShellRequest(terminal=_our_terminal() if self._terminal else None),
             self,
             login=self._login,
-            priority="interactive",
+            priority="interactive" if self._terminal else "normal",
         )
         self._session = session
         self._outputs.changed = self._outputs_changed
@@ -119,9 +121,10 @@ class InteractiveShell:
         if self._quit:
             self._say(f"rshell: disconnected from {self._device}\n")
             return statuses.OURS
-        if outcome.status not in ("ok", "exit", "signal"):
+        # What ended because its output failed is told by that.
+        if outcome.status not in ("ok", "exit", "signal") and not self._outputs.failed:
             self._say(complaint(self._device, outcome).decode())
-        return statuses.PIPE_BROKEN if self._outputs.broken else statuses.of_one(outcome)
+        return self._outputs.status(statuses.of_one(outcome))
 
     def _say(self, text: str) -> None:
         sys.stderr.write(text)
@@ -176,7 +179,7 @@ class InteractiveShell:
     def _outputs_changed(self) -> None:
         if self._session is None:
             return
-        if self._outputs.broken:
+        if self._outputs.failed:
             self._give_up()
         elif self._outputs.full:
             self._session.pause()

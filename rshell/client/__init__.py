@@ -2,7 +2,7 @@
 
 ::
 
-    client.py     Client: devices, run, run_many, open, invite, label, revoke, audit …
+    client.py     Client: devices, run, run_many, open, invite, label, rename, revoke, audit …
     session.py    Session: one use of a handler; a consumer with events and an outcome
     commands.py   whole commands with their output in memory, on one device or many
     outcomes.py   every way a session can end, as one record

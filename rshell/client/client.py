@@ -276,7 +276,7 @@ class Client:
             raise _refusal(outcome, verb)
         try:
             return msgspec.json.decode(collected.stdout)
-        except msgspec.DecodeError:
+        except (msgspec.DecodeError, RecursionError):  # a device's schema is within some answers
             raise Refused(
                 "protocol", f"the gateway's answer to {verb} cannot be read", ""
             ) from None
@@ -360,6 +360,15 @@ class Client:
         request = {"device": device, "set": dict(put), "remove": sorted(remove)}
         labelled: Device = await self._ask("label", Device, request)
         return labelled
+
+    async def rename(self, device: str, name: str) -> Device:
+        """Give a device another name, and return it; its own name accepts a provisional one.
+
+        Raises:
+            Refused: There is no such device, the name is taken or none, or the role forbids it.
+        """
+        renamed: Device = await self._ask("rename", Device, {"device": device, "name": name})
+        return renamed
 
     async def revoke(self, kind: str, name: str) -> int:
         """Take a device's or operator's rights away, for good, and end its links.

@@ -17,10 +17,13 @@ class Device(Struct, frozen=True, kw_only=True):
 
     Names, facts and errors come from the device: show them through
     `rshell.access.printable.printable` only.
+
+    ``name_provisional``: the device proposed its name, and no operator accepted it yet.
     """
 
     id: str
     name: str
+    name_provisional: bool = False
     state: str = "never"
     labels: dict[str, str] = field(default_factory=dict)
     gateway: str | None = None
@@ -60,7 +63,11 @@ class Invitation(Struct, frozen=True, kw_only=True):
 
 
 class AuditRow(Struct, frozen=True, kw_only=True):
-    """One row of the audit log."""
+    """One row of the audit log.
+
+    ``refers`` is the ``seq`` of the row whose end this one tells.  ``summary`` is what was asked
+    for: a command line, the target of a revocation.
+    """
 
     seq: int
     at: str
@@ -76,6 +83,10 @@ class AuditRow(Struct, frozen=True, kw_only=True):
     message: str | None = None
     door: str | None = None
     address: str | None = None
+    refers: int | None = None
+    attempt: int | None = None
+    device_id: str | None = None
+    summary: str | None = None
 
 
 class Whoami(Struct, frozen=True, kw_only=True):

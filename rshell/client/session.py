@@ -13,7 +13,8 @@ from typing import Any, Protocol
 import msgspec
 from twisted.internet.defer import Deferred
 
-from rshell.client.errors import Refused
+from rshell.access.printable import printable
+from rshell.client.errors import Refused, RshellError
 from rshell.client.outcomes import Outcome, outcome_of_closing, read_outcome
 from rshell.link.channel import StreamChannel
 from rshell.link.clock import TimerWheel, WheelTimer
@@ -22,7 +23,14 @@ from rshell.link.core.errors import ErrorCode, LocalProtocolError
 from rshell.link.core.messages import Open, Opened
 from rshell.link.protocol import LinkProtocol
 
-__all__ = ["Session", "SessionReceiver"]
+__all__ = ["SIGNALS", "Session", "SessionReceiver"]
+
+#: What devices know: Linux's signals, whatever the system of this machine has.
+SIGNALS = frozenset({
+    "ABRT", "ALRM", "BUS", "CHLD", "CONT", "FPE", "HUP", "ILL", "INT", "IO", "KILL", "PIPE",
+    "PROF", "PWR", "QUIT", "SEGV", "STOP", "SYS", "TERM", "TRAP", "TSTP", "TTIN", "TTOU",
+    "URG", "USR1", "USR2", "VTALRM", "WINCH", "XCPU", "XFSZ",
+})  # fmt: skip
 
 #: A device that accepts nothing for this long is stuck, though its link lives.
 OPEN_SECONDS = 30.0
@@ -154,7 +162,20 @@ class Session:
         self._urgent("window", {"rows": rows, "columns": columns})
 
     def send_signal(self, name: str) -> None:
-        """Send a signal to what runs: a name without SIG, such as ``INT``."""
+        """Send a signal to what runs.
+
+        Args:
+            name: One of `SIGNALS`: without SIG, such as ``INT`` (RFC 4254 section 6.9).
+
+        Raises:
+            RshellError: Code ``bad-request``: there is no such signal.
+        """
+        if name not in SIGNALS:
+            raise RshellError(
+                ErrorCode.BAD_REQUEST.value,
+                f"there is no signal {printable(name, 40)!r}",
+                "signals are named without SIG: INT, TERM, KILL, HUP, USR1 …",
+            )
         self._urgent("signal", {"signal": name})
 
     def cancel(self) -> None:

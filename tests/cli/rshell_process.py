@@ -20,6 +20,14 @@ from tests.client.fake_gateway import FakeGateway
 ROOT = Path(__file__).resolve().parents[2]
 
 
+LIVE = "2026-01-01T00:00:00Z"
+
+
+def listed(name: str, state: str = "live", **more: Any) -> dict[str, Any]:
+    """Return a device as the gateway lists it."""
+    return {"id": name, "name": name, "state": state, "last_seen": LIVE, **more}
+
+
 class RshellProcess(ProcessProtocol):
     """One run of the command.
 

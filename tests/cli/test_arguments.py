@@ -27,6 +27,32 @@ class Sample(Struct, forbid_unknown_fields=True):
 
 SCHEMA = msgspec.json.schema(Sample)
 
+#: The words that mean something in a schema, so that nonsense lands where it is looked at.
+KEYWORDS = st.sampled_from(
+    ["$ref", "$defs", "properties", "required", "anyOf", "enum", "const", "type", "items"]
+) | st.sampled_from(["minimum", "maximum", "contentEncoding", "a", "b"])
+LEAVES = (
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(max_size=5)
+    | st.sampled_from(["#/$defs/a", "#/$defs/b", "a", "b", "base64"])
+    | st.sampled_from(["array", "object", "integer", "number", "boolean", "string", "null"])
+)
+JSON = st.recursive(
+    LEAVES,
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(KEYWORDS | st.text(max_size=2), inner)
+    ),
+    max_leaves=25,
+)
+HOSTILE = JSON | st.fixed_dictionaries(
+    {"properties": st.dictionaries(st.sampled_from("ab"), JSON)},
+    optional={"$defs": st.dictionaries(st.sampled_from("ab"), JSON), "required": JSON},
+)
+WORDS = st.sampled_from(["a=1", "b=x", "a=[1]", "a={}", "b:=[]", "a=", "b=[", "a=-5", "b=true"])
+
 
 class BuildTests(SynchronousTestCase):
     def build(self, *words: str) -> dict[str, Any]:
@@ -100,6 +126,61 @@ class BuildTests(SynchronousTestCase):
             build_request(words, SCHEMA)
         except BadArgument:
             pass
+
+    @given(HOSTILE, st.lists(WORDS, max_size=3))
+    def test_any_schema(self, schema: Any, words: list[str]) -> None:
+        """Any JSON as a schema gives a request or BadArgument, and a description."""
+        try:
+            build_request(words, schema)
+        except BadArgument:
+            pass
+        self.assertLessEqual(len(describe_arguments(schema)), 400)
+
+    def test_hostile_schemas(self) -> None:
+        """What is no object or list where one belongs counts as an empty one."""
+        schemas: tuple[Any, ...] = (
+            5,
+            None,
+            {"properties": 5},
+            {"properties": {"a": 5}},
+            {"$defs": [], "$ref": "#/$defs/A"},
+            {"$defs": {"A": 7}, "properties": {"a": {"$ref": "#/$defs/A"}}},
+            {"properties": {"a": {"anyOf": 5, "enum": {"x": 1}}}, "required": 5},
+            {"properties": {"a": {"anyOf": [5]}}, "required": [["a"], {}]},
+            {"properties": {"a": {"type": [{}, []]}}},
+        )
+        for schema in schemas:
+            self.assertEqual(build_request(["a=1"], schema), {"a": "1"}, schema)
+            self.assertIn(describe_arguments(schema), ("", "[a=any]", "[a=any|any]"))
+        bounded = {"properties": {"a": {"type": "integer", "minimum": "x", "maximum": []}}}
+        self.assertEqual(build_request(["a=1"], bounded), {"a": 1})
+
+    def test_schema_without_a_bottom(self) -> None:
+        """Lists of lists without end, sixteen ways at each step, are neither followed nor tried."""
+        endless = {"type": "array", "items": {"anyOf": [{"$ref": "#/$defs/A"}] * 500}}
+        schema = {"$defs": {"A": endless}, "properties": {"a": {"$ref": "#/$defs/A"}}}
+        self.assertTrue(describe_arguments(schema).startswith("[a="))
+        error = self.assertRaises(BadArgument, build_request, ["a=x"], schema)
+        self.assertIn("list of lists", str(error))
+        self.assertEqual(build_request(["a=[[]]"], schema), {"a": [[]]})
+
+    def test_choices(self) -> None:
+        """The values of an enumeration are written as in JSON, text without its quotes."""
+        schema = {"properties": {"a": {"enum": [1, True, None, "x", {"y": [2]}]}}}
+        self.assertEqual(describe_arguments(schema), '[a=1|true|null|x|{"y":[2]}]')
+        for word, value in (("a=1", 1), ("a=true", True), ("a=null", None), ("a=x", "x")):
+            self.assertIs(build_request([word], schema)["a"], value)
+
+    def test_what_json_cannot_carry(self) -> None:
+        """Text that is no UTF-8, and numbers that are none, are refused here."""
+        for words in (
+            ["path=x", "name=caf\udce9"],
+            ["path=x", "ratio=nan"],
+            ["path=x", "ratio=inf"],
+        ):
+            self.assertRaises(BadArgument, build_request, words, SCHEMA)
+        self.assertRaises(BadArgument, build_request, ["caf\udce9=x"], {})
+        self.assertRaises(BadArgument, build_request, ["a:=" + "[" * 5000 + "]" * 5000], {})
 
     def test_description(self) -> None:
         """A listing tells required arguments, types and choices."""

@@ -16,14 +16,8 @@ from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 
 from rshell.handlers import ExecRequest
-from tests.cli.rshell_process import CliCase
+from tests.cli.rshell_process import LIVE, CliCase, listed
 from tests.client.fake_gateway import FakeStream, Flood, cats, prints, refuses, waits
-
-LIVE = "2026-01-01T00:00:00Z"
-
-
-def listed(name: str, state: str = "live", **more: Any) -> dict[str, Any]:
-    return {"id": name, "name": name, "state": state, "last_seen": LIVE, **more}
 
 
 class RunTests(CliCase):
@@ -201,6 +195,63 @@ class ListingTests(CliCase):
         self.assertIn("bad policy: line 3\ufffd", done.err.decode())
         self.assertNotIn("\x1b", done.out.decode())
 
+    async def test_audit(self) -> None:
+        """WHAT tells handler, login, what was asked and which row it ends; --json has it all."""
+        begun = {
+            "seq": 12,
+            "at": LIVE,
+            "kind": "session",
+            "handler": "exec",
+            "login": "root",
+            "attempt": 1,
+            "device_id": "0f9a",
+            "summary": "rm -rf \x1b[2J/tmp/x",
+        }
+        ended = {**begun, "seq": 13, "refers": 12, "status": "ok", "summary": None}
+        self.gateway.answers["audit"] = [ended, begun, {"seq": 1, "at": LIVE, "kind": "start"}]
+        done = await self.rshell("audit")
+        lines = done.out.decode().splitlines()
+        self.assertIn("exec as root -> #12  ", lines[1])
+        self.assertIn("exec as root: rm -rf \ufffd[2J/tmp/x", lines[2])
+        self.assertNotIn("->", lines[3])
+        rows = json.loads((await self.rshell("audit", "--json")).out)
+        for row, sent in zip(rows, (ended, begun), strict=False):
+            self.assertEqual({key: row[key] for key in sent}, sent)
+        self.assertEqual(
+            [rows[2][key] for key in ("refers", "attempt", "device_id", "summary")], [None] * 4
+        )
+
+    async def test_audit_on_a_terminal(self) -> None:
+        """On a terminal each row is one line: what was asked is clipped to it."""
+        self.gateway.answers["audit"] = [
+            {"seq": 1, "at": LIVE, "kind": "session", "handler": "exec", "summary": "word " * 99}
+        ]
+        master, slave = pty.openpty()
+        self.addCleanup(os.close, master)
+        ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 110, 0, 0))
+        process = self.start("audit", fds={0: "w", 1: slave, 2: "r"})
+        self.assertEqual(await process.ended, 0)
+        os.close(slave)
+        lines = os.read(master, 10_000).decode().splitlines()
+        self.assertEqual(len(lines), 2, lines)
+        self.assertIn("exec: word word", lines[1])
+        self.assertIn("…", lines[1])
+
+    async def test_hostile_schemas(self) -> None:
+        """A device whose schema is nonsense breaks neither the listing nor a call."""
+        self.gateway.devices["pump"] = prints(b"hi\n")
+        for schema in (
+            {"properties": 5},
+            {"properties": {"a": 5}},
+            {"$defs": [], "$ref": "#/$defs/A"},
+        ):
+            self.gateway.answers["handlers"] = [{"name": "evil", "schema": schema}]
+            done = await self.rshell("handlers", "pump")
+            self.assertEqual((done.status, done.err), (0, b""))
+            self.assertIn(b"evil", done.out)
+            done = await self.rshell("call", "pump", "evil", "a=1")
+            self.assertEqual((done.status, done.out, done.err), (0, b"hi\n", b""))
+
     async def test_json_before_and_after(self) -> None:
         """--json and --home are taken before and after the verb."""
         self.gateway.answers["devices"] = [listed("pump")]
@@ -238,6 +289,8 @@ class ListingTests(CliCase):
             ["invite", "device", "--ttl", "soon"],
             ["invite", "device", "--name", "Bad Name"],
             ["revoke", "thing", "x"],
+            ["rename", "pump"],
+            ["rename", "pump", "Bad Name"],
         ):
             done = await self.rshell(*words)
             self.assertEqual((done.status, done.out), (2, b""), words)
@@ -272,6 +325,12 @@ class ListingTests(CliCase):
         self.assertEqual(self.gateway.requests[-1].request["remove"], ["old"])
         done = await self.rshell("revoke", "device", "pump")
         self.assertEqual(done.out, b"revoked device pump, 1 link closed\n")
+        answers["rename"] = lambda request: listed(request["name"], name_provisional=False)
+        done = await self.rshell("rename", "pump", "pump-2")
+        self.assertEqual((done.out, done.status), (b"pump is now pump-2\n", 0))
+        self.assertEqual(self.gateway.requests[-1].request, {"device": "pump", "name": "pump-2"})
+        done = await self.rshell("rename", "pump", "pump", "--json")
+        self.assertEqual(json.loads(done.out)["name_provisional"], False)
         done = await self.rshell("whoami")
         self.assertIn(b"alice     admin", done.out)
 
@@ -392,8 +451,28 @@ class ShellTests(CliCase):
         self.assert_restored()
 
     async def test_without_a_terminal(self) -> None:
-        """Input from a pipe is passed on as it is, escapes included."""
+        """Input from a pipe: no terminal is asked for, and all of it is passed on, to its end."""
         self.gateway.devices["pump"] = cats
         done = await self.rshell("shell", "pump", stdin=b"~.\nexit\n")
-        self.assertEqual((done.out, done.status), (b"~.\nexit\n", 0))
-        self.assertIn(b"no terminal", done.err)
+        self.assertEqual((done.out, done.err, done.status), (b"~.\nexit\n", b"", 0))
+        (opened,) = self.gateway.requests
+        self.assertEqual(opened.request, {"terminal": None})
+
+    async def test_outputs_without_a_terminal(self) -> None:
+        """Without a terminal stdout and stderr stay apart, and the status is the shell's."""
+        self.gateway.devices["pump"] = prints(b"out", b"err", status="exit", exit_code=3)
+        done = await self.rshell("shell", "pump")
+        self.assertEqual((done.out, done.err, done.status), (b"out", b"err", 3))
+
+    async def test_full_disk(self) -> None:
+        """A shell whose output cannot be written ends, the terminal as before, with a line."""
+        self.echoing()
+        full = os.open("/dev/full", os.O_WRONLY)
+        self.addCleanup(os.close, full)
+        process = self.start("shell", "pump", fds={0: self.slave, 1: full, 2: "r"})
+        self.assertEqual(await process.ended, 255)
+        self.assertEqual(
+            process.err, b"rshell: cannot write standard output: No space left on device\n"
+        )
+        self.assertEqual(self.gateway.streams[0].events[-1][0], "cancel")
+        self.assert_restored()

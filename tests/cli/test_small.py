@@ -12,7 +12,7 @@ from rshell.cli.main import VERBS, cli
 from rshell.cli.options import parse_duration
 from rshell.cli.run import command_of, run
 from rshell.cli.statuses import of_many, of_one
-from rshell.cli.tables import format_plain
+from rshell.cli.tables import clip_column, format_plain
 from rshell.cli.terminal import EscapeFilter, terminal_type
 from rshell.handlers import Outcome
 
@@ -118,6 +118,16 @@ class TableTests(SynchronousTestCase):
         """Columns are aligned by what they take on a terminal, without trailing spaces."""
         table = format_plain(("A", "B"), [("x", "1"), ("日本", "2"), ("", "")])
         self.assertEqual(table, "A     B\nx     1\n日本  2\n\n")
+
+    def test_clipped(self) -> None:
+        """One column gives way so that the table fits, down to a smallest width."""
+        rows = [["1", "日本" * 20, "end"], ["22", "short", "x"]]
+        for width, room in ((60, 51), (30, 21), (5, 16)):
+            long, short = clip_column(("A", "WHAT", "B"), rows, 1, width)
+            self.assertEqual((long[0], long[2], short), ("1", "end", rows[1]))
+            self.assertTrue(long[1].endswith("本…") or long[1].endswith("日…"), long)
+            self.assertEqual(len(long[1]), (room - 1) // 2 + 1)
+        self.assertEqual(clip_column(("A", "WHAT", "B"), rows, 1, 89), rows)
 
 
 class EscapeTests(SynchronousTestCase):

@@ -5,15 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import TestCase
 
 from rshell.client import Client, ConnectionFailed, Profile, Refused, RshellError, connect
 from rshell.client.commands import Collected
+from rshell.client.session import SIGNALS
 from rshell.handlers import Outcome
 from rshell.identity.credentials import CredentialStore
 from rshell.link.core.messages import GoAway
+from rshell_agent.keeper.process import SIGNALS as KEEPER_SIGNALS
 from tests.client.fake_gateway import (
     FakeGateway,
     FakeStream,
@@ -167,6 +170,14 @@ class GatewayVerbTests(ClientCase):
         self.assertEqual(caught.exception.code, "not-found")
         self.assertEqual(caught.exception.message, "there is no device x")
 
+    async def test_answer_too_deep(self) -> None:
+        """An answer nested deeper than can be read is an error with a code, not a crash."""
+        self.gateway.answers["devices"] = msgspec.Raw(b"[" * 5000 + b"]" * 5000)
+        client = await self.client()
+        with self.assertRaises(Refused) as caught:
+            await client.devices()
+        self.assertEqual(caught.exception.code, "protocol")
+
     async def test_answer_of_another_shape(self) -> None:
         """An answer that is not understood says which side to upgrade."""
         self.gateway.answers["devices"] = {"not": "a list"}
@@ -181,6 +192,7 @@ class GatewayVerbTests(ClientCase):
         answers["invite"] = {"join": "rsh1.x", "expires_at": "2026-01-01T00:00:00Z"}
         answers["revoke"] = {"revoked": "d", "links_closed": 2}
         answers["label"] = {"id": "1", "name": "d", "labels": {"k": "v"}}
+        answers["rename"] = {"id": "1", "name": "e", "name_provisional": False}
         answers["handlers"] = [{"name": "exec", "summary": "s", "schema": {}, "priority": "normal"}]
         answers["audit"] = [{"seq": 1, "at": "2026-01-01T00:00:00Z", "kind": "open"}]
         answers["whoami"] = {"name": "alice", "role": "admin"}
@@ -191,6 +203,7 @@ class GatewayVerbTests(ClientCase):
         await client.invite_operator("bob", "admin", ttl_seconds=5)
         self.assertEqual(await client.revoke("device", "d"), 2)
         self.assertEqual((await client.label("d", {"k": "v"}, ["b", "a"])).labels, {"k": "v"})
+        self.assertEqual((await client.rename("d", "e")).name, "e")
         self.assertEqual((await client.handlers("d"))[0].name, "exec")
         self.assertEqual((await client.audit(limit=5, operator="o"))[0].seq, 1)
         self.assertEqual((await client.whoami()).role, "admin")
@@ -207,6 +220,7 @@ class GatewayVerbTests(ClientCase):
                 ),
                 ("gateway.revoke", {"kind": "device", "name": "d"}),
                 ("gateway.label", {"device": "d", "set": {"k": "v"}, "remove": ["a", "b"]}),
+                ("gateway.rename", {"device": "d", "name": "e"}),
                 ("gateway.handlers", {"device": "d"}),
                 ("gateway.audit", {"limit": 5, "device": None, "operator": "o"}),
                 ("gateway.whoami", {}),
@@ -360,6 +374,25 @@ class SessionTests(ClientCase):
             ],
         )
         self.assertEqual(await session.outcome, outcome)
+
+    async def test_unknown_signals(self) -> None:
+        """A signal that no device knows is refused here, before anything is sent."""
+        self.gateway.devices["pump"] = waits
+        client = await self.client()
+        receiver = Receiver()
+        session = client.open("pump", "exec", {}, receiver)
+        await receiver.opened
+        for name in ("FOO", "SIGINT", "int", "", "RTMIN", "9"):
+            error = self.assertRaises(RshellError, session.send_signal, name)
+            self.assertEqual(error.code, "bad-request")
+            self.assertIn(repr(name), error.message)
+        session.cancel()
+        await session.outcome
+        self.assertEqual([kind for kind, _ in self.gateway.streams[0].events], ["cancel"])
+
+    def test_signals_are_those_of_devices(self) -> None:
+        """The keeper knows every signal that we send."""
+        self.assertEqual(SIGNALS - set(KEEPER_SIGNALS), set())
 
     async def test_outcome_is_acknowledged_before_it_is_told(self) -> None:
         """Whoever closes the link at the outcome has already acknowledged it."""
