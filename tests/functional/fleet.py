@@ -28,6 +28,7 @@ from tests.functional.processes import (
     Finished,
     Program,
     descendants,
+    die_with_us,
     end,
     environment,
     pids,
@@ -66,6 +67,7 @@ class Agent:
                 stderr=subprocess.STDOUT,
                 cwd=self.fleet.base,
                 env=environment(self.fleet.base, *self.paths),
+                preexec_fn=die_with_us,  # noqa: PLW1509  # it calls prctl and nothing else
             )
         return self
 
@@ -138,6 +140,7 @@ class Fleet:
                 stderr=subprocess.STDOUT,
                 cwd=self.base,
                 env=environment(self.base),
+                preexec_fn=die_with_us,  # noqa: PLW1509  # it calls prctl and nothing else
             )
         until(lambda: self._listens(before), self.log_tail)
         return self

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import shutil
 import signal
@@ -28,6 +29,7 @@ __all__ = [
     "Program",
     "children",
     "descendants",
+    "die_with_us",
     "end",
     "environment",
     "fds",
@@ -104,6 +106,15 @@ def until(
             text = what if isinstance(what, str) else what()
             raise AssertionError(f"not within {seconds:g} s: {text}")
         time.sleep(pause)
+
+
+_libc = ctypes.CDLL(None)
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+def die_with_us() -> None:
+    """For preexec_fn: a test run that is killed leaves no gateway and no agent behind."""
+    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 @attrs.frozen

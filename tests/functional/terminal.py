@@ -51,7 +51,7 @@ class Terminal:
             env=environ,
             cwd=cwd,
             start_new_session=True,
-            preexec_fn=self._control,  # one thread, and nothing else makes it the terminal
+            preexec_fn=self._control,  # noqa: PLW1509  # one thread, and nothing else makes it the terminal
         )
 
     @staticmethod

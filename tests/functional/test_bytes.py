@@ -54,8 +54,9 @@ class ExactTests(FleetCase):
 
     def test_immediate_end_of_input(self) -> None:
         """With /dev/null as input the command sees the end at once."""
-        done = self.fleet.start(self.fleet.cli("run", "pump-1", "--", "wc", "-c"),
-                                stdin=subprocess.DEVNULL).finish()
+        done = self.fleet.start(
+            self.fleet.cli("run", "pump-1", "--", "wc", "-c"), stdin=subprocess.DEVNULL
+        ).finish()
         self.assert_status(0, done)
         self.assertEqual(b"0\n", done.stdout)
 
@@ -129,7 +130,8 @@ class EndTests(FleetCase):
         until(lambda: state(pid) == "", "the command on the device ended", 10)
 
     def test_killed_operator(self) -> None:
-        """An rshell that was killed leaves nothing running on the device."""
+        """A command whose rshell was killed is not ended early: it waits like a pipe (rule R7)."""
+        start = self.fleet.log_size()
         program = self.fleet.start(
             self.fleet.cli("run", "pump-1", "--", "echo $$; exec sleep 300"),
             stdin=subprocess.DEVNULL,
@@ -139,7 +141,8 @@ class EndTests(FleetCase):
         pid = int(stdout.readline())
         self.addCleanup(_kill, pid)
         program.kill()
-        # an exec nobody is attached to blocks like a pipe (rule R7): it may not be ended early
+        until(lambda: " left: " in self.fleet.log_text(start), "the gateway noticed", 10)
+        self.assert_status(0, self.run_on("pump-1", "true"))
         self.assertIn(state(pid), ("S", "R"))
 
     def test_ignores_term(self) -> None:
@@ -195,7 +198,7 @@ class VolumeTests(FleetCase):
         stdout = program.process.stdout
         assert stdout is not None
         count = 0
-        while data := stdout.read1(65536):
+        while data := os.read(stdout.fileno(), 65536):
             received.update(data)
             count += len(data)
             if count % MEGABYTE < len(data):
@@ -241,23 +244,24 @@ class VolumeTests(FleetCase):
             stdin=subprocess.DEVNULL,
         )
         until(counter.exists, "the command writes")
-        still = [b"", 0.0]
+        written, since = b"", 0.0
 
         def stalled() -> bool:
+            nonlocal written, since
             now = counter.read_bytes()
-            if now != still[0] or not now:
-                still[:] = [now, time.monotonic()]
-            return time.monotonic() - float(still[1]) > seconds
+            if now != written or not now:
+                written, since = now, time.monotonic()
+            return time.monotonic() - since > seconds
 
         until(stalled, "the command stalls", 30 + seconds)
-        self.assertLess(int(still[0]), 8 * MEGABYTE)
+        self.assertLess(int(written), 8 * MEGABYTE)
         program.sample()
         # others are not held up by it
         self.assertEqual(b"ok\n", self.run_on("pump-1", "echo ok").stdout)
         stdout = program.process.stdout
         assert stdout is not None
         count = 0
-        while data := stdout.read1(65536):
+        while data := os.read(stdout.fileno(), 65536):
             count += len(data)
         self.assertEqual((size, 0), (count, program.process.wait(20)))
         for name, pid in self.watched().items():

@@ -163,8 +163,12 @@ class JsonTests(FleetCase):
         self.assertEqual(b"", done.stderr)
         *output, last = lines_of(done)
         pieces = {piece["stream"]: piece for piece in output}
-        self.assertEqual({"device": "pump-1", "stream": "stdout", "data": "out\n"}, pieces["stdout"])
-        self.assertEqual({"device": "pump-1", "stream": "stderr", "data": "err\n"}, pieces["stderr"])
+        self.assertEqual(
+            {"device": "pump-1", "stream": "stdout", "data": "out\n"}, pieces["stdout"]
+        )
+        self.assertEqual(
+            {"device": "pump-1", "stream": "stderr", "data": "err\n"}, pieces["stderr"]
+        )
         self.assertEqual(("exit", 3), (last["outcome"]["status"], last["outcome"]["exit_code"]))
         self.assertEqual("pump-1", last["device"])
 
@@ -206,7 +210,9 @@ class JsonTests(FleetCase):
         agent.stop()
         for selector in ("away-3", "site=rome"):
             status, outcome = self.outcome(selector, "--", "true")
-            self.assertEqual((255, "offline", "offline"), (status, outcome["status"], outcome["code"]))
+            self.assertEqual(
+                (255, "offline", "offline"), (status, outcome["status"], outcome["code"])
+            )
 
     def test_every_device_has_an_outcome(self) -> None:
         """With several devices there is exactly one outcome for each."""

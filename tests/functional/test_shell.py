@@ -53,7 +53,7 @@ class SessionTests(ShellCase):
     def test_login_shell(self) -> None:
         """It is the login's own shell, as a login shell, in its home, on a terminal."""
         terminal = self.ready()
-        terminal.type("echo \"<$0|$PWD|$(tty)>\"\n")
+        terminal.type('echo "<$0|$PWD|$(tty)>"\n')
         account = pwd.getpwuid(os.getuid())
         shell = os.path.basename(account.pw_shell)
         terminal.expect(rf"^<-{shell}\|{account.pw_dir}\|/dev/pts/\d+>")
@@ -67,14 +67,14 @@ class SessionTests(ShellCase):
         terminal.expect(r"^37 111\r\n")
         for rows, columns in ((50, 140), (24, 80), (11, 33)):
             terminal.resize(rows, columns)
-            terminal.type("until stty size | grep '%d %d'; do :; done\n" % (rows, columns))
+            terminal.type(f"until stty size | grep '{rows} {columns}'; do :; done\n")
             terminal.expect(rf"^{rows} {columns}\r\n")
         self.quit(terminal)
 
     def test_term(self) -> None:
         """TERM on the device is ours."""
         terminal = self.ready()
-        terminal.type("echo \"<$TERM>\"\n")
+        terminal.type('echo "<$TERM>"\n')
         terminal.expect("^<xterm-256color>")
         self.quit(terminal)
 
@@ -180,7 +180,7 @@ class LeavingTests(ShellCase):
     def test_nohup_survives(self) -> None:
         """What was started with nohup or setsid survives the shell, as with ssh."""
         terminal = self.ready()
-        terminal.type("nohup sleep 300 >/dev/null 2>&1 & echo \"<$!>\"\n")
+        terminal.type('nohup sleep 300 >/dev/null 2>&1 & echo "<$!>"\n')
         pid = int(terminal.expect(r"^<(\d+)>\r\n").group(1))
         self.addCleanup(os.kill, pid, signal.SIGKILL)
         terminal.expect("rdy> ")
@@ -204,7 +204,7 @@ class WithoutTerminalTests(ShellCase):
         """Without a terminal the input is passed on as it is."""
         done = self.fleet.rshell("shell", "pump-1", data=b"echo sc''ript\nexit 3\n")
         self.assert_status(3, done)
-        self.assertIn(b"script\r\n", done.stdout)
+        self.assertIn(b"script\n", done.stdout)
 
     def test_refused(self) -> None:
         """An unknown device gives 255 and one line; the terminal was never changed."""
@@ -245,7 +245,7 @@ class LoginTests(ShellCase):
         )
         terminal = self.shell("multi-1", "--as", self.login)
         terminal.expect(r"[#$>] ")
-        terminal.type("echo \"<$(id -un)>\"; exit 4\n")
+        terminal.type('echo "<$(id -un)>"; exit 4\n')
         terminal.expect(f"<{self.login}>")
         self.assertEqual(4, terminal.wait())
         refused = self.fleet.run("multi-1", "--as", "daemon", "--", "id")
