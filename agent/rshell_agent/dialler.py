@@ -169,7 +169,7 @@ class Dialler:
             link.go_away(goaway, close=True)
 
     def redial(self, reason: str) -> None:
-        """Close the current link on purpose and dial again at once, with new credentials."""
+        """Close the current link on purpose and dial again at once, with a new HELLO."""
         link, self._link = self._link, None
         if link is None:
             return

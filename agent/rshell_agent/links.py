@@ -51,6 +51,7 @@ from rshell_agent import __version__
 from rshell_agent.dialler import DialledLink, Dialler, Target
 from rshell_agent.dispatch import StreamDispatcher
 from rshell_agent.identity import DeviceIdentity, LinkMemory
+from rshell_agent.link_watch import LinkWatch
 from rshell_agent.policy import PolicyWatch
 from rshell_agent.registry import HandlerRegistry
 from rshell_agent.renewal import Renewal
@@ -68,6 +69,7 @@ class GatewayPeer:
         dial: The number of this attempt in this process.
         credentials: What we presented.
         certificate: The gateway's, once verified.
+        hello: Ours, once sent.
         welcome: The gateway's, once it came.
     """
 
@@ -75,6 +77,7 @@ class GatewayPeer:
     dial: int
     credentials: Credentials = attrs.field(repr=False)
     certificate: x509.Certificate | None = None
+    hello: Hello | None = None
     welcome: Welcome | None = None
 
 
@@ -138,10 +141,18 @@ class Greeting:
             ),
             boot_id=self._boot_id,
             link_generation=self._memory.link_generation,
-            catalogue=catalogue_digest(self._registry.catalogue(policy.handlers)),
+            catalogue=self._catalogue(),
             policy=policy.state,
             facts=self._facts,
         )
+
+    def _catalogue(self) -> str:
+        return catalogue_digest(self._registry.catalogue(self._policy.current.handlers))
+
+    async def outdated(self, hello: Hello) -> bool:
+        """Ask the keeper; say whether policy or catalogue differ from what ``hello`` told."""
+        policy = await self._policy.refresh()
+        return (policy.state, self._catalogue()) != (hello.policy, hello.catalogue)
 
 
 class AgentLinks:
@@ -175,6 +186,7 @@ class AgentLinks:
         self._greeting = greeting
         self._sessions = sessions
         self._changed = changed
+        self._watch: LinkWatch | None = None
         self._live: set[LinkProtocol] = set()
         self._drained: Deferred[None] | None = None
 
@@ -215,7 +227,8 @@ class AgentLinks:
         except GatewayNotTrusted as error:
             link.abort(error.reason)
             return
-        link.hello(self._greeting.hello(peer.dial))
+        peer.hello = self._greeting.hello(peer.dial)
+        link.hello(peer.hello)
 
     def hello_received(self, link: LinkProtocol, hello: Hello) -> None:
         """Not for a dialler."""
@@ -240,9 +253,22 @@ class AgentLinks:
         )
         self.dialler.welcomed(link, welcome.retry_spread_ms / 1000)
         self.renewal.link_welcomed(link, at_once=welcome.renew_only)
+        self._stop_watch()
         if not welcome.renew_only:
             self._start(self._sessions.report(link))
+            self._watch = LinkWatch(
+                link, self._wheel, self._outdated, self.dialler.redial, self._sessions.report_over
+            )
         self._changed()
+
+    async def _outdated(self, link: LinkProtocol) -> bool:
+        peer: GatewayPeer = link.peer
+        return peer.hello is not None and await self._greeting.outdated(peer.hello)
+
+    def _stop_watch(self) -> None:
+        watch, self._watch = self._watch, None
+        if watch is not None:
+            watch.stop()
 
     def renewed(self, link: LinkProtocol) -> None:
         """The certificate was renewed over this link; a link only for that has done its work."""
@@ -272,6 +298,7 @@ class AgentLinks:
         self._live.discard(link)
         if link is self.current:
             self.current = None
+            self._stop_watch()
             self.renewal.link_lost()
         self.dialler.lost(link, reason)
         self._changed()

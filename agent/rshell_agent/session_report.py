@@ -1,4 +1,4 @@
-"""SESSIONS: what lives in the keeper, told to the gateway after WELCOME (rules S1 and S2)."""
+"""SESSIONS: what lives in the keeper, and what has ended there, told to the gateway (S1, S2)."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ from rshell_agent.keeper_client import KeeperClient, KeeperUnavailable
 
 __all__ = ["SessionsExchange", "batches", "report_of"]
 
+#: Rule R7: so long an operator's end may come back for its outcome itself.
+GRACE_MS = 60_000
 _ENVELOPE = 64  # {"sessions":[],"more":true} and some air
 _CALL_SESSIONS = 300  # ids that fit one frame to the keeper
 
@@ -68,12 +70,30 @@ class SessionsExchange:
 
     async def report(self, link: LinkProtocol) -> None:
         """Send the list over a link that has just been welcomed."""
+        reports = await self._reports()
+        if reports is not None:
+            self._send(link, reports)
+
+    async def report_over(self, link: LinkProtocol) -> None:
+        """Send those that nobody will come back for, if there are any, over a welcomed link."""
+        reports = [
+            report
+            for report in await self._reports() or ()
+            if report.state == "finished" and not report.attached and report.ended_ms > GRACE_MS
+        ]
+        if reports:
+            self._send(link, reports)
+
+    async def _reports(self) -> list[SessionReport] | None:
         try:
             reply = await self._keeper.call("sessions")
-            reports = [report_of(entry) for entry in reply.get("sessions") or ()]
+            return [report_of(entry) for entry in reply.get("sessions") or ()]
         except (KeeperUnavailable, wire.WireError) as error:
             self._log.error("sessions cannot be reported: {reason}", reason=str(error))
-            return
+            return None
+
+    @staticmethod
+    def _send(link: LinkProtocol, reports: list[SessionReport]) -> None:
         for frame in batches(reports):
             if link.closed:
                 return

@@ -26,12 +26,14 @@ class TerminalSize(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
 
 class ShellRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """An interactive login shell on a terminal.
+    """A login shell.
 
-    ``environment``: name and value pairs added to the login's own; the device may refuse some.
+    ``terminal``: None gives it pipes instead, as ``ssh HOST < FILE`` does: a terminal would echo
+    what is sent and has no true end of input.  ``environment``: name and value pairs added to the
+    login's own; the device may refuse some.
     """
 
-    terminal: TerminalSize = field(default_factory=TerminalSize)
+    terminal: TerminalSize | None = field(default_factory=TerminalSize)
     environment: Environment = field(default_factory=list)
 
 

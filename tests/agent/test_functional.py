@@ -68,6 +68,16 @@ class RunTests(AgentCase):
         self.assertIn(b"44 ", talk.output)
         self.assertEqual(5, talk.outcome["exit_code"])
 
+    async def test_shell_on_pipes(self) -> None:
+        """A shell without a terminal takes a script: no echo, and its end is the end of input."""
+        await self.agent()
+        talk = self.gateway.open("shell", {"terminal": None})
+        await talk.opened
+        talk.channel.write(b"echo hi")
+        talk.channel.loseConnection()
+        await talk.ended
+        self.assertEqual((b"hi\n", b"", "ok"), (talk.output, talk.errors, talk.outcome["status"]))
+
     async def test_agent_dies_session_lives(self) -> None:
         """A killed agent is one more hop broken: the next one resumes the shell."""
         agent = await self.agent()

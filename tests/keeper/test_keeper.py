@@ -157,7 +157,6 @@ class GarbageTests(KeeperCase):
                 (wire.LIMIT, b"short"),
                 (wire.LIMIT, struct.pack(">QQQ", 5, 5, 0)),
                 (wire.EVENT, b"{}"),
-                (wire.EVENT, b'{"seq":9,"kind":"signal","signal":"NONSENSE"}'),
                 (wire.HELLO, b"{}"),
                 (wire.OPEN, b"{}"),
             ]

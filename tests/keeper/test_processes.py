@@ -6,6 +6,7 @@ import os
 import re
 import time
 
+from rshell_agent.keeper import wire
 from tests.keeper.client import Stream, b64
 from tests.keeper.test_streams import TERMINAL, KeeperCase, alive
 
@@ -20,7 +21,8 @@ class TerminalTests(KeeperCase):
 
     def test_size(self) -> None:
         """The size is there before the program starts, and follows window events (K26, K34)."""
-        line = "trap 'stty size' WINCH; stty size; while :; do sleep 0.05; done"
+        # not `stty` in the trap: a shell may miss a WINCH that comes while it runs the last one's
+        line = "trap 'echo changed' WINCH; while :; do stty size; sleep 0.05; done"
         stream = self.keeper.open(self.session, line=line, pty=TERMINAL)
         stream.until(b"33 77\r\n")
         stream.event(1, "window", rows=50, columns=120)
@@ -29,6 +31,7 @@ class TerminalTests(KeeperCase):
         stream.until(b"24 80\r\n")
         stream.event(3, "window", rows=99999, columns=1)
         stream.until(b"1000 1\r\n")
+        self.assertIn(b"changed\r\n", stream.stdout)
 
     def test_environment(self) -> None:
         """TERM, session and operator are set; the keeper's own environment stays its own (K35)."""
@@ -65,6 +68,46 @@ class TerminalTests(KeeperCase):
         stream.data(b"a\n", end=True)
         self.assertEqual(stream.finish()["status"], "ok")
         self.assertIn(b"over", stream.stdout)
+
+    def test_end_of_input_is_typed_once(self) -> None:
+        """A resumed end of input is not typed again, and a newcomer may go on typing (K23)."""
+        line = "cat; echo o''ne; cat; echo t''wo"
+        stream = self.keeper.open(self.session, line=line, pty=TERMINAL)
+        stream.data(b"a\n", end=True)
+        stream.until(b"one\r\n")
+        resume = {"consumed": 0, "limit": 1 << 30, "events": 0}
+        again = self.keeper.open(self.session, line=line, attempt=2, resume=resume)
+        self.assertEqual(again.opened["consumed"], 2)
+        again.data(b"", end=True)
+        newcomer = self.keeper.open(self.session, line=line, attempt=3, resume=resume)
+        newcomer.data(b"b\n")
+        newcomer.until(b"b\r\nb\r\n")
+        self.assertNotIn(b"two", newcomer.stdout)
+        newcomer.data(b"", end=True)
+        newcomer.until(b"two\r\n")
+
+    def test_nonsense_from_the_operator(self) -> None:
+        """Unknown signals and windows without sense are counted, and change nothing (K26)."""
+        line = "stty size; read x; stty size; exit 6"
+        stream = self.keeper.open(self.session, line=line, pty=TERMINAL)
+        stream.until(b"33 77\r\n")
+        odd_signals = ("FOO", "", "x" * 99, 9, None, ["INT"], "\n")
+        for number, name in enumerate(odd_signals, 1):
+            stream.event(number, "signal", signal=name)
+        odd_windows: tuple[dict[str, object], ...] = (
+            {},
+            {"rows": 5},
+            {"rows": "5", "columns": 5},
+            {"rows": -1, "columns": 5},
+            {"rows": 1.5, "columns": None},
+        )
+        for number, fields in enumerate(odd_windows, 8):
+            stream.event(number, "window", **fields)
+        while stream.granted[2] < 12:
+            self.assertTrue(stream.step())
+        stream.data(b"\n")
+        self.assertEqual(stream.finish()["exit_code"], 6)
+        self.assertEqual(stream.stdout.count(b"33 77\r\n"), 2)
 
     def test_cancelled_shell(self) -> None:
         """Cancelling an interactive shell ends it and its background jobs (K31)."""
@@ -167,6 +210,37 @@ class EndTests(KeeperCase):
         self.assertEqual(outcome["message"], "ann left")
 
 
+class PipeTests(KeeperCase):
+    def test_shell_on_pipes(self) -> None:
+        """A login shell without a terminal reads its commands to their end (K14)."""
+        stream = self.keeper.open(self.session)
+        stream.data(b"echo hi; tty; case $0 in -*) echo login; esac; echo e >&2", end=True)
+        self.assertEqual(stream.finish()["status"], "ok")
+        self.assertEqual(stream.stdout, b"hi\nnot a tty\nlogin\n")
+        self.assertEqual(stream.stderr, b"e\n")
+
+    def test_closed_input(self) -> None:
+        """Whoever joins after the end of input may send more: it counts as consumed (K23)."""
+        stream = self.keeper.open(self.session, line="cat; echo o''ver; exec sleep 60")
+        stream.data(b"", end=True)
+        stream.until(b"over\n")
+        newcomer = self.keeper.open(self.session, line="x", attempt=2)
+        newcomer.data(b"more", end=True)
+        while newcomer.granted[0] < 4:
+            self.assertTrue(newcomer.step())
+        newcomer.event(1, "cancel")
+        self.assertEqual(newcomer.finish()["signal"], "TERM")
+
+    def test_reset_without_a_code(self) -> None:
+        """RESET cancels, however odd its code: the operator has left (K30)."""
+        for body in ({"code": ""}, {"code": "a\nb"}, {"code": 7}, {}):
+            key = os.urandom(16)
+            stream = self.keeper.open(key, "sleep", "60")
+            pid = stream.opened["pid"]
+            stream.send(wire.RESET, body)
+            self.eventually(lambda pid=pid: not alive(pid))
+
+
 class StartTests(KeeperCase):
     def test_not_found(self) -> None:
         """Commands and folders that do not exist are refused, and the id stays unused (K15)."""
@@ -222,6 +296,24 @@ class StartTests(KeeperCase):
         self.keeper.open(os.urandom(16), "true", handler="odd").finish()
         stream.data(b"", end=True)
         self.assertEqual(stream.finish()["status"], "ok")
+
+    def test_exec_for_other_handlers(self) -> None:
+        """No built-in handler but exec takes a command; one that a plug-in brings does (K14)."""
+        built_in = ("files", "sftp", "tail", "reboot", "forward", "facts", "shell")
+        for handler in built_in:
+            code, message = self.keeper.refused(os.urandom(16), "true", handler=handler)
+            self.assertEqual((code, message), ("bad-request", f"{handler} does not take kind exec"))
+            if handler != "shell":
+                self.assertEqual(
+                    self.keeper.refused(os.urandom(16), handler=handler)[0], "bad-request"
+                )
+        self.keeper.policy('[policy]\nhandlers = ["facts", "plugged"]\n')
+        self.assertEqual(self.keeper.refused(os.urandom(16), "true", handler="exec")[0], "policy")
+        self.assertEqual(
+            self.keeper.refused(os.urandom(16), "true", handler="facts")[0], "bad-request"
+        )
+        self.keeper.open(os.urandom(16), "true", handler="plugged").finish()
+        self.assertEqual(self.keeper.refused(os.urandom(16), handler="plugged")[0], "bad-request")
 
     def test_bad_policy(self) -> None:
         """A policy that is no TOML denies everything and is reported (K8)."""

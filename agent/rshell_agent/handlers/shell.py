@@ -1,4 +1,4 @@
-"""``shell``: the login's own shell on a terminal, which survives link and agent."""
+"""``shell``: the login's own shell, on a terminal or on pipes; it survives link and agent."""
 
 from __future__ import annotations
 
@@ -13,10 +13,14 @@ __all__ = ["ShellHandler"]
 
 @implementer(IPlugin, ICommandHandler)
 class ShellHandler:
-    """Splices a login shell; it may live on without an operator."""
+    """Splices a login shell.
+
+    On a terminal it may live on without an operator.  On pipes it waits for one, as a command
+    does: nobody looks at a screen there, and no output may be overwritten.
+    """
 
     name = "shell"
-    summary = "Open an interactive login shell on a terminal."
+    summary = "Open a login shell on a terminal, or on pipes for a script."
     request_type = ShellRequest
     priority = "interactive"
 
@@ -27,7 +31,7 @@ class ShellHandler:
             kind="shell",
             environment=request.environment,
             terminal=request.terminal,
-            detach=True,
+            detach=request.terminal is not None,
         )
         outcome: Outcome = await channel.splice(process)
         return outcome

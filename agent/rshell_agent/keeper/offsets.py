@@ -162,6 +162,7 @@ class Incoming:
         self.consumed = self.received = self.events = 0
         self.ended = False  # the end flag came
         self.closed = False  # the process's side is closed: by that end, or it reads no more
+        self._end_passed = -1  # where the end was typed to a terminal, which can be read on
         self._told = (0, 0)  # consumed and events as the peer knows them
         self._pieces: deque[bytes] = deque()
 
@@ -204,12 +205,18 @@ class Incoming:
         self._pieces.clear()
         self.consumed = self.received
 
+    def pass_end(self) -> None:
+        """Note that the end was typed: repeated at the same offset it is not typed again."""
+        self._end_passed = self.received
+
     def rewind(self) -> None:
-        """Forget what was not consumed: a new attachment sends it again."""
+        """Forget what was not consumed, and the end: a new attachment sends them again.
+
+        Another one than before may have input of its own; a closed process takes none of it.
+        """
         self._pieces.clear()
         self.received = self.consumed
-        if not self.closed:
-            self.ended = False
+        self.ended = False
 
     def see(self, seq: int) -> bool:
         """Count an event; return whether it is new."""
@@ -221,7 +228,8 @@ class Incoming:
     @property
     def waiting(self) -> bool:
         """Whether bytes are to be written, or an end is to be passed on."""
-        return bool(self._pieces) or (self.ended and not self.closed)
+        end_due = self.ended and not self.closed and self._end_passed != self.received
+        return bool(self._pieces) or end_due
 
     @property
     def untold(self) -> int:

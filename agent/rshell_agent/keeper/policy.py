@@ -13,7 +13,7 @@ import stat
 from rshell_agent.keeper.process import Account, pwd_name
 from rshell_agent.keeper.wire import Map, Refused
 
-__all__ = ["Policy", "PolicyFile"]
+__all__ = ["BUILT_IN", "Policy", "PolicyFile"]
 
 BUILT_IN = ("shell", "exec", "files", "sftp", "tail", "reboot", "forward", "facts")
 LIMITS = {

@@ -149,11 +149,11 @@ class Session:
         elif kind == wire.EVENT:
             self._event(wire.parse_map(payload))
         elif kind == wire.RESET:
-            self._reset(wire.text(wire.parse_map(payload), "code", c.MAX_TEXT))
+            self._reset(wire.parse_map(payload).get("code"))
         else:
             raise WireError(f"frame type {kind} on an open stream")
 
-    def _reset(self, code: str) -> None:
+    def _reset(self, code: object) -> None:
         if self.connection is not None:
             self.connection.close("")
         self.detached()
@@ -164,18 +164,24 @@ class Session:
         new = self.into.see(wire.integer(event, "seq"))
         kind = event.get("kind")
         if new and kind == "window":
-            if self._command.size:
-                self._command.size = processes.window(event)
-                self.process.resize(*self._command.size)
+            self._resize(event)
         elif new and kind == "signal":
-            number = processes.SIGNALS.get(wire.text(event, "signal", 16))
-            if number is None:
-                raise WireError("signal: unknown name")
-            if self.state == RUNNING:
+            name = event.get("signal")
+            number = processes.SIGNALS.get(name) if isinstance(name, str) else None
+            if number is not None and self.state == RUNNING:
                 self.process.signal(self.process.foreground(), number=number)
         elif new and kind == "cancel":
             self.stop(None)
         self._announce()
+
+    def _resize(self, event: Map) -> None:
+        if not self._command.size:
+            return
+        try:
+            self._command.size = processes.window(event)
+        except WireError:  # the operator's fault: it must not cost the process its operator (K26)
+            return
+        self.process.resize(*self._command.size)
 
     def _announce(self) -> None:
         if self.connection is None or self._welcome is not None or not self.into.untold:
@@ -196,14 +202,17 @@ class Session:
 
     def _feed(self) -> None:
         fd = self.process.stdin
-        if fd is None or self.state == STARTING:
+        if self.state == STARTING:
+            return
+        if fd is None:  # what nobody reads counts as consumed, and that is told too
+            self._announce()
             return
         try:
             self.into.write_to(lambda data: os.write(fd, data))
             if self.into.waiting:
                 if self.process.terminal:
                     os.write(fd, b"\x04")  # VEOF, as typed
-                    self.into.closed = True
+                    self.into.pass_end()
                 else:
                     self._close_input()
             self._loop.watch(fd, self._feed, 0)

@@ -9,7 +9,7 @@ from rshell_agent.keeper import process as processes
 from rshell_agent.keeper import wire
 from rshell_agent.keeper.constants import Times
 from rshell_agent.keeper.loop import Loop
-from rshell_agent.keeper.policy import PolicyFile
+from rshell_agent.keeper.policy import BUILT_IN, PolicyFile
 from rshell_agent.keeper.process import Command
 from rshell_agent.keeper.session import FINISHED, STARTING, Session
 from rshell_agent.keeper.wire import Map, Refused, WireError
@@ -47,9 +47,14 @@ class Opening:
         self.process = wire.submap(body, "process")
 
     def command(self) -> Command:
-        """Return the checked `process`."""
+        """Return the checked `process`.
+
+        Only the peer says for which handler it asks. A built-in one that is allowed for something
+        harmless, such as facts, must not become a way to run any command.
+        """
         command = Command(self.process or {})
-        if (self.handler == "shell") != (command.kind == "shell"):
+        kind = self.handler if self.handler in BUILT_IN else "exec"
+        if command.kind != kind:
             raise Refused("bad-request", f"{self.handler} does not take kind {command.kind}")
         return command
 
