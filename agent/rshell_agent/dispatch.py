@@ -161,6 +161,9 @@ class StreamDispatcher:
         previous = self._couriers.get(session)
 
         def over(outcome: Outcome | None, code: str, message: str) -> None:
+            if code == ErrorCode.POLICY:
+                # The keeper reads the file at each OPEN, so it may know what we do not yet.
+                Deferred.fromCoroutine(self._policy.refresh())
             if self._couriers.get(session) is courier:
                 del self._couriers[session]
                 if previous is not None and not previous.over:

@@ -1,8 +1,8 @@
 """What an agent looks at once a minute while a link is welcomed.
 
 Two things change on a device without the gateway hearing of it: a session ends with nobody
-attached, and the policy is edited.  The first is told by SESSIONS (rule S1); the second is part of
-HELLO, so it takes a new link.
+attached, and the policy is edited.  The first is told by SESSIONS (rule S1); the second was part of
+HELLO and is told by ``gateway.report``, at once when the agent itself comes across it.
 """
 
 from __future__ import annotations
@@ -28,8 +28,7 @@ class LinkWatch:
     Args:
         link: Welcomed, and not for renewal only.
         wheel: For the timer.
-        outdated: Asks the keeper whether this link's HELLO still tells the truth.
-        redial: Ends the link and dials at once; takes the reason.
+        refresh: Asks the keeper, and tells the gateway what of HELLO is not true any more.
         report: Tells the gateway of sessions that are over.
     """
 
@@ -39,14 +38,12 @@ class LinkWatch:
         self,
         link: LinkProtocol,
         wheel: TimerWheel,
-        outdated: Callable[[LinkProtocol], Awaitable[bool]],
-        redial: Callable[[str], None],
+        refresh: Callable[[LinkProtocol], Awaitable[None]],
         report: Callable[[LinkProtocol], Awaitable[None]],
     ) -> None:
         self._link = link
         self._wheel = wheel
-        self._outdated = outdated
-        self._redial = redial
+        self._refresh = refresh
         self._report = report
         self._stopped = False
         self._timer: WheelTimer = wheel.call_later(LOOK_SECONDS, self._due)
@@ -55,6 +52,12 @@ class LinkWatch:
         """The link is gone, or another one took its place."""
         self._stopped = True
         self._timer.cancel()
+
+    def look_soon(self) -> None:
+        """Something has changed: look now rather than in a minute."""
+        if not self._over and self._timer.active:
+            self._timer.cancel()
+            self._timer = self._wheel.call_later(0, self._due)
 
     @property
     def _over(self) -> bool:
@@ -67,14 +70,9 @@ class LinkWatch:
         looked.addCallback(lambda _: self._again())
 
     async def _look(self) -> None:
-        outdated = await self._outdated(self._link)
-        if self._over:
-            return
-        # A stream would be cut; it can wait, for the device itself obeys the new policy already.
-        if outdated and not self._link.core.streams:
-            self._redial("what HELLO told has changed")
-            return
-        await self._report(self._link)
+        await self._refresh(self._link)
+        if not self._over:
+            await self._report(self._link)
 
     def _again(self) -> None:
         if not self._over:

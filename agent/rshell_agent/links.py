@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import attrs
+import msgspec
 from cryptography import x509
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IHandshakeListener
@@ -33,7 +34,7 @@ from rshell.link.core.constants import (
     PROTOCOL_MAX,
     PROTOCOL_MIN,
 )
-from rshell.link.core.errors import ErrorCode
+from rshell.link.core.errors import ErrorCode, LocalProtocolError
 from rshell.link.core.limits import AT_AGENT
 from rshell.link.core.messages import (
     Clock,
@@ -50,6 +51,7 @@ from rshell.link.sockets import wrap_tls
 from rshell_agent import __version__
 from rshell_agent.dialler import DialledLink, Dialler, Target
 from rshell_agent.dispatch import StreamDispatcher
+from rshell_agent.gateway_call import CallFailed, GatewayCall
 from rshell_agent.identity import DeviceIdentity, LinkMemory
 from rshell_agent.link_watch import LinkWatch
 from rshell_agent.policy import PolicyWatch
@@ -149,10 +151,10 @@ class Greeting:
     def _catalogue(self) -> str:
         return catalogue_digest(self._registry.catalogue(self._policy.current.handlers))
 
-    async def outdated(self, hello: Hello) -> bool:
-        """Ask the keeper; say whether policy or catalogue differ from what ``hello`` told."""
+    async def refreshed(self, hello: Hello) -> Hello:
+        """Ask the keeper; return ``hello`` with policy and catalogue as they are now."""
         policy = await self._policy.refresh()
-        return (policy.state, self._catalogue()) != (hello.policy, hello.catalogue)
+        return msgspec.structs.replace(hello, policy=policy.state, catalogue=self._catalogue())
 
 
 class AgentLinks:
@@ -256,14 +258,33 @@ class AgentLinks:
         self._stop_watch()
         if not welcome.renew_only:
             self._start(self._sessions.report(link))
-            self._watch = LinkWatch(
-                link, self._wheel, self._outdated, self.dialler.redial, self._sessions.report_over
-            )
+            self._watch = LinkWatch(link, self._wheel, self._refresh, self._sessions.report_over)
         self._changed()
 
-    async def _outdated(self, link: LinkProtocol) -> bool:
+    async def _refresh(self, link: LinkProtocol) -> None:
+        """Tell the gateway what of this link's HELLO is not true any more."""
         peer: GatewayPeer = link.peer
-        return peer.hello is not None and await self._greeting.outdated(peer.hello)
+        if peer.hello is None:
+            return
+        hello = await self._greeting.refreshed(peer.hello)
+        if hello == peer.hello or link.closed or link.core.goaway_received:
+            return
+        call = GatewayCall(link)
+        try:
+            call.ask(
+                "gateway.report",
+                {"policy": msgspec.to_builtins(hello.policy), "catalogue": hello.catalogue},
+            )
+            await call.answer
+        except (CallFailed, LocalProtocolError) as error:
+            self._log.warn("the gateway did not take a change of policy: {why}", why=str(error))
+        else:
+            peer.hello = hello
+
+    def look_soon(self) -> None:
+        """The policy has changed: tell the gateway now rather than in a minute."""
+        if self._watch is not None:
+            self._watch.look_soon()
 
     def _stop_watch(self) -> None:
         watch, self._watch = self._watch, None

@@ -239,3 +239,7 @@ def _check_policy(home: Path, options: argparse.Namespace) -> int:
 
 def _texts(value: object) -> list[str]:
     return [str(item) for item in value] if isinstance(value, list) else []
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -5,7 +5,6 @@ At two thirds of its life, less some jitter, with a new key that is stored befor
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Any
@@ -19,18 +18,14 @@ from twisted.logger import Logger
 from rshell.identity.authority import renewal_time
 from rshell.identity.credentials import Credentials, CredentialsDamaged, CredentialStore
 from rshell.identity.keys import make_csr
-from rshell.link.channel import StreamChannel
-from rshell.link.core.constants import SESSION_BYTES
 from rshell.link.core.errors import LocalProtocolError
-from rshell.link.core.messages import Open, Opened
 from rshell.link.protocol import LinkProtocol
+from rshell_agent.gateway_call import CallFailed, GatewayCall
 from rshell_agent.identity import DeviceIdentity
 
-__all__ = ["GatewayCall", "Renewal", "RenewalFailed"]
+__all__ = ["Renewal"]
 
 CALL_SECONDS = 30.0
-#: A chain and a few addresses; more is a broken gateway.
-_MAX_ANSWER = 64 * 1024
 #: How often to look whether it is time; the clock may be set at any moment.
 _LOOK_SECONDS = 3600.0
 _RETRY_SECONDS = (60.0, 3600.0)
@@ -38,59 +33,9 @@ _RETRY_SECONDS = (60.0, 3600.0)
 _ALARM = timedelta(days=9)
 
 
-class RenewalFailed(Exception):
-    """No new certificate this time; the message says why."""
-
-
 class _Answer(msgspec.Struct, frozen=True):
     chain: str
     gateways: tuple[str, ...] = ()
-
-
-class GatewayCall:
-    """One question to the gateway on a stream of ours: collects its answer and outcome.
-
-    Attributes:
-        answer: Fires with the bytes of the answer, or fails with RenewalFailed.
-    """
-
-    def __init__(self, link: LinkProtocol) -> None:
-        self.answer: Deferred[bytes] = Deferred(lambda _: self._channel.abortConnection())
-        self._channel = StreamChannel(link, self)
-        self._data = bytearray()
-
-    def ask(self, handler: str, request: dict[str, Any]) -> None:
-        """Open the stream.
-
-        Raises:
-            LocalProtocolError: The link takes no streams.
-        """
-        session = os.urandom(SESSION_BYTES)
-        self._channel.request(Open(handler=handler, session=session, request=request))
-
-    def channel_opened(self, opened: Opened) -> None:
-        """The gateway will answer."""
-
-    def data_received(self, data: bytes, stderr: bool) -> None:
-        self._data += data
-        if len(self._data) > _MAX_ANSWER:
-            self._channel.abortConnection()
-
-    def input_ended(self) -> None:
-        """The outcome follows."""
-
-    def event_received(self, kind: str, body: dict[str, Any], urgent: bool) -> None:
-        if kind != "outcome" or self.answer.called:
-            return
-        if body.get("status") == "ok":
-            self.answer.callback(bytes(self._data))
-        else:
-            text = f"{body.get('code')}: {body.get('message')}"
-            self.answer.errback(RenewalFailed(f"the gateway answered {text[:200]!a}"))
-
-    def channel_closed(self, code: str, message: str) -> None:
-        if not self.answer.called:
-            self.answer.errback(RenewalFailed(f"{code}: {message}"))
 
 
 class Renewal:
@@ -161,7 +106,7 @@ class Renewal:
             self._identity.replace(credentials)
         except CancelledError:
             return
-        except (RenewalFailed, LocalProtocolError, CredentialsDamaged, OSError) as error:
+        except (CallFailed, LocalProtocolError, CredentialsDamaged, OSError) as error:
             self._asking = None
             self._failed(link, at_once, str(error))
             return
@@ -182,13 +127,13 @@ class Renewal:
         try:
             answer = msgspec.json.decode(await call.answer, type=_Answer)
         except msgspec.DecodeError as error:
-            raise RenewalFailed(f"the answer is malformed: {error}") from None
+            raise CallFailed(f"the answer is malformed: {error}") from None
         current = self._identity.current
         credentials = Credentials.new(
             key, answer.chain.encode(), current.root_pem, answer.gateways or current.gateways
         )
         if credentials.name != current.name:
-            raise RenewalFailed("the new certificate is for somebody else")
+            raise CallFailed("the new certificate is for somebody else")
         return credentials
 
     def _failed(self, link: LinkProtocol, at_once: bool, reason: str) -> None:
@@ -205,4 +150,4 @@ class Renewal:
 
 
 def _no_answer(_result: object, seconds: float) -> Any:
-    raise RenewalFailed(f"no answer within {seconds:g} s")
+    raise CallFailed(f"no answer within {seconds:g} s")

@@ -99,7 +99,7 @@ class AgentService(Service):
         self._keeper = KeeperClient(
             reactor, home, start_keeper=self._config.start_keeper, changed=changed
         )
-        self._policy = PolicyWatch(self._keeper, reactor, changed)
+        self._policy = PolicyWatch(self._keeper, reactor, self._policy_changed)
         self._registry = HandlerRegistry.new()
         boot_id = read_boot_id(self._config.reboot.boot_id_file)
         greeting = Greeting(
@@ -131,6 +131,10 @@ class AgentService(Service):
         )
         self._links = links
 
+    def _policy_changed(self) -> None:
+        self._status.changed()
+        self._links.look_soon()
+
     def _load_identity(self) -> DeviceIdentity:
         try:
             credentials = self._store.load()
@@ -142,6 +146,11 @@ class AgentService(Service):
             raise NotJoined(
                 "this device has not joined a fleet; get a join string with `rshell invite "
                 f"device` and run: rshell-agent join JOIN --home {self._home}"
+            )
+        if credentials.name.kind != "device":
+            raise NotJoined(
+                f"{self._home} holds the credentials of {credentials.name.kind} "
+                f"{credentials.name.name}, not of a device; choose another --home"
             )
         return DeviceIdentity(self._store, credentials)
 

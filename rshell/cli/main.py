@@ -191,3 +191,7 @@ def _open_standard_streams() -> None:
                 descriptor, mode, encoding="utf-8", errors="replace", closefd=False
             )
             setattr(sys, name, stream)
+
+
+if __name__ == "__main__":
+    main()

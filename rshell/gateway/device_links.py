@@ -32,7 +32,15 @@ from rshell.link.core.connection import choose_version
 from rshell.link.core.constants import DEFAULT_WINDOW, HEARTBEAT_SECONDS, MAX_OFFSET
 from rshell.link.core.errors import ErrorCode, LocalProtocolError
 from rshell.link.core.limits import AT_GATEWAY_FROM_DEVICE
-from rshell.link.core.messages import GoAway, Hello, Open, Opened, Sessions, Welcome
+from rshell.link.core.messages import (
+    GoAway,
+    Hello,
+    Open,
+    Opened,
+    PolicyState,
+    Sessions,
+    Welcome,
+)
 from rshell.link.protocol import LinkProtocol
 from rshell.store.devices import Seen
 from rshell.store.errors import StoreError
@@ -54,6 +62,8 @@ MAX_CATALOGUE_BYTES = 64 * 1024
 CATALOGUES_RATE, CATALOGUES_BURST = 4 / 3600, 8
 #: Rows of coming and going that one device may add to the audit log, which is for ever.
 ROWS_RATE, ROWS_BURST = 1 / 15, 60
+#: Changes of policy or handlers that one device may tell.
+REPORTS_RATE, REPORTS_BURST = 1 / 30, 10
 #: Links of one device that may wait for their HELLO: a half-open one or two, and the new one.
 MAX_UNJUDGED = 4
 #: What runs on a link that said GOAWAY may finish for so long (rule R7).
@@ -98,6 +108,7 @@ class DeviceLinks:
         seconds = gateway.wheel.seconds
         self._rows = Throttle(seconds, ROWS_RATE, ROWS_BURST)
         self._catalogues = Throttle(seconds, CATALOGUES_RATE, CATALOGUES_BURST)
+        self._reported = Throttle(seconds, REPORTS_RATE, REPORTS_BURST)
 
     # -- LinkOwner -----------------------------------------------------------------------------
 
@@ -349,6 +360,18 @@ class DeviceLinks:
         self._refuse(link, ErrorCode.INTERNAL, "the gateway failed; try again")
 
     # -- the catalogue -------------------------------------------------------------------------
+
+    def reported(self, entry: LiveDevice, policy: PolicyState, catalogue: str) -> bool:
+        """Take in what a device's HELLO would tell now; say no if it tells too often."""
+        if self._reported.admit(entry.device.id) is None:
+            return False
+        entry.hello = msgspec.structs.replace(entry.hello, policy=policy, catalogue=catalogue)
+        seen = self._gateway.store.record_seen(
+            entry.device.id, entry.epoch, Seen(catalogue=catalogue or None)
+        )
+        seen.addErrback(self._log_failure)
+        self._learn_handlers(entry)
+        return True
 
     def _learn_handlers(self, entry: LiveDevice) -> None:
         digest = entry.hello.catalogue

@@ -23,6 +23,7 @@ from rshell.identity.join_string import JoinString, new_token, token_hash
 from rshell.identity.keys import BadCertificateRequest, read_csr, spki_hash
 from rshell.identity.names import BadPeerName, PeerName
 from rshell.link.core.errors import ErrorCode
+from rshell.link.core.messages import PolicyState
 from rshell.store.records import AuditRow, Device, NewToken
 from rshell.store.times import rfc3339
 
@@ -101,6 +102,13 @@ class RenewRequest(Struct, frozen=True, forbid_unknown_fields=True):
     """A certificate request (DER) with a new key."""
 
     csr: Annotated[bytes, Meta(max_length=4096)]
+
+
+class ReportRequest(Struct, frozen=True, forbid_unknown_fields=True):
+    """What a device's HELLO would tell now."""
+
+    policy: PolicyState
+    catalogue: Name
 
 
 @verb("gateway.whoami", Nothing, open_to_all=True)
@@ -349,3 +357,14 @@ async def renew(gateway: Gateway, asker: Asker, request: RenewRequest) -> Any:
     chain, not_after = issue(gateway.home, kind, owner, public_key, now)
     await gateway.store.renew_key(asker.peer.spki, spki_hash(public_key), not_after)
     return {"chain": chain, "gateways": gateway.gateways()}
+
+
+@verb("gateway.report", ReportRequest, peers=("device",))
+async def report(gateway: Gateway, asker: Asker, request: ReportRequest) -> Any:
+    """Take in that a device's policy or handlers have changed since its HELLO."""
+    live = gateway.presence.find(asker.name)
+    if live is None or live.link.peer is not asker.peer:
+        raise OpenRefused(ErrorCode.OFFLINE, "this link is not the device's current one")
+    if not gateway.devices.reported(live, request.policy, request.catalogue):
+        raise OpenRefused(ErrorCode.OVERLOAD, "too many reports: try again later")
+    return {}

@@ -9,8 +9,9 @@ from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
 from rshell.identity.clock_floor import ClockFloor
+from rshell.link.channel import StreamChannel
 from rshell.link.clock import TimerWheel
-from rshell.link.core.messages import GoAway, Hello, Sessions, Welcome
+from rshell.link.core.messages import GoAway, Hello, Open, Outcome, Sessions, Welcome
 from rshell_agent.keeper import wire
 from rshell_agent.keeper_client import KeeperUnavailable
 from rshell_agent.link_watch import LOOK_SECONDS
@@ -43,20 +44,26 @@ class FakeKeeper:
         return dict(self.policy) if name == "policy" else {"sessions": self.sessions}
 
 
-class FakeDialler:
-    """Closes the link when it is to dial again."""
+class Nobody:
+    """The receiver of an answer that only sends."""
 
-    def __init__(self, pair: LinkPair) -> None:
-        self._pair = pair
-        self.reasons: list[str] = []
+    def channel_opened(self, opened: Any) -> None: ...
+
+    def data_received(self, data: bytes, stderr: bool) -> None: ...
+
+    def input_ended(self) -> None: ...
+
+    def event_received(self, kind: str, body: dict[str, Any], urgent: bool) -> None: ...
+
+    def channel_closed(self, code: str, message: str) -> None: ...
+
+
+class FakeDialler:
+    """Hears of links."""
 
     def welcomed(self, link: Any, spread: float) -> None: ...
 
     def lost(self, link: Any, reason: str) -> None: ...
-
-    def redial(self, reason: str) -> None:
-        self.reasons.append(reason)
-        self._pair.device.go_away(GoAway(code="none"), close=True, reason=reason)
 
 
 class FakeRenewal:
@@ -94,7 +101,7 @@ class WatchCase(SynchronousTestCase):
     def setUp(self) -> None:
         self.keeper: Any = FakeKeeper()
         self.pair = LinkPair()
-        self.dialler = FakeDialler(self.pair)
+        self.dialler = FakeDialler()
         self.links = self._links()
         self.pair.device_owner.link_lost = self.links.link_lost  # type: ignore[method-assign]  # the owner under test
         self.received = self.pair.gateway_owner.sessions
@@ -214,45 +221,67 @@ class OutcomeTests(WatchCase):
         held, self.keeper.held = self.keeper.held, None
         held.callback(None)
         self.pass_seconds(3 * LOOK_SECONDS)
-        self.assertEqual((["policy"], []), (self.keeper.calls, self.dialler.reasons))
+        self.assertEqual(["policy"], self.keeper.calls)
 
 
 class OutdatedTests(WatchCase):
+    def setUp(self) -> None:
+        super().setUp()
+        self.told: list[dict[str, Any]] = []
+        self.refuse = False
+        self.pair.gateway_owner.requested = self._requested
+
+    def _requested(self, link: Any, number: int, request: Open) -> None:
+        self.assertEqual("gateway.report", request.handler)
+        self.told.append(request.request)
+        if self.refuse:
+            link.refuse(number, "overload", "later")
+            return
+        channel = StreamChannel(link, Nobody())
+        channel.accept(number, request)
+        channel.write(b"{}")
+        channel.finish(Outcome(status="ok"))
+
     def test_policy_changed(self) -> None:
-        """A policy that went bad is told by dialling anew, for it is told in HELLO."""
+        """A policy that went bad is told once, over the link that stays."""
         self.welcomed()
         self.keeper.policy = DENIED
-        self.pass_seconds(LOOK_SECONDS + 1)
-        self.assertEqual(["what HELLO told has changed"], self.dialler.reasons)
-        self.assertEqual([], self.received)
-
-    def test_unchanged(self) -> None:
-        """As long as HELLO tells the truth the link stays."""
-        self.welcomed()
-        self.pass_seconds(5 * LOOK_SECONDS)
-        self.assertEqual([], self.dialler.reasons)
+        self.pass_seconds(3 * LOOK_SECONDS)
+        (told,) = self.told
+        self.assertEqual({"digest": "d2", "error": "agent.toml: odd"}, told["policy"])
+        self.assertNotEqual(self.hello.catalogue, told["catalogue"])
         self.assertFalse(self.pair.device.closed)
 
-    def test_streams_come_first(self) -> None:
-        """While a stream is open the link stays; the look after its end dials anew."""
+    def test_at_once(self) -> None:
+        """What the agent comes across itself is told without waiting for the minute."""
         self.welcomed()
         self.keeper.policy = DENIED
-        self.keeper.sessions = [entry(1)]
-        talk = self.pair.open("exec")
-        self.pass_seconds(2 * LOOK_SECONDS + 2)
-        self.assertEqual([], self.dialler.reasons)
-        self.assertEqual(2, len(self.received))
-        talk.channel.reset("cancelled", "enough")
-        self.pair.pump()
-        self.pass_seconds(LOOK_SECONDS + 2)
-        self.assertEqual(1, len(self.dialler.reasons))
+        self.links.look_soon()
+        self.pass_seconds(1)
+        self.assertEqual(1, len(self.told))
+
+    def test_unchanged(self) -> None:
+        """As long as HELLO tells the truth nothing is told."""
+        self.welcomed()
+        self.pass_seconds(5 * LOOK_SECONDS)
+        self.assertEqual([], self.told)
+
+    def test_not_taken(self) -> None:
+        """What the gateway did not take is told again a minute later."""
+        self.welcomed()
+        self.refuse = True
+        self.keeper.policy = DENIED
+        self.pass_seconds(LOOK_SECONDS + 1)
+        self.refuse = False
+        self.pass_seconds(2 * LOOK_SECONDS)
+        self.assertEqual(2, len(self.told))
 
     def test_no_keeper(self) -> None:
         """A keeper that does not answer denies everything, and the gateway hears of it."""
         self.welcomed()
         self.keeper.broken = True
         self.pass_seconds(LOOK_SECONDS + 1)
-        self.assertEqual(1, len(self.dialler.reasons))
+        self.assertEqual("no keeper", self.told[0]["policy"]["error"])
 
     def test_gateway_goes_away(self) -> None:
         """A link that the gateway ends is left to its successor."""
@@ -261,7 +290,7 @@ class OutdatedTests(WatchCase):
         self.pair.gateway.go_away(GoAway(code="shutdown"), close=False)
         self.pair.pump()
         self.pass_seconds(2 * LOOK_SECONDS)
-        self.assertEqual([], self.dialler.reasons)
+        self.assertEqual([], self.told)
 
 
 def outcome(report: Any) -> tuple[str, int]:

@@ -54,8 +54,6 @@ class PolicyTests(FleetCase):
         until(lambda: self.fleet.run("strict-5", "--", "true").status == 0, "fixed", 20, 0.3)
         until(lambda: not self.fleet.device("strict-5")["policy_error"], "shown as good", 15)
 
-    test_shown.todo = "the policy's state is told in HELLO only"  # type: ignore[attr-defined]  # trial's own way to mark it
-
     def test_broken_toml(self) -> None:
         """A file that is no TOML denies everything as well, from the start."""
         agent = self.fleet.join("strict-3")

@@ -28,6 +28,7 @@ MATRIX: dict[str, tuple[dict[str, Any], str, str]] = {
     "gateway.handlers": ({}, "not-found", "policy"),
     "gateway.audit": ({}, "not-found", "policy"),
     "gateway.renew": ({"csr": csr()}, "ok", "ok"),
+    "gateway.report": ({"policy": {"digest": "d"}, "catalogue": ""}, "ok", "not-found"),
 }
 CHANGING = {"gateway.invite", "gateway.label", "gateway.rename", "gateway.revoke", "gateway.renew"}
 
@@ -62,16 +63,17 @@ class MatrixTests(VerbTestCase):
         self.assertEqual({name for name, verb in VERBS.items() if verb.changes}, CHANGING)
 
     def test_device(self) -> None:
-        """A device may renew and nothing else (rule G1)."""
+        """A device may renew and report on itself, and nothing else (rule G1)."""
         end = self.fleet.dial(self.pump)
         for name, (_, device, _) in MATRIX.items():
             self.assertEqual(self._result(end, name), device, name)
 
     def test_administrator(self) -> None:
-        """An administrator may everything."""
+        """An administrator may everything that is asked by operators at all."""
         end = self.fleet.dial(self.ann)
         for name in MATRIX:
-            self.assertEqual(self._result(end, name), "ok", name)
+            expected = "ok" if "operator" in VERBS[name].peers else "not-found"
+            self.assertEqual(self._result(end, name), expected, name)
 
     def test_operator_of_another_role(self) -> None:
         """A role without grants may ask who it is and renew; refusals are audited."""
@@ -124,9 +126,27 @@ class MatrixTests(VerbTestCase):
 
     def test_unknown_keys(self) -> None:
         """Every verb refuses a request with a key it does not know."""
-        end = self.fleet.dial(self.ann)
+        ends = {"operator": self.fleet.dial(self.ann), "device": self.fleet.dial(self.pump)}
         for name, (request, _, _) in MATRIX.items():
-            self.assertEqual(self.refused(end, name, **request, extra=1)[0], "bad-request", name)
+            for kind in VERBS[name].peers:
+                code = self.refused(ends[kind], name, **request, extra=1)[0]
+                self.assertEqual(code, "bad-request", name)
+
+    def test_report(self) -> None:
+        """A device's report changes what is listed of it; only its current link may, and rarely."""
+        operator, end = self.fleet.dial(self.ann), self.fleet.dial(self.pump)
+        policy = {"digest": "d", "error": "agent.toml: bad \x1b[2J"}
+        self.ask(end, "gateway.report", policy=policy, catalogue="")
+        shown = self.fleet.listed(operator)["pump-1"]["policy_error"]
+        self.assertIn("agent.toml: bad", shown)
+        self.assertNotIn("\x1b", shown)
+        self.ask(end, "gateway.report", policy={"digest": "e"}, catalogue="")
+        self.assertIsNone(self.fleet.listed(operator)["pump-1"]["policy_error"])
+        codes = [self.ask(end, "gateway.report", policy={}, catalogue="").code for _ in range(20)]
+        self.assertEqual(codes[-1], "overload")
+        renewing = self.fleet.dial(self.pump.changed(expired=True), instance=b"J" * 16)
+        code = self.refused(renewing, "gateway.report", policy={}, catalogue="")[0]
+        self.assertEqual(code, "offline")
 
 
 class RequestTests(VerbTestCase):
@@ -258,7 +278,8 @@ class RequestTests(VerbTestCase):
     def test_handlers(self) -> None:
         """The gateway describes its own verbs; of a device only what it has told."""
         own = self.ask(self.end, "gateway.handlers").answer()
-        self.assertEqual({entry["name"] for entry in own}, set(VERBS))
+        asked = {name for name, entry in VERBS.items() if "operator" in entry.peers}
+        self.assertEqual({entry["name"] for entry in own}, asked)
         self.assertEqual(self.refused(self.end, "gateway.handlers", device="pump-1")[0], "offline")
         self.assertEqual(self.refused(self.end, "gateway.handlers", device="x")[0], "not-found")
 
