@@ -196,7 +196,9 @@ class Fanout:
 
     def _finish(self, presenter: Presenter, outcome: Outcome) -> None:
         self._outcomes.append(outcome)
-        presenter.end(outcome)
+        if not self._outputs.failed:
+            # Else the one thing to say is that our output is lost, and that is said elsewhere.
+            presenter.end(outcome)
 
     # -- our input -----------------------------------------------------------------------------
 

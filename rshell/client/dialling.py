@@ -51,9 +51,8 @@ class _DiallingLink(LinkProtocol):
         self.handshake_completed()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        if self._reason is None and not isinstance(
-            reason.value, ConnectionDone | ConnectionAborted
-        ):
+        greeting = self._reason is None and self.connected_at is None
+        if greeting and not isinstance(reason.value, ConnectionDone | ConnectionAborted):
             self._reason = explain_tls_failure(reason)
         super().connectionLost(reason)
 

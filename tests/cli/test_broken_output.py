@@ -53,7 +53,7 @@ class BrokenOutputTests(CliCase):
         self.gateway.devices["pump"] = behave
         process = self.start("run", "-n", "pump", "x", fds={0: "w", 1: self.full(), 2: "r"})
         self.assertEqual(await process.ended, 255)
-        self.assertEqual(process.err.count(b"\n"), 1)
+        self.assertEqual(process.err.count(b"\n"), 1, process.err)
         self.assertIn(b"No space left", process.err)
 
     async def test_full_disk_under_stderr(self) -> None:
