@@ -186,7 +186,7 @@ class DeviceLinks:
             "device {name} epoch {epoch:#x} lost{how}: {reason}",
             name=entry.device.name,
             epoch=entry.epoch,
-            how="" if current else " (displaced)",
+            how="" if current or link.core.goaway_received else " (displaced)",
             reason=printable(reason),
         )
         self._record(entry, "device.lost", reason)

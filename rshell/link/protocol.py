@@ -439,7 +439,7 @@ class LinkProtocol(Protocol):
                 self._owner.sessions_received(self, sessions)
             case GoAwayReceived(goaway=goaway):
                 if self._reason is None:
-                    self._reason = f"the peer said {goaway.code}: {goaway.message}"
+                    self._reason = f"the peer said {goaway.code}: {goaway.message}".rstrip(": ")
                 self._owner.goaway_received(self, goaway)
             case PongReceived():
                 self.rtt_seconds = self._wheel.seconds() - self._ping_sent_at

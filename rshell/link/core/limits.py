@@ -123,13 +123,5 @@ AT_AGENT = LinkLimits(
     limit_floor=None,
     receive_budget=AGENT_LINK_BUDGET,
 )
-AT_CLIENT = LinkLimits(
-    max_streams=0,
-    open_rate=None,
-    open_burst=0,
-    reset_rate=None,
-    ping_rate=None,
-    event_rate=None,
-    limit_floor=None,
-    receive_budget=4 * GATEWAY_LINK_BUDGET,
-)
+#: An operator's client holds the output of many devices at once.
+AT_CLIENT = attrs.evolve(AT_AGENT, max_streams=0, receive_budget=4 * GATEWAY_LINK_BUDGET)
