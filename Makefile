@@ -18,7 +18,12 @@ help: ## Show this list
 $(STAMP): setup.cfg agent/setup.cfg pyproject.toml agent/pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 	  || { echo "rshell needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) --version)"; exit 1; }
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { \
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) 2>/dev/null || { \
+	  rm -rf $(VENV); \
+	  test "$$(id -u)" = 0 && command -v apt-get >/dev/null \
+	    && echo "installing python3-venv, which Debian keeps apart from python3" \
+	    && apt-get update -qq && apt-get install -y -qq python3-venv >/dev/null \
+	    && $(PYTHON) -m venv $(VENV); } || { \
 	  rm -rf $(VENV); \
 	  echo "$(PYTHON) cannot make virtual environments; on Debian: apt-get install python3-venv"; \
 	  exit 1; }
