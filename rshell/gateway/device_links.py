@@ -28,6 +28,7 @@ from rshell.gateway.throttle import Throttle
 from rshell.handlers import HandlerDescription
 from rshell.identity.tls import PeerCertificate
 from rshell.link.channel import StreamChannel
+from rshell.link.clock import WheelTimer
 from rshell.link.core.connection import choose_version
 from rshell.link.core.constants import DEFAULT_WINDOW, HEARTBEAT_SECONDS, MAX_OFFSET
 from rshell.link.core.errors import ErrorCode, LocalProtocolError
@@ -105,6 +106,7 @@ class DeviceLinks:
         self._by_device: dict[str, dict[LinkProtocol, None]] = {}
         self._reports: dict[LinkProtocol, deque[Sessions]] = {}
         self._fetching: set[str] = set()
+        self._draining: dict[LinkProtocol, WheelTimer] = {}
         seconds = gateway.wheel.seconds
         self._rows = Throttle(seconds, ROWS_RATE, ROWS_BURST)
         self._catalogues = Throttle(seconds, CATALOGUES_RATE, CATALOGUES_BURST)
@@ -136,9 +138,11 @@ class DeviceLinks:
         entry = self._entries.get(link)
         if entry is not None:
             self._gateway.presence.depart(entry.device.id, entry.epoch)
-        self._gateway.wheel.call_later(
-            DRAIN_SECONDS, lambda: self._refuse(link, ErrorCode.SHUTDOWN, "the grace is over")
-        )
+        if link not in self._draining:
+            # Once a link, however often it says so.
+            self._draining[link] = self._gateway.wheel.call_later(
+                DRAIN_SECONDS, lambda: self._refuse(link, ErrorCode.SHUTDOWN, "the grace is over")
+            )
 
     def sessions_received(self, link: LinkProtocol, sessions: Sessions) -> None:
         entry = self._entries.get(link)
@@ -167,6 +171,9 @@ class DeviceLinks:
     def link_lost(self, link: LinkProtocol, reason: str) -> None:
         entry = self._entries.pop(link, None)
         self._reports.pop(link, None)
+        drain = self._draining.pop(link, None)
+        if drain is not None:
+            drain.cancel()
         peer: PeerCertificate = link.peer
         same = self._by_device.get(peer.name.name, {})
         same.pop(link, None)

@@ -119,6 +119,21 @@ class EpochTests(FleetTestCase):
         self.fleet.advance(70)
         self.assertEqual(self.fleet.gateway.devices.links(), [])
 
+    def test_goaway_flood_costs_one_timer(self) -> None:
+        """A device that says GOAWAY over and over gets its grace once."""
+        end = self.fleet.dial(self.pump)
+        end.link.go_away(GoAway(code="none"), close=False)
+        self.fleet.pump()
+        link = self.fleet.gateway.devices.links()[0]
+        timers = len(self.fleet.wheel._slots)
+        for _ in range(100):
+            self.fleet.gateway.devices.goaway_received(link, GoAway(code="none"))
+        self.fleet.clock.advance(1)
+        self.assertLessEqual(len(self.fleet.wheel._slots), timers)
+        self.assertEqual(len(self.fleet.gateway.devices._draining), 1)
+        end.wire.cut()
+        self.assertEqual(self.fleet.gateway.devices._draining, {})
+
     def test_rows_of_one_device_are_bounded(self) -> None:
         """A device that reconnects all the time adds a bounded number of audit rows."""
         for dial in range(1, 100):
