@@ -119,11 +119,15 @@ class GatewayService(service.Service):
         config: Validated.
         home: Prepared.
         reactor: Provides time, TCP and threads.
+        pidfile: twistd's, to be removed by a start that fails; "" for none.
     """
 
     _log = Logger()
 
-    def __init__(self, config: GatewayConfig, home: GatewayHome, reactor: Any) -> None:
+    def __init__(
+        self, config: GatewayConfig, home: GatewayHome, reactor: Any, pidfile: str = ""
+    ) -> None:
+        self._pidfile = pidfile
         self._config = config
         self._home = home
         self._reactor = reactor
@@ -147,6 +151,7 @@ class GatewayService(service.Service):
             )
             self._open_ports(self._store)
         except BaseException as error:
+            self._remove_pidfile()
             for port in self._ports:
                 port.stopListening()
             if self._store is not None:
@@ -253,9 +258,15 @@ class GatewayService(service.Service):
             self._log.failure("the gateway could not start", failure)
         if not self.running:
             return
+        self._remove_pidfile()
         # twistd knows no other way to end with a failing status once the reactor runs.
         self._reactor.addSystemEventTrigger("after", "shutdown", os._exit, 1)
         self._reactor.callWhenRunning(self._reactor.stop)
+
+    def _remove_pidfile(self) -> None:
+        """Leave none behind: in a container the next start may have the same number."""
+        if self._pidfile:
+            Path(self._pidfile).unlink(missing_ok=True)
 
     def stopService(self) -> Deferred[None]:
         super().stopService()  # type: ignore[no-untyped-call]  # untyped in Twisted
@@ -344,4 +355,5 @@ def makeService(options: Options) -> service.IService:
         raise SystemExit(f"rshell: {error}") from None
     parent: Any = options.parent
     foreground = parent is None or bool(parent.get("nodaemon"))
-    return _TwistdService(GatewayService(config, home, reactor), foreground)
+    pidfile = os.path.abspath(parent["pidfile"]) if parent and parent.get("pidfile") else ""
+    return _TwistdService(GatewayService(config, home, reactor, pidfile), foreground)

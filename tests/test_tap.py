@@ -224,6 +224,33 @@ class TwistdTests(SynchronousTestCase):
         self.assertFalse(self.pidfile.exists())
         self.assertNotIn("Traceback", self.log.read_text())
 
+    def test_failed_start_leaves_no_pidfile(self) -> None:
+        """A start that fails removes its pid file: the next one may get the same number."""
+        self.start()
+        port = self.up()["links"].rpartition(":")[2]
+        home, pidfile = Path(self.mktemp()), Path(self.mktemp()).absolute()
+        done = subprocess.run(
+            [
+                sys.executable,
+                "-c",
+                "from twisted.scripts.twistd import run; run()",
+                "-n",
+                f"--pidfile={pidfile}",
+                "rshell",
+                "--home",
+                str(home),
+                "--links",
+                f"tcp:{port}:interface=127.0.0.1",
+            ],
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+            capture_output=True,
+            timeout=60,
+            check=False,
+        )
+        self.assertEqual(done.returncode, 1)
+        self.assertIn(b"Address already in use", done.stderr)
+        self.assertFalse(pidfile.exists())
+
     def test_home_in_use(self) -> None:
         """A second gateway on a home is refused in one line and harms nothing of the first."""
         self.start()

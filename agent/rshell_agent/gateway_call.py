@@ -6,14 +6,16 @@ import os
 from typing import Any
 
 from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
 
 from rshell.link.channel import StreamChannel
 from rshell.link.core.constants import SESSION_BYTES
 from rshell.link.core.messages import Open, Opened
 from rshell.link.protocol import LinkProtocol
 
-__all__ = ["CallFailed", "GatewayCall"]
+__all__ = ["CALL_SECONDS", "CallFailed", "GatewayCall"]
 
+CALL_SECONDS = 30.0
 #: A chain and a few addresses; more is a broken gateway.
 _MAX_ANSWER = 64 * 1024
 
@@ -34,14 +36,15 @@ class GatewayCall:
         self._channel = StreamChannel(link, self)
         self._data = bytearray()
 
-    def ask(self, handler: str, request: dict[str, Any]) -> None:
-        """Open the stream.
+    def ask(self, handler: str, request: dict[str, Any], clock: IReactorTime) -> None:
+        """Open the stream; ``answer`` fails if nothing came within `CALL_SECONDS`.
 
         Raises:
             LocalProtocolError: The link takes no streams.
         """
         session = os.urandom(SESSION_BYTES)
         self._channel.request(Open(handler=handler, session=session, request=request))
+        self.answer.addTimeout(CALL_SECONDS, clock, _no_answer)
 
     def channel_opened(self, opened: Opened) -> None:
         """The gateway will answer."""
@@ -66,3 +69,7 @@ class GatewayCall:
     def channel_closed(self, code: str, message: str) -> None:
         if not self.answer.called:
             self.answer.errback(CallFailed(f"{code}: {message}"))
+
+
+def _no_answer(_result: object, seconds: float) -> Any:
+    raise CallFailed(f"no answer within {seconds:g} s")

@@ -274,6 +274,7 @@ class AgentLinks:
             call.ask(
                 "gateway.report",
                 {"policy": msgspec.to_builtins(hello.policy), "catalogue": hello.catalogue},
+                self._reactor,
             )
             await call.answer
         except (CallFailed, LocalProtocolError) as error:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import datetime, timedelta
-from typing import Any
 
 import msgspec
 from cryptography import x509
@@ -25,7 +24,6 @@ from rshell_agent.identity import DeviceIdentity
 
 __all__ = ["Renewal"]
 
-CALL_SECONDS = 30.0
 #: How often to look whether it is time; the clock may be set at any moment.
 _LOOK_SECONDS = 3600.0
 _RETRY_SECONDS = (60.0, 3600.0)
@@ -122,8 +120,7 @@ class Renewal:
     async def _ask(self, link: LinkProtocol) -> Credentials:
         key = self._store.pending_key()
         call = GatewayCall(link)
-        call.ask("gateway.renew", {"csr": msgspec.to_builtins(make_csr(key))})
-        call.answer.addTimeout(CALL_SECONDS, self._clock, _no_answer)
+        call.ask("gateway.renew", {"csr": msgspec.to_builtins(make_csr(key))}, self._clock)
         try:
             answer = msgspec.json.decode(await call.answer, type=_Answer)
         except msgspec.DecodeError as error:
@@ -147,7 +144,3 @@ class Renewal:
         if not link.closed:
             self._timer = self._clock.callLater(self._delay, self._look, link, at_once)
         self._delay = min(_RETRY_SECONDS[1], self._delay * 2)
-
-
-def _no_answer(_result: object, seconds: float) -> Any:
-    raise CallFailed(f"no answer within {seconds:g} s")

@@ -32,6 +32,10 @@ MAX_DEPTH = 3
 #: Alternatives of one type.  With `MAX_DEPTH` it bounds the work a schema can make.
 MAX_BRANCHES = 16
 #: What a listing shows of an enumeration.
+#: Of one description; what is beyond reads as "any".
+MAX_NAMES = 200
+#: Characters of one description.
+MAX_DESCRIPTION = 400
 MAX_CHOICES = 32
 
 Schema = dict[str, Any]
@@ -105,12 +109,17 @@ def describe_arguments(schema: Any) -> str:
     """
     whole = _mapping(schema)
     root = _resolve(whole, whole)
-    required = _required(root)
-    words = []
+    required = set(_required(root))
+    names = _Names(whole)
+    words: list[str] = []
+    length = 0
     for name, kind in _mapping(root.get("properties")).items():
-        word = f"{name}={_type_name(kind, whole)}"
+        if length > MAX_DESCRIPTION:
+            break
+        word = f"{name[:MAX_DESCRIPTION]}={names.of(kind)}"
         words.append(word if name in required else f"[{word}]")
-    return printable(" ".join(words), 400)
+        length += len(word)
+    return printable(" ".join(words), MAX_DESCRIPTION)
 
 
 def _mapping(value: Any) -> Schema:
@@ -259,20 +268,36 @@ def _json(key: str, text: str) -> Any:
         raise BadArgument(f"{key} is not valid JSON: {printable(text, 40)!r}") from None
 
 
-def _type_name(kind: Any, schema: Schema, depth: int = 0) -> str:
-    names = []
-    for branch in _branches(kind, schema):
+class _Names:
+    """Names types, so many at most: a hostile schema branches without end."""
+
+    def __init__(self, schema: Schema) -> None:
+        self._schema = schema
+        self._left = MAX_NAMES
+
+    def of(self, kind: Any, depth: int = 0) -> str:
+        """Return how a type reads; "any" once there were too many."""
+        names = []
+        for branch in _branches(kind, self._schema):
+            self._left -= 1
+            if self._left < 0:
+                names.append("any")
+                break
+            name = self._of_branch(branch, depth)
+            if name:
+                names.append(name)
+        return "|".join(names) or "any"
+
+    def _of_branch(self, branch: Schema, depth: int) -> str:
         choices = _choices(branch)[:MAX_CHOICES]
         if choices:
-            names.append("|".join(_spelled(value) for value in choices))
-            continue
+            return "|".join(printable(_spelled(value), 40) for value in choices)
         name = branch.get("type", "any")
         if name == "null":
-            continue
+            return ""
         if name == "string":
-            name = "bytes" if branch.get("contentEncoding") == "base64" else "text"
-        elif name == "array":
+            return "bytes" if branch.get("contentEncoding") == "base64" else "text"
+        if name == "array":
             items = branch.get("items") if depth < MAX_DEPTH else None
-            name = f"{_type_name(items, schema, depth + 1) if items else 'any'}..."
-        names.append(name if isinstance(name, str) else "any")
-    return "|".join(names) or "any"
+            return f"{self.of(items, depth + 1) if items else 'any'}..."
+        return name if isinstance(name, str) else "any"

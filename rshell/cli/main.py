@@ -105,8 +105,12 @@ def run_command(arguments: list[str]) -> int:
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
         return 130
-    except (BrokenPipeError, SystemExit):
-        return _pipe_broken()  # click makes the second of the first
+    except BrokenPipeError:
+        return _pipe_broken()
+    except SystemExit as error:
+        # click ends so with 1 when nobody reads its output any more, else with what it means.
+        status = error.code if isinstance(error.code, int) else 0
+        return _pipe_broken() if status == 1 else status
     except Exception as error:
         if os.environ.get("RSHELL_DEBUG"):
             traceback.print_exc()

@@ -12,6 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -105,7 +106,7 @@ class DeviceLinks:
         self._entries: dict[LinkProtocol, LiveDevice | None] = {}
         self._by_device: dict[str, dict[LinkProtocol, None]] = {}
         self._reports: dict[LinkProtocol, deque[Sessions]] = {}
-        self._fetching: set[str] = set()
+        self._fetching: dict[str, list[LiveDevice]] = {}
         self._draining: dict[LinkProtocol, WheelTimer] = {}
         seconds = gateway.wheel.seconds
         self._rows = Throttle(seconds, ROWS_RATE, ROWS_BURST)
@@ -391,20 +392,25 @@ class DeviceLinks:
         known = self._gateway.catalogues.get(digest)
         if known is None:
             body = await self._gateway.store.catalogue(digest)
-            if (
-                body is None
-                and digest not in self._fetching
-                and self._catalogues.admit(entry.device.id) is not None
-            ):
-                self._fetching.add(digest)
-                try:
-                    body = await self._fetch(entry, digest)
-                finally:
-                    self._fetching.discard(digest)
+            if body is None and digest in self._fetching:
+                self._fetching[digest].append(entry)
+                return
+            if body is None and self._catalogues.admit(entry.device.id) is not None:
+                body = await self._fetch_for_all(entry, digest)
             if body is None:
                 return
             known = self._gateway.catalogues.keep(digest, body)
         entry.handlers = tuple(handler.name for handler in known)
+
+    async def _fetch_for_all(self, entry: LiveDevice, digest: str) -> str | None:
+        """Ask one device; those that came meanwhile look again, and one of them asks if need be."""
+        self._fetching[digest] = []
+        try:
+            return await self._fetch(entry, digest)
+        finally:
+            for waiting in self._fetching.pop(digest):
+                if not waiting.link.closed:
+                    self._gateway.wheel.call_later(0, partial(self._learn_handlers, waiting))
 
     async def _fetch(self, entry: LiveDevice, digest: str) -> str | None:
         if entry.link.closed:

@@ -22,9 +22,12 @@ def kept(request: dict[str, Any]) -> dict[str, Any]:
     Values of variables are where people put passwords, and the log cannot be edited.
     """
     environment = request.get("environment")
-    if not isinstance(environment, list):
+    if isinstance(environment, dict):
+        names = list(environment)
+    elif isinstance(environment, list):
+        names = [pair[0] for pair in environment if isinstance(pair, list) and pair]
+    else:
         return request
-    names = [pair[0] for pair in environment if isinstance(pair, list) and pair]
     return {**request, "environment": names}
 
 

@@ -57,6 +57,7 @@ class Verb:
         peers: ``device``, ``operator`` or both.
         open_to_all: Any operator may, whatever the role grants.
         changes: An audit row is written before it runs.
+        throttled: One asker may ask only now and then; told before that row is written.
     """
 
     name: str
@@ -66,6 +67,7 @@ class Verb:
     peers: frozenset[str]
     open_to_all: bool
     changes: bool
+    throttled: bool
 
 
 VERBS: dict[str, Verb] = {}
@@ -78,6 +80,7 @@ def verb(
     peers: tuple[str, ...] = ("operator",),
     open_to_all: bool = False,
     changes: bool = False,
+    throttled: bool = False,
 ) -> Callable[[Work], Work]:
     """Register ``work(gateway, asker, request)`` as the answer to a name; returns JSON values."""
 
@@ -91,6 +94,7 @@ def verb(
             peers=frozenset(peers),
             open_to_all=open_to_all,
             changes=changes,
+            throttled=throttled,
         )
         return work
 
@@ -141,6 +145,8 @@ class Verbs:
                 await self._audit(entry, asker, request, "refused", decision.reason)
                 raise OpenRefused(ErrorCode.POLICY, decision.reason)
         typed = decode_request(request.request, entry.request_type)
+        if entry.throttled and self._gateway.renewals.admit(asker.name) is None:
+            raise OpenRefused(ErrorCode.OVERLOAD, "too often: try again in an hour")
         if entry.changes:
             await self._audit(entry, asker, request, None, None)
         if caller is not None and self._gateway.revocation.is_revoked("operator", asker.name):

@@ -58,6 +58,18 @@ class BuildTests(SynchronousTestCase):
     def build(self, *words: str) -> dict[str, Any]:
         return build_request(words, SCHEMA)
 
+    def test_branching_without_end(self) -> None:
+        """A schema that branches without end costs little to describe."""
+        branches = [{"type": "array", "items": {"$ref": "#/$defs/a"}} for _ in range(16)]
+        enum = {"enum": [f"{n}" + "x" * 1000 for n in range(32)]}
+        schema = {
+            "$defs": {"a": {"anyOf": [*branches[:15], enum]}},
+            "properties": {f"p{n}": {"$ref": "#/$defs/a"} for n in range(2000)},
+        }
+        text = describe_arguments(schema)
+        self.assertLessEqual(len(text), 401)
+        self.assertIn("p0=", text)
+
     def test_types(self) -> None:
         """Each value is typed as the schema says; bytes become base64."""
         built = self.build(

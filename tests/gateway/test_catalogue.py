@@ -56,6 +56,15 @@ class CatalogueTests(VerbTestCase):
         other = self.fleet.dial(self.fleet.enrol("pump-2"), catalogue=self.digest)
         self.assertEqual(len(other.requests), 1)
 
+    def test_next_one_is_asked(self) -> None:
+        """A device that breaks off is followed by the next one that has the same catalogue."""
+        first = self._dial(self.digest)
+        other = self.fleet.dial(self.fleet.enrol("pump-2"), catalogue=self.digest)
+        self.assertEqual((len(first.requests), len(other.requests)), (1, 0))
+        first.wire.cut()
+        self.fleet.advance(1)
+        self.assertEqual(len(other.requests), 1)
+
     def test_inventive_device(self) -> None:
         """A device that invents catalogues is asked for eight, then four an hour."""
         asked = 0

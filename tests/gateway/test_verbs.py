@@ -132,6 +132,17 @@ class MatrixTests(VerbTestCase):
                 code = self.refused(ends[kind], name, **request, extra=1)[0]
                 self.assertEqual(code, "bad-request", name)
 
+    def test_renewals_are_bounded(self) -> None:
+        """However often a device asks to renew, and with whatever, ten rows are added at once."""
+        end = self.fleet.dial(self.pump)
+        codes = [
+            self.ask(end, "gateway.renew", csr=base64.b64encode(b"no request").decode()).code
+            for _ in range(30)
+        ]
+        self.assertEqual(codes[0], "bad-request")
+        self.assertEqual(codes[-1], "overload")
+        self.assertEqual(len(self.fleet.audit("gateway.renew")), 10)
+
     def test_report(self) -> None:
         """A device's report changes what is listed of it; only its current link may, and rarely."""
         operator, end = self.fleet.dial(self.ann), self.fleet.dial(self.pump)

@@ -329,6 +329,15 @@ class RateTests(Base):
                 core.receive_data(frame(FrameType.RESET, number, encode(Reset("lost", ""))), 0)
         self.assertFalse(core.closed)
 
+    def test_a_repeated_outcome_counts(self) -> None:
+        """Only the first outcome of a stream is free."""
+        core = linked()
+        wire = frame(FrameType.EVENT, LOCAL, note(1, 0, "outcome"))
+        for _ in range(201):
+            core.receive_data(wire, 10.0)
+        self.assertFalse(core.closed)
+        self.fails(core, wire, ErrorCode.OVERLOAD, 10.0)
+
     def test_limit_flood(self) -> None:
         """1,000 LIMIT and four for each frame sent; then overload."""
         attributes = attrs.evolve(AT_GATEWAY_FROM_DEVICE, limit_floor=10)

@@ -348,7 +348,13 @@ class LinkConnection:
             self._spend(self._event_bucket, now, "EVENT")
             return None
         event = messages.decode_event(frame.payload)
-        if not stream.local or event.kind != "outcome":
+        first_outcome = (
+            stream.local
+            and event.kind == "outcome"
+            and not stream.outcome_received
+            and event.seq > stream.receive_events
+        )
+        if not first_outcome:
             # The one outcome of a stream that we opened is not the peer's to account for.
             self._spend(self._event_bucket, now, "EVENT")
         urgent = bool(frame.flags & FrameFlag.URGENT)
