@@ -139,7 +139,7 @@ def join(context: click.Context, join_string: str, replace: bool) -> int:
     The profile is written to --home, or else to ~/.config/rshell.
     """
     settings = settings_of(context)
-    text = sys.stdin.read(MAX_JOIN_BYTES) if join_string == "-" else join_string
+    text = sys.stdin.readline(MAX_JOIN_BYTES) if join_string == "-" else join_string
     try:
         parsed = JoinString.parse(text)
     except BadJoinString as error:

@@ -112,10 +112,10 @@ class LazyAcceptTests(DispatchCase):
         """The channel and the device context provide what the interfaces promise."""
         host: Any = None
         request = Open(handler="echo", session=bytes(16), operator="alice")
-        self.pair.device.watch = lambda number, receiver: None  # type: ignore[method-assign]
+        self.pair.device.watch = lambda number, receiver: None  # type: ignore[method-assign]  # only what the test uses
         channel = HandlerChannel(self.pair.device, 2, request, 4, host, lambda *_: None)
         verifyObject(IHandlerChannel, channel)
-        device: Any = DeviceContext("n", None, self.pair.clock, {})  # type: ignore[arg-type]
+        device: Any = DeviceContext("n", None, self.pair.clock, {})  # type: ignore[arg-type]  # only what the test uses
         verifyObject(IDeviceContext, device)
 
     def test_not_before_first_use(self) -> None:

@@ -191,7 +191,7 @@ class DeviceTests(JoinCase):
         await self.fails(join_device(reactor, self.home, self.join_string))
         self.answer = joined
         await join_device(reactor, self.home, self.join_string)
-        first, second = (read_csr(request.csr).public_numbers() for request in self.requests)  # type: ignore[union-attr]
+        first, second = (read_csr(request.csr).public_numbers() for request in self.requests)  # type: ignore[union-attr]  # only what the test uses
         self.assertEqual(first, second)
 
     async def test_joined_already(self) -> None:

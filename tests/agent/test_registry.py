@@ -64,11 +64,11 @@ class RegistryTests(SynchronousTestCase):
 
         @implementer(ICommandHandler)
         class WrongRun(Good):
-            async def run(self) -> Any:  # type: ignore[override]
+            async def run(self) -> Any:  # type: ignore[override]  # only what the test uses
                 raise AssertionError
 
         class Undescribable(msgspec.Struct, forbid_unknown_fields=True):
-            value: object.__class__  # type: ignore[name-defined]
+            value: object.__class__  # type: ignore[name-defined]  # only what the test uses
 
         for bad in (
             NoRun(),

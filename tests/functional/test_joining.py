@@ -10,7 +10,30 @@ import time
 from pathlib import Path
 
 from tests.functional.fleet import Fleet, FleetCase
-from tests.functional.processes import AGENT, CLI, Finished, Program, state, until
+from tests.functional.processes import AGENT, CLI, Finished, Program, end, environment, state, until
+
+
+class PastingTests(FleetCase):
+    def test_one_line_is_enough(self) -> None:
+        """A join string that is pasted needs Enter, and no end of file, for either command."""
+        for program in (CLI, AGENT):
+            words = [*program, "join", "-", "--home", self.mktemp()]
+            process = subprocess.Popen(
+                words,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                env=environment(Path(self.mktemp())),
+            )
+            self.addCleanup(end, process)
+            assert process.stdin is not None
+            assert process.stderr is not None
+            process.stdin.write(b"rsh1.nonsense\n")
+            process.stdin.flush()
+            self.assertNotEqual(process.wait(30), 0)
+            self.assertIn(b"incomplete or damaged", process.stderr.read())
+            process.stdin.close()
+            process.stderr.close()
 
 
 class JoinCase(FleetCase):
