@@ -33,6 +33,7 @@ from rshell.link.core.constants import (
 )
 from rshell.link.core.errors import ErrorCode
 from rshell.link.core.events import (
+    AdviceReceived,
     DataReceived,
     EventReceived,
     GoAwayReceived,
@@ -50,7 +51,7 @@ from rshell.link.core.events import (
     WelcomeReceived,
 )
 from rshell.link.core.limits import CreditBudget, LinkLimits
-from rshell.link.core.messages import GoAway, Hello, Open, Opened, Sessions, Welcome
+from rshell.link.core.messages import Advice, GoAway, Hello, Open, Opened, Sessions, Welcome
 from rshell.link.core.sources import FrameSource
 from rshell.link.sockets import own_the_queue, set_link_options, tcp_socket_of
 
@@ -135,6 +136,7 @@ class LinkProtocol(Protocol):
         connected_at: Wheel seconds at which WELCOME was sent or received; None before.
         rtt_seconds: The last measured round trip, None before the first.
         greeted: Called once when the peer has said HELLO.
+        advised: Called with each ADVICE of the gateway (rule L4).
     """
 
     _log = Logger()
@@ -155,6 +157,7 @@ class LinkProtocol(Protocol):
         self.connected_at: float | None = None
         self.rtt_seconds: float | None = None
         self.greeted: Callable[[], None] | None = None
+        self.advised: Callable[[Advice], None] | None = None
         self.last_received = 0.0
         self._owner = owner
         self._wheel = wheel
@@ -293,6 +296,12 @@ class LinkProtocol(Protocol):
             transport: Any = self.transport
             transport.abortConnection()
             self._finish()
+
+    def advise(self, advice: Advice) -> None:
+        """Gateway: steer the dialler's next reconnect."""
+        if not self.closed:
+            self.core.send_advice(advice)
+            self.flush()
 
     # -- streams -----------------------------------------------------------------------------
 
@@ -437,6 +446,9 @@ class LinkProtocol(Protocol):
                 self._owner.welcome_received(self, welcome)
             case SessionsReceived(sessions=sessions):
                 self._owner.sessions_received(self, sessions)
+            case AdviceReceived(advice=advice):
+                if self.advised is not None:
+                    self.advised(advice)
             case GoAwayReceived(goaway=goaway):
                 if self._reason is None:
                     self._reason = f"the peer said {goaway.code}: {goaway.message}".rstrip(": ")

@@ -12,6 +12,7 @@ from rshell.link.core.connection import LinkConnection, LinkState, choose_versio
 from rshell.link.core.constants import FrameType
 from rshell.link.core.errors import ErrorCode, LocalProtocolError, RemoteProtocolError
 from rshell.link.core.events import (
+    AdviceReceived,
     DataReceived,
     EventReceived,
     GoAwayReceived,
@@ -30,6 +31,7 @@ from rshell.link.core.events import (
 from rshell.link.core.frames import encode_frame
 from rshell.link.core.limits import AT_AGENT, AT_GATEWAY_FROM_OPERATOR
 from rshell.link.core.messages import (
+    Advice,
     GoAway,
     Join,
     Joined,
@@ -65,6 +67,7 @@ PAYLOADS: dict[int, bytes] = {
     FrameType.PONG: PING,
     FrameType.GOAWAY: encode(GoAway(code="none")),
     FrameType.SESSIONS: encode(Sessions()),
+    FrameType.ADVICE: encode(Advice(1000)),
     FrameType.OPEN: encode(request()),
     FrameType.OPENED: encode(Opened(0, 100, 0)),
     FrameType.REFUSED: encode(Refused("policy")),
@@ -77,7 +80,7 @@ PAYLOADS: dict[int, bytes] = {
         Joined(chain="", root="", fleet="", id="", name="", gateways=[], time_ms=0)
     ),
 }
-LINK_TYPES = [kind for kind in FrameType if kind <= FrameType.SESSIONS or kind >= FrameType.JOIN]
+LINK_TYPES = [kind for kind in FrameType if kind <= FrameType.ADVICE or kind >= FrameType.JOIN]
 STREAM_TYPES = [kind for kind in FrameType if kind not in LINK_TYPES]
 
 
@@ -191,7 +194,13 @@ LINK_TABLE: dict[str, set[FrameType]] = {
     "gateway awaiting": {FrameType.HELLO},
     "gateway judging": {FrameType.GOAWAY},
     "dialler awaiting": {FrameType.WELCOME, FrameType.GOAWAY},
-    "dialler open": {FrameType.PING, FrameType.PONG, FrameType.GOAWAY, FrameType.SESSIONS},
+    "dialler open": {
+        FrameType.PING,
+        FrameType.PONG,
+        FrameType.GOAWAY,
+        FrameType.SESSIONS,
+        FrameType.ADVICE,
+    },
     "gateway open": {FrameType.PING, FrameType.PONG, FrameType.GOAWAY, FrameType.SESSIONS},
 }
 LINK_EVENTS: dict[int, type[LinkEvent] | None] = {
@@ -199,6 +208,7 @@ LINK_EVENTS: dict[int, type[LinkEvent] | None] = {
     FrameType.WELCOME: WelcomeReceived,
     FrameType.GOAWAY: GoAwayReceived,
     FrameType.SESSIONS: SessionsReceived,
+    FrameType.ADVICE: AdviceReceived,
     FrameType.PING: None,
     FrameType.PONG: PongReceived,
 }

@@ -13,6 +13,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from rshell.link.core.constants import ALLOWED_FLAGS, FrameFlag, FrameType
 from rshell.link.core.frames import Frame, encode_frame
 from rshell.link.core.messages import (
+    Advice,
     GoAway,
     Hello,
     Join,
@@ -36,6 +37,7 @@ KINDS: Final[dict[int, type[Struct]]] = {
     FrameType.WELCOME: Welcome,
     FrameType.GOAWAY: GoAway,
     FrameType.SESSIONS: Sessions,
+    FrameType.ADVICE: Advice,
     FrameType.OPEN: Open,
     FrameType.OPENED: Opened,
     FrameType.REFUSED: Refused,

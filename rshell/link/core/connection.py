@@ -26,6 +26,7 @@ from rshell.link.core.constants import (
 )
 from rshell.link.core.errors import ErrorCode, LocalProtocolError, RemoteProtocolError
 from rshell.link.core.events import (
+    AdviceReceived,
     DataReceived,
     EventReceived,
     GoAwayReceived,
@@ -44,7 +45,17 @@ from rshell.link.core.events import (
 )
 from rshell.link.core.frames import Frame, FrameReader, encode_frame
 from rshell.link.core.limits import LinkLimits, TokenBucket
-from rshell.link.core.messages import GoAway, Hello, Open, Opened, Refused, Reset, Sessions, Welcome
+from rshell.link.core.messages import (
+    Advice,
+    GoAway,
+    Hello,
+    Open,
+    Opened,
+    Refused,
+    Reset,
+    Sessions,
+    Welcome,
+)
 from rshell.link.core.outgoing import LIMIT_FIELDS, Outgoing
 from rshell.link.core.sources import FrameSource
 from rshell.link.core.streams import LinkStream, StreamState, check_window
@@ -81,6 +92,7 @@ _LINK_FRAMES: Final = frozenset(
         FrameType.PONG,
         FrameType.GOAWAY,
         FrameType.SESSIONS,
+        FrameType.ADVICE,
     }
 )
 
@@ -137,6 +149,7 @@ class LinkConnection:
             FrameType.PONG: self._pong_received,
             FrameType.GOAWAY: self._goaway,
             FrameType.SESSIONS: self._sessions,
+            FrameType.ADVICE: self._advice,
             FrameType.OPEN: self._open,
             FrameType.OPENED: self._opened,
             FrameType.REFUSED: self._refused,
@@ -257,6 +270,11 @@ class LinkConnection:
 
     def _sessions(self, frame: Frame, now: float) -> LinkEvent:
         return SessionsReceived(messages.decode(frame.payload, Sessions))
+
+    def _advice(self, frame: Frame, now: float) -> LinkEvent:
+        if not self.dialler:
+            raise RemoteProtocolError(ErrorCode.PROTOCOL, "ADVICE is for diallers")
+        return AdviceReceived(messages.decode(frame.payload, Advice))
 
     def _open(self, frame: Frame, now: float) -> LinkEvent | None:
         number = frame.stream
@@ -428,6 +446,12 @@ class LinkConnection:
         if self.state is not LinkState.OPEN:
             raise LocalProtocolError("SESSIONS belongs on an open link")
         self._queue(encode_frame(FrameType.SESSIONS, 0, messages.encode(sessions)))
+
+    def send_advice(self, advice: Advice) -> None:
+        """Gateway: tell a dialler how to come back after a loss."""
+        if self.state is not LinkState.OPEN or self.dialler:
+            raise LocalProtocolError("ADVICE is the gateway's, on an open link")
+        self._queue(encode_frame(FrameType.ADVICE, 0, messages.encode(advice)))
 
     # -- streams -----------------------------------------------------------------------------
 

@@ -86,6 +86,7 @@ class FrameType(IntEnum):
     PONG = 4
     GOAWAY = 5
     SESSIONS = 6
+    ADVICE = 7
     OPEN = 16
     OPENED = 17
     REFUSED = 18

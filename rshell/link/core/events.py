@@ -6,6 +6,7 @@ import msgspec
 
 from rshell.link.core.errors import RemoteProtocolError
 from rshell.link.core.messages import (
+    Advice,
     Event,
     GoAway,
     Hello,
@@ -17,6 +18,7 @@ from rshell.link.core.messages import (
 )
 
 __all__ = [
+    "AdviceReceived",
     "DataReceived",
     "EventReceived",
     "GoAwayReceived",
@@ -61,6 +63,12 @@ class GoAwayReceived(LinkEvent, frozen=True):
     """The peer ends the link, or will."""
 
     goaway: GoAway
+
+
+class AdviceReceived(LinkEvent, frozen=True):
+    """The gateway steers the next mass reconnect (rule L4)."""
+
+    advice: Advice
 
 
 class SessionsReceived(LinkEvent, frozen=True):

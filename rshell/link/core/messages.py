@@ -16,6 +16,7 @@ from rshell.link.core.constants import MAX_DEPTH, MAX_OFFSET, MAX_PAYLOAD
 from rshell.link.core.errors import ErrorCode, LocalProtocolError, RemoteProtocolError
 
 __all__ = [
+    "Advice",
     "Clock",
     "Event",
     "GoAway",
@@ -128,6 +129,12 @@ class GoAway(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unkno
     )
 
 
+class Advice(Struct, frozen=True, forbid_unknown_fields=True):
+    """What a WELCOME told of mass reconnects, as it is now (rule L4)."""
+
+    retry_spread_ms: Count
+
+
 class Positions(Struct, frozen=True, forbid_unknown_fields=True):
     """What one end of a stream has taken: offsets in bytes, and the last event seen (rule R2)."""
 
@@ -149,6 +156,7 @@ class Open(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown
     request: dict[str, Any] = msgspec.field(default_factory=dict)
     limit: Offset = 0
     resume: Positions | None = None
+    view: bool = False
 
     @property
     def start(self) -> Positions:
@@ -163,12 +171,13 @@ class Open(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown
 
 
 class Opened(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
-    """The answering end's positions, and the bytes that its ring lost (rule R5)."""
+    """The answering end's positions, and what its ring lost or repeats (rules R5 and R8)."""
 
     consumed: Offset
     limit: Offset
     events: Offset
     gap: Offset = 0
+    replay: Offset = 0
 
 
 class Refused(Struct, frozen=True, forbid_unknown_fields=True):
@@ -212,6 +221,8 @@ class SessionReport(
     age_ms: Offset = 0
     ended_ms: Offset = 0
     attached: bool = False
+    attempt: Annotated[int, Meta(ge=0, le=2**31)] = 0
+    detached_ms: Offset = 0
     outcome: Outcome | None = None
 
 
