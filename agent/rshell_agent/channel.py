@@ -2,6 +2,8 @@
 
 Until the handler uses the channel, nothing has been answered: it may still refuse by raising.
 Then the channel is either a `StreamChannel` that ends with this process, or spliced to the keeper.
+A link that breaks detaches it: the handler goes on, and `HandlerChannel.rejoin` continues over
+another link what it has said and heard.
 """
 
 from __future__ import annotations
@@ -19,13 +21,14 @@ from zope.interface import implementer
 from rshell.handlers import Outcome, ProcessRequest
 from rshell.interfaces import IHandlerChannel
 from rshell.link.channel import StreamAddress, StreamChannel
+from rshell.link.core.ends import ResumeLost
 from rshell.link.core.errors import ErrorCode
 from rshell.link.core.events import DataReceived, EventReceived, LimitReceived
 from rshell.link.core.messages import Open, Opened
 from rshell.link.core.sources import OutData, OutEvent, OutLimit
 from rshell.link.protocol import LinkProtocol
 
-__all__ = ["ChannelHost", "HandlerChannel", "StreamOver"]
+__all__ = ["ChannelOwner", "HandlerChannel", "StreamOver"]
 
 #: Events that arrive before the handler asks for them.
 _EARLY_EVENTS = 64
@@ -43,10 +46,10 @@ class StreamOver(Exception):
         self.code = code
 
 
-class ChannelHost(Protocol):
-    """What a channel asks of the agent."""
+class ChannelOwner(Protocol):
+    """Who runs the handler."""
 
-    def admit(self, request: Open) -> tuple[str, str] | None:
+    def admit(self) -> tuple[str, str] | None:
         """Judge a stream that this process shall serve itself; (code, message) refuses it."""
 
     def splice(
@@ -60,15 +63,21 @@ class ChannelHost(Protocol):
     ) -> None:
         """Hand a stream to the keeper; it answers the OPEN and calls ``ended`` once."""
 
+    def channel_detached(self) -> None:
+        """The link is gone; continue by `HandlerChannel.rejoin`, or give up by `end`."""
+
+    def channel_cancelled(self) -> None:
+        """The operator asks for the end; the outcome is still wanted."""
+
+    def channel_over(self, code: str, message: str) -> None:
+        """The stream is over for good, said once; code ``none``: its outcome has arrived."""
+
 
 class _Stream(StreamChannel):
-    """A device's end hears of a RESET at once, also while it does not read (rule O6)."""
+    """A device's end hears of its end at once, also while it does not read (rule O6)."""
 
-    def stream_reset(self, code: str, message: str) -> None:
+    def _end(self, code: str, message: str) -> None:
         self._close(code, message)
-
-    def link_lost(self, reason: str) -> None:
-        self._close(ErrorCode.LINK_LOST.value, reason)
 
 
 class _Waiting:
@@ -117,9 +126,7 @@ class HandlerChannel:
         number: Its stream number; the peer waits for an answer.
         request: The peer's OPEN, with an operator.
         weight: The stream's share of the link.
-        host: Admits or splices.
-        closed: Called once with (code, message) when the stream ends by the peer's doing, or
-            with code ``none`` when the outcome has been acknowledged.
+        owner: Admits or splices, and hears what becomes of the stream.
     """
 
     def __init__(
@@ -128,18 +135,13 @@ class HandlerChannel:
         number: int,
         request: Open,
         weight: int,
-        host: ChannelHost,
-        closed: Callable[[str, str], None],
+        owner: ChannelOwner,
     ) -> None:
         self.session = request.session
         self.operator = request.operator
         self.login = request.login
-        self._link = link
-        self._number = number
-        self._request = request
         self._weight = weight
-        self._host = host
-        self._closed = closed
+        self._owner = owner
         self._over: tuple[str, str] | None = None
         self._stream: _Stream | None = None
         self._spliced = False
@@ -149,7 +151,22 @@ class HandlerChannel:
         self._protocol: IProtocol | None = None
         self._events: deque[tuple[str, dict[str, Any]]] = deque(maxlen=_EARLY_EVENTS)
         self._on_event: Callable[[str, dict[str, Any]], None] | None = None
-        link.watch(number, _Waiting(self._gave_up))
+        self._bind(link, number, request)
+
+    def _bind(self, link: LinkProtocol, number: int, request: Open) -> None:
+        """Have a peer wait for the handler to use the channel."""
+        self._link = link
+        self._number = number
+        self._request = request
+
+        def gave_up(code: str, message: str) -> None:
+            if self._waiting is waiting:
+                self._gave_up(code, message)
+
+        #: Who hears of the peer while it waits; None when none does.
+        self._waiting: _Waiting | None = None
+        waiting = self._waiting = _Waiting(gave_up)
+        link.watch(number, waiting)
 
     # -- opening and ending, by the runner -----------------------------------------------------
 
@@ -163,15 +180,49 @@ class HandlerChannel:
         """Whether the stream has ended."""
         return self._over is not None
 
+    @property
+    def kept_bytes(self) -> int:
+        """Bytes that were written and not confirmed, or arrived and not read."""
+        if self._stream is None:
+            return 0
+        return self._stream.unconfirmed + self._stream.end.unconsumed
+
     def refuse(self, code: str, message: str) -> None:
         """Refuse the stream, which must not have been used."""
         self._over = self._over or (code, message)
+        self._waiting = None
         self._link.refuse(self._number, code, message)
 
     def finish(self, outcome: Outcome) -> None:
         """Send the outcome; a spliced stream has the keeper's."""
         if not self._spliced and self._over is None:
             self._accepted().finish(outcome)
+
+    def end(self, code: str, message: str) -> None:
+        """End the stream at once, wherever it is; a spliced one is the keeper's."""
+        if self._stream is not None:
+            self._stream.reset(code, message)
+        elif not self._spliced and self._over is None:
+            self.refuse(code, message)
+            self._owner.channel_over(code, message)
+
+    def rejoin(self, link: LinkProtocol, number: int, request: Open) -> None:
+        """Continue over another stream, whose peer waits for an answer.
+
+        Raises:
+            ResumeLost: The peer states impossible positions; nothing has changed.
+        """
+        if self._stream is not None:
+            self._stream.accept(number, request, self._weight, link)
+            self._waiting = None
+            self._link, self._number = link, number
+        elif request.start.consumed or request.start.events:
+            raise ResumeLost("the session has sent nothing yet")
+        else:
+            message = "a higher attempt of the session took over"
+            self._waiting = None
+            self._link.refuse(self._number, ErrorCode.DUPLICATE, message)
+            self._bind(link, number, request)
 
     def _accepted(self) -> _Stream:
         """Return the accepted stream, accepting it if this is its first use.
@@ -186,22 +237,28 @@ class HandlerChannel:
             raise RuntimeError("the channel is spliced to the keeper")
         if self._over is not None:
             raise StreamOver(*self._over)
-        if not self._link.waiting(self._number):  # the link is ending, and will say so
-            raise StreamOver(ErrorCode.LINK_LOST.value, "the link is ending")
-        refusal = self._host.admit(self._request)
+        refusal = self._owner.admit()
         if refusal is not None:
             self.refuse(*refusal)
             raise StreamOver(*refusal)
-        stream = _Stream(self._link, self)
+        stream = _Stream(self._link, self, resumable=True)
         stream.pauseProducing()  # until somebody reads
         self._stream = stream
-        stream.accept(self._number, self._request, self._weight)
+        if self._link.waiting(self._number):  # else nobody is there, or the link is ending
+            self._waiting = None
+            stream.accept(self._number, self._request, self._weight)
         return stream
 
     def _gave_up(self, code: str, message: str) -> None:
-        if self._over is None:
+        """The peer does not wait any more for the first use."""
+        self._waiting = None
+        if code == ErrorCode.LINK_LOST:
+            self._owner.channel_detached()
+        elif self._stream is not None:
+            self._stream.reset(code, message)
+        elif self._over is None:
             self._over = (code, message)
-            self._closed(code, message)
+            self._owner.channel_over(code, message)
 
     # -- IHandlerChannel -----------------------------------------------------------------------
 
@@ -252,8 +309,10 @@ class HandlerChannel:
         stream = self._accepted()
         if self._input:
             return self._input.popleft()
-        if self._input_ended or self._over is not None:
+        if self._input_ended:
             return b""
+        if self._over is not None:
+            raise StreamOver(*self._over)
         self._reader = Deferred(self._reader_cancelled)
         reader = self._reader
         stream.resumeProducing()
@@ -281,9 +340,12 @@ class HandlerChannel:
     async def splice(self, process: ProcessRequest) -> Outcome:
         if self.used:
             raise RuntimeError("splice must be the first use of the channel")
+        if self._over is None and not self._link.waiting(self._number):
+            self._over = (ErrorCode.LINK_LOST.value, "nobody is there to splice to")
         if self._over is not None:
             raise StreamOver(*self._over)
         self._spliced = True
+        self._waiting = None
         done: Deferred[Outcome] = Deferred()
         arguments = (self._link, self._number, self._request, process, self._weight)
 
@@ -296,7 +358,7 @@ class HandlerChannel:
             else:
                 done.callback(outcome)
 
-        self._host.splice(*arguments, ended)
+        self._owner.splice(*arguments, ended)
         return await done
 
     # -- ChannelReceiver: what the stream tells ------------------------------------------------
@@ -330,19 +392,22 @@ class HandlerChannel:
 
     def event_received(self, kind: str, body: dict[str, Any], urgent: bool) -> None:
         if kind == "cancel":
-            self._closed(ErrorCode.CANCELLED.value, "cancelled by the operator")
+            self._owner.channel_cancelled()
         elif self._on_event is not None:
             self._on_event(kind, body)
         else:
             self._events.append((kind, body))
 
+    def channel_detached(self, reason: str) -> None:
+        self._owner.channel_detached()
+
     def channel_closed(self, code: str, message: str) -> None:
         self._over = (code, message)
         self._disconnect(ConnectionDone() if code == ErrorCode.NONE else ConnectionLost(message))
         reader, self._reader = self._reader, None
-        if reader is not None:
-            reader.callback(b"")
-        self._closed(code, message)
+        if reader is not None:  # not b"": what was read so far is not all of it
+            reader.errback(StreamOver(code, message))
+        self._owner.channel_over(code, message)
 
     def _disconnect(self, reason: Exception) -> None:
         protocol, self._protocol = self._protocol, None

@@ -1,75 +1,47 @@
 """From a stream that the gateway asks for to the handler that serves it.
 
 Refusals come in this order: no operator, no such handler, policy, a request of the wrong shape;
-then the handler runs, and its channel (channel.py) is accepted here or spliced to the keeper.
+then the handler runs (handler_run.py), and its channel (channel.py) is accepted here or spliced to
+the keeper.  A session that lives here is joined instead; what resumes or watches any other one can
+only be the keeper's, and goes there without running the handler again.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
-from rshell.handlers import PRIORITIES, BadRequest, Outcome, ProcessRequest, decode_request
+from rshell.handlers import PRIORITIES, Outcome, ProcessRequest
 from rshell.interfaces import IDeviceContext
 from rshell.link.channel import StreamChannel
-from rshell.link.core.errors import ErrorCode, LocalProtocolError
+from rshell.link.core.errors import ErrorCode
 from rshell.link.core.messages import Open, Opened
 from rshell.link.protocol import LinkProtocol
-from rshell_agent.channel import HandlerChannel, StreamOver
 from rshell_agent.courier import Courier, open_frame
+from rshell_agent.handler_run import HandlerRun
 from rshell_agent.keeper_client import KeeperClient, KeeperUnavailable
 from rshell_agent.policy import PolicyWatch
 from rshell_agent.registry import HandlerRegistry
+from rshell_agent.served import ServedSessions
 
-__all__ = ["CATALOGUE", "SeenSessions", "StreamDispatcher"]
+__all__ = ["CATALOGUE", "StreamDispatcher"]
 
 CATALOGUE = "catalogue"
-#: Ended sessions are remembered at least this long, and at most so many (rule R4).
-_MEMORY_SECONDS = 3600.0
-_MEMORY_COUNT = 20_000
-
-
-class SeenSessions:
-    """Which sessions this process has served itself, so that none runs twice (rule R3)."""
-
-    def __init__(self, clock: IReactorTime) -> None:
-        self._clock = clock
-        self._seen: OrderedDict[bytes, float] = OrderedDict()
-        self._memory_begins = clock.seconds()
-
-    def admit(self, request: Open) -> tuple[str, str] | None:
-        """Take note of a session; return (code, message) if it must not run."""
-        now = self._clock.seconds()
-        while self._seen:
-            session, when = next(iter(self._seen.items()))
-            if now - when < _MEMORY_SECONDS and len(self._seen) < _MEMORY_COUNT:
-                break
-            del self._seen[session]
-            self._memory_begins = when
-        if request.resume is not None:
-            return ErrorCode.LOST.value, f"{request.handler} ends with its link"
-        if request.session in self._seen:
-            return ErrorCode.LOST.value, "the session ran before and ended with its link"
-        if request.attempt > 1 and (now - self._memory_begins) * 1000 <= request.age_ms:
-            return ErrorCode.UNKNOWN.value, "the device cannot tell whether this has run"
-        self._seen[request.session] = now
-        return None
 
 
 class StreamDispatcher:
-    """Serves the streams of this device's links; it is the host of their channels.
+    """Serves the streams of this device's links; it is the host of their handlers' runs.
 
     Args:
         registry: The handlers.
         policy: What may run.
         keeper: Where spliced streams go.
         device: Returns the context for handlers.
-        clock: For what must not happen at once.
+        clock: For graces, and what must not happen at once.
     """
 
     _log = Logger()
@@ -87,7 +59,7 @@ class StreamDispatcher:
         self._keeper = keeper
         self._device = device
         self._clock = clock
-        self._seen = SeenSessions(clock)
+        self._served = ServedSessions(clock)
         self._couriers: dict[bytes, Courier] = {}
 
     def stream_requested(self, link: LinkProtocol, number: int, request: Open) -> None:
@@ -112,17 +84,58 @@ class StreamDispatcher:
     def _serve(self, link: LinkProtocol, number: int, request: Open) -> None:
         if not link.waiting(number):
             return
+        run = self._served.get(request.session)
+        refusal = self._refusal(request) if run is None else run.judge(request)
+        if refusal is not None:
+            link.refuse(number, *refusal)
+        elif run is None:
+            self._begin(link, number, request)
+        elif refusal := self._handler_refusal(run.handler_name) or self.login_refusal(run.login):
+            link.refuse(number, *refusal)
+            run.end(*refusal)
+        else:
+            run.rejoin(link, number, request)
+
+    def _refusal(self, request: Open) -> tuple[str, str] | None:
+        """Judge a session that does not live here."""
+        refusal = self._handler_refusal(request.handler)
+        if refusal is None and self._served.ended(request.session):
+            code = ErrorCode.NOT_FOUND if request.view else ErrorCode.LOST
+            refusal = code.value, "the session is over"
+        return refusal
+
+    def _handler_refusal(self, handler: str) -> tuple[str, str] | None:
         policy = self._policy.current
         if policy.error is not None:
             message = f"the device's policy cannot be used: {policy.error}"
-            link.refuse(number, ErrorCode.POLICY, message)
-        elif request.handler not in policy.handlers:
-            message = f"the device's policy does not allow the handler {request.handler}"
-            link.refuse(number, ErrorCode.POLICY, message)
+        elif handler not in policy.handlers:
+            message = f"the device's policy does not allow the handler {handler}"
         else:
-            _HandlerRun(
-                self._registry.get(request.handler), link, number, request, self, self._clock
-            ).start(self._device())
+            return None
+        return ErrorCode.POLICY.value, message
+
+    def _begin(self, link: LinkProtocol, number: int, request: Open) -> None:
+        """Serve a session that does not live here."""
+        handler: Any = self._registry.get(request.handler)
+        if request.view:
+            self._carry(link, number, request, PRIORITIES[handler.priority])
+        elif request.resume is not None:
+            self.splice(link, number, request, None, PRIORITIES[handler.priority], _unheard)
+        else:
+            refusal = self._served.judge(request)
+            run = HandlerRun(
+                handler, link, number, request, refusal, self, self._served, self._clock
+            )
+            self._served.add(run)
+            run.start(self._device())
+
+    def end_sessions(self, sessions: list[bytes]) -> None:
+        """End those of these sessions that live here: the gateway says so (rule S2)."""
+        self._served.end(sessions, ErrorCode.CANCELLED, "the gateway ended the session")
+
+    def stop(self) -> None:
+        """The agent is going down: what it serves itself ends with it."""
+        self._served.stop()
 
     def _send_catalogue(self, link: LinkProtocol, number: int, request: Open) -> None:
         channel = StreamChannel(link, _Nobody())
@@ -130,58 +143,86 @@ class StreamDispatcher:
         channel.write(self._registry.catalogue(self._policy.current.handlers))
         channel.finish(Outcome(status="ok"))
 
-    # -- ChannelHost ---------------------------------------------------------------------------
+    # -- RunHost -------------------------------------------------------------------------------
 
-    def admit(self, request: Open) -> tuple[str, str] | None:
-        """Judge a stream that this process shall serve itself."""
-        logins = self._policy.current.logins
-        if request.login is not None and request.login not in logins:
-            message = f"the device's policy does not allow the login {request.login}"
-            return ErrorCode.POLICY.value, message
-        return self._seen.admit(request)
+    def login_refusal(self, login: str | None) -> tuple[str, str] | None:
+        if login is None or login in self._policy.current.logins:
+            return None
+        return ErrorCode.POLICY.value, f"the device's policy does not allow the login {login}"
 
     def splice(
         self,
         link: LinkProtocol,
         number: int,
         request: Open,
-        process: ProcessRequest,
+        process: ProcessRequest | None,
         weight: int,
         ended: Callable[[Outcome | None, str, str], None],
     ) -> None:
-        """Hand a stream to the keeper by a courier."""
+        """Hand a stream to the keeper by a courier; without ``process`` it joins what runs."""
+        session = request.session
+        previous = self._couriers.get(session)
+        courier: Courier | None = None
+
+        def over(outcome: Outcome | None, code: str, message: str) -> None:
+            nonlocal previous
+            if courier is not None and self._couriers.get(session) is courier:
+                del self._couriers[session]
+                if previous is not None and not previous.over:
+                    previous.displaced = False
+                    self._couriers[session] = previous
+            previous = None  # a session that is resumed for months must not chain its couriers
+            ended(outcome, code, message)
+
+        courier = self._courier(link, number, request, process, weight, over)
+        if courier is None:
+            return
+        if previous is not None:
+            previous.displaced = True
+        self._couriers[session] = courier
+        Deferred.fromCoroutine(self._connect(courier))
+
+    def _carry(self, link: LinkProtocol, number: int, request: Open, weight: int) -> None:
+        """Hand a viewer's stream to the keeper; it displaces nobody (rule R9)."""
+        courier = self._courier(link, number, request, None, weight, _unheard)
+        if courier is not None:
+            Deferred.fromCoroutine(self._connect(courier))
+
+    def _courier(
+        self,
+        link: LinkProtocol,
+        number: int,
+        request: Open,
+        process: ProcessRequest | None,
+        weight: int,
+        ended: Callable[[Outcome | None, str, str], None],
+    ) -> Courier | None:
+        """Return a courier for a stream; refuse one that is too large for the keeper."""
         try:
             opening = open_frame(request, process)
         except ValueError as error:
             message = f"too large for the device's keeper: {error}"
             link.refuse(number, ErrorCode.BAD_REQUEST, message)
             ended(None, ErrorCode.BAD_REQUEST.value, message)
-            return
-        session = request.session
-        previous = self._couriers.get(session)
+            return None
 
         def over(outcome: Outcome | None, code: str, message: str) -> None:
             if code == ErrorCode.POLICY:
                 # The keeper reads the file at each OPEN, so it may know what we do not yet.
                 Deferred.fromCoroutine(self._policy.refresh())
-            if self._couriers.get(session) is courier:
-                del self._couriers[session]
-                if previous is not None and not previous.over:
-                    previous.displaced = False
-                    self._couriers[session] = previous
             ended(outcome, code, message)
 
-        courier = Courier(link, number, request, opening, weight, over)
-        if previous is not None:
-            previous.displaced = True
-        self._couriers[session] = courier
-        Deferred.fromCoroutine(self._connect(courier))
+        return Courier(link, number, request, opening, weight, over)
 
     async def _connect(self, courier: Courier) -> None:
         try:
             await self._keeper.connect_stream(courier.keeper_side)
         except KeeperUnavailable as error:
             courier.end(ErrorCode.OVERLOAD.value, f"the device's keeper does not answer: {error}")
+
+
+def _unheard(outcome: Outcome | None, code: str, message: str) -> None:
+    """Nobody here waits for the end of a stream that was not opened by a handler."""
 
 
 class _Nobody:
@@ -201,79 +242,3 @@ class _Nobody:
 
     def channel_closed(self, code: str, message: str) -> None:
         """Nothing to clean up."""
-
-
-class _HandlerRun:
-    """One handler serving one stream, and what becomes of its exceptions."""
-
-    _log = Logger()
-
-    def __init__(
-        self,
-        handler: Any,
-        link: LinkProtocol,
-        number: int,
-        request: Open,
-        host: StreamDispatcher,
-        clock: IReactorTime,
-    ) -> None:
-        self._handler = handler
-        self._request = request
-        self._clock = clock
-        self._task: Deferred[None] | None = None
-        weight = PRIORITIES[handler.priority]
-        self._channel = HandlerChannel(link, number, request, weight, host, self._closed)
-
-    def start(self, device: IDeviceContext) -> None:
-        """Decode the request and run."""
-        try:
-            request = decode_request(self._request.request, self._handler.request_type)
-        except BadRequest as error:
-            self._channel.refuse(ErrorCode.BAD_REQUEST.value, str(error))
-            return
-        self._task = Deferred.fromCoroutine(self._run(request, device))
-
-    async def _run(self, request: Any, device: IDeviceContext) -> None:
-        try:
-            outcome = await self._handler.run(request, self._channel, device)
-            if not isinstance(outcome, Outcome):
-                raise TypeError(f"run() returned {type(outcome).__name__}, not an Outcome")
-            self._end(outcome)
-        except StreamOver:
-            pass
-        except BadRequest as error:
-            self._fail(ErrorCode.BAD_REQUEST, str(error))
-        except CancelledError:
-            self._fail(ErrorCode.CANCELLED, "cancelled")
-        except Exception:  # of a plug-in: the operator gets a code, the device's log the traceback
-            self._log.failure("handler {name} failed", name=self._handler.name)
-            self._fail(ErrorCode.INTERNAL, f"the handler {self._handler.name} failed")
-
-    def _fail(self, code: ErrorCode, message: str) -> None:
-        if self._channel.over:
-            return
-        if not self._channel.used:
-            self._channel.refuse(code.value, message)
-        else:
-            self._end(Outcome(status="error", code=code.value, message=message[:1024]))
-
-    def _end(self, outcome: Outcome) -> None:
-        try:
-            self._channel.finish(outcome)
-        except StreamOver:
-            pass
-        except LocalProtocolError as error:
-            self._log.error("outcome of {name}: {error}", name=self._handler.name, error=error)
-            self._channel.finish(
-                Outcome(status="error", code=ErrorCode.INTERNAL.value, message="outcome too large")
-            )
-
-    def _closed(self, code: str, message: str) -> None:
-        """Cancel the handler, if the stream did not end by its own outcome."""
-        if code != ErrorCode.NONE:
-            # not from here: the handler may be the one who ended it, and be running just now
-            self._clock.callLater(0, self._cancel)
-
-    def _cancel(self) -> None:
-        if self._task is not None and not self._task.called:
-            self._task.cancel()

@@ -4,65 +4,55 @@ Any Twisted protocol runs over it unchanged: `StreamChannel.write` sends (with b
 through `registerProducer`), `pauseProducing` stops delivery, and credit returns to the other end
 only as the application takes the bytes.  Events and the outcome are the extra that a terminal
 transport does not have.
+
+A *resumable* channel outlives its link (section 8 of docs/protocol.md)::
+
+    IDLE --request, accept--> ASKED --OPENED--> OPEN --outcome acknowledged, RESET--> CLOSED
+                                ^                 |
+             request, accept    +-- DETACHED <----+  the link is gone, link-lost
+
+While it is detached it keeps its offsets, what was not confirmed, input that was not delivered,
+and its producer, which is paused as the buffer fills.  ENDING is a stream that is over while
+delivery is paused: what arrived before the end is still delivered.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable
-from typing import Any, Protocol
+from enum import Enum, auto
+from typing import Any, cast, overload
 
-import msgspec
 from twisted.internet.interfaces import IConsumer, IPushProducer, ITransport
 from zope.interface import implementer
 
-from rshell.link.core.constants import DEFAULT_WINDOW, WEIGHT_NORMAL
-from rshell.link.core.ends import StreamEnd
-from rshell.link.core.errors import ErrorCode
+from rshell.link.core.constants import DEFAULT_WINDOW, EVENTS_UNACKNOWLEDGED, WEIGHT_NORMAL
+from rshell.link.core.ends import ResumeLost, StreamEnd
+from rshell.link.core.errors import ErrorCode, LocalProtocolError
 from rshell.link.core.events import DataReceived, EventReceived, LimitReceived
-from rshell.link.core.messages import Open, Opened, Outcome
+from rshell.link.core.messages import Open, Opened, Outcome, Positions
 from rshell.link.core.sources import OutData, OutEvent, OutLimit
 from rshell.link.protocol import LinkProtocol
+from rshell.link.receivers import ChannelReceiver, ResumableReceiver, StreamAddress
+from rshell.link.regulator import Regulator
 
-__all__ = ["ChannelReceiver", "StreamAddress", "StreamChannel"]
+__all__ = ["ChannelReceiver", "ResumableReceiver", "StreamAddress", "StreamChannel"]
 
-#: A producer is paused while more than this waits to be sent.
-SEND_BUFFER_BYTES = 64 * 1024
-
-
-class ChannelReceiver(Protocol):
-    """What uses a channel.  ``channel_closed`` comes last and exactly once."""
-
-    def channel_opened(self, opened: Opened) -> None:
-        """Only for streams asked for here: the other end accepted."""
-
-    def data_received(self, data: bytes, stderr: bool) -> None:
-        """Bytes in order; they count as consumed when this returns."""
-
-    def input_ended(self) -> None:
-        """No byte follows; said once."""
-
-    def event_received(self, kind: str, body: dict[str, Any], urgent: bool) -> None:
-        """An event, at its place among the bytes or, if urgent, at once."""
-
-    def channel_closed(self, code: str, message: str) -> None:
-        """The stream is over.
-
-        Args:
-            code: ``none`` after an acknowledged outcome, ``link-lost`` when the link broke,
-                else the code of REFUSED or RESET.
-            message: For people.
-        """
+#: Urgent events kept while detached; a user who types on at a dead link needs no more.
+DETACHED_EVENTS = EVENTS_UNACKNOWLEDGED
+#: Refusals of a repeated request that say nothing of the session: asked again, it may go on.
+_PASSING = frozenset(
+    {ErrorCode.OVERLOAD, ErrorCode.STREAMS, ErrorCode.SHUTDOWN, ErrorCode.INTERNAL}
+)
 
 
-class StreamAddress:
-    """The address of a stream's end, for `ITransport`."""
-
-    def __init__(self, text: str) -> None:
-        self.text = text
-
-    def __repr__(self) -> str:
-        return f"<stream {self.text}>"
+class _State(Enum):
+    IDLE = auto()
+    ASKED = auto()
+    OPEN = auto()
+    DETACHED = auto()
+    ENDING = auto()
+    CLOSED = auto()
 
 
 @implementer(ITransport, IConsumer, IPushProducer)
@@ -70,55 +60,196 @@ class StreamChannel:
     """One end of one stream.
 
     Args:
-        link: The link that carries it.
+        link: The link that carries it first.
         receiver: Whom to tell.
         window: Bytes the other end may be ahead of ``receiver``.
+        resumable: Whether the stream outlives the link.
 
     Attributes:
         disconnecting: True once this end has said that it sends no more.
+        detached_by: The code that detached it last: ``link-lost``, or of a refusal that may pass.
     """
 
+    @overload
     def __init__(
         self, link: LinkProtocol, receiver: ChannelReceiver, window: int = DEFAULT_WINDOW
+    ) -> None: ...
+
+    @overload
+    def __init__(
+        self,
+        link: LinkProtocol,
+        receiver: ResumableReceiver,
+        window: int = DEFAULT_WINDOW,
+        *,
+        resumable: bool,
+    ) -> None: ...
+
+    def __init__(
+        self,
+        link: LinkProtocol,
+        receiver: ChannelReceiver,
+        window: int = DEFAULT_WINDOW,
+        *,
+        resumable: bool = False,
     ) -> None:
         self.end = StreamEnd(window, link.receive_budget)
         self.disconnecting = False
+        self.detached_by = ""
         self.number = 0
         self._link = link
         self._receiver = receiver
-        self._closed = False
+        self._resumable = resumable
+        self._state = _State.IDLE
+        self._was_opened = False
+        self._requests = 0
         self._paused = False
-        self._producer: Any = None
-        self._streaming = False
-        self._producer_paused = False
-        self._pulling = False
+        self._regulator = Regulator(self.end)
         #: What arrived while delivery was paused: calls in order.
         self._waiting: deque[tuple[int, Callable[[], None]]] = deque()
         self._input_ended = False
+        self._outcome_arrived = False
         self._delivering = False
 
     # -- opening -----------------------------------------------------------------------------
 
-    def request(self, request: Open, weight: int = WEIGHT_NORMAL) -> None:
-        """Ask the peer for the stream; the end's first limit is filled in."""
-        positions = self.end.positions()
-        request = msgspec.structs.replace(request, limit=positions.limit)
-        self.number = self._link.open_stream(request, self, weight)
+    def request(
+        self, request: Open, weight: int = WEIGHT_NORMAL, link: LinkProtocol | None = None
+    ) -> None:
+        """Ask the peer for the stream, or for its continuation on another link.
 
-    def accept(self, number: int, request: Open, weight: int = WEIGHT_NORMAL) -> None:
-        """Accept a stream that the peer asked for; it is closed at once if the peer gave up."""
-        if not self._link.waiting(number):
-            self._close(ErrorCode.CANCELLED.value, "the other end gave up")
+        Args:
+            request: ``attempt`` and ``age_ms`` are the caller's.  The positions are filled in:
+                ``resume`` if it was opened before or ``request`` has one (rule R8: join a session
+                that somebody else opened), else ``limit``.
+            weight: The share of a busy link.
+            link: Where; None: where it was.
+
+        Raises:
+            LocalProtocolError: The link takes no such stream, or this one is over; a channel that
+                was asked for before is detached then.
+        """
+        if self._state in (_State.ENDING, _State.CLOSED):
+            raise LocalProtocolError("the stream is over")
+        if (link or self._link).closed:
+            raise LocalProtocolError("the link is gone")
+        fallback = _State.IDLE if self._state is _State.IDLE else _State.DETACHED
+        self._leave(ErrorCode.LINK_LOST, "the stream goes on over another link")
+        self._use(link)
+        resuming = self._was_opened or request.resume is not None
+        request = request.starting(self.end.positions(), resuming=resuming)
+        self._state = _State.ASKED
+        try:
+            self.number = self._link.open_stream(request, self, weight)
+        except LocalProtocolError:
+            self._state = fallback
+            raise
+        self._requests += 1
+
+    def accept(
+        self,
+        number: int,
+        request: Open,
+        weight: int = WEIGHT_NORMAL,
+        link: LinkProtocol | None = None,
+    ) -> None:
+        """Accept a stream that the peer asked for, or its continuation.
+
+        A stream of an older attempt that still seems to live is ended with ``duplicate``.  If the
+        peer gave up, a resumable channel stays detached, another is closed at once.
+
+        Args:
+            number: The stream's number; the peer waits for an answer.
+            request: The peer's OPEN.
+            weight: The share of a busy link.
+            link: Where; None: where it was.
+
+        Raises:
+            ResumeLost: The peer states positions from which this end cannot go on; nothing
+                has changed, and the peer waits for a refusal.
+            LocalProtocolError: The stream is over.
+        """
+        if self._state in (_State.ENDING, _State.CLOSED):
+            raise LocalProtocolError("the stream is over")
+        link = link or self._link
+        if not link.waiting(number):
+            if self._state is _State.IDLE and not self._resumable:
+                self._close(ErrorCode.CANCELLED.value, "the other end gave up")
             return
+        start, gap = self._judge(request)
+        self._leave(ErrorCode.DUPLICATE, "a higher attempt of the session took over")
+        self._use(link)
+        replay = 0
+        if self._was_opened:
+            self.end.resume(start)
+            if request.resume is not None and request.resume.consumed == 0:
+                replay = self.end.unsent  # for somebody else: who was here would be further
+        own = self.end.positions()
         self.number = number
-        positions = self.end.positions()
-        opened = Opened(positions.consumed, positions.limit, positions.events)
-        self._link.accept(number, request, opened, self, weight)
+        self._was_opened = True
+        self._state = _State.OPEN
+        opened = Opened(own.consumed, own.limit, own.events, gap, replay)
+        link.accept(number, request, opened, self, weight)
+        self._attach()
+
+    def _judge(self, request: Open) -> tuple[Positions, int]:
+        """Return from where to go on for a request, and what it missed for good (rule R8).
+
+        Raises:
+            ResumeLost: That is not possible.
+        """
+        start = request.start
+        if not self._was_opened and not self._resumable:
+            return start, 0
+        gap = max(0, self.end.kept_from - start.consumed)
+        start = Positions(start.consumed + gap, start.limit, start.events)
+        self.end.check(start)
+        return start, gap
+
+    def _leave(self, code: ErrorCode | str, message: str) -> None:
+        """End the stream on the present link, if it is there; the channel is told nothing."""
+        if self._state in (_State.ASKED, _State.OPEN):
+            self.end.detach()
+            self._link.reset(self.number, code, message)
+
+    def _use(self, link: LinkProtocol | None) -> None:
+        if link is not None:
+            self._link = link
+            self.end.use_budget(link.receive_budget)
+
+    def _attach(self) -> None:
+        """The stream is open on a link: go on."""
         self.end.attach(self._wake)
+        self._announce_later()
+        self._regulator.regulate()
 
     def _wake(self) -> None:
-        if not self._closed:
+        if self._state is _State.OPEN:
             self._link.wake(self.number)
+
+    def abandon(self, code: ErrorCode | str, message: str) -> None:
+        """Give up a channel that is not open: it is closed once what arrived has been delivered.
+
+        A peer that was asked and has not answered is told so.
+        """
+        if self._state in (_State.IDLE, _State.ASKED, _State.DETACHED):
+            self._leave(code, message)
+            self._end(str(code), message)
+
+    @property
+    def closed(self) -> bool:
+        """Whether the stream is over and all is told."""
+        return self._state is _State.CLOSED
+
+    @property
+    def detached(self) -> bool:
+        """Whether a resumable stream waits to be asked for again."""
+        return self._state is _State.DETACHED
+
+    @property
+    def unconfirmed(self) -> int:
+        """Bytes written here that the other application is not known to have taken."""
+        return self.end.retained
 
     # -- ITransport and IConsumer --------------------------------------------------------------
 
@@ -131,19 +262,19 @@ class StreamChannel:
         self._write(data, True)
 
     def _write(self, data: bytes, stderr: bool) -> None:
-        if self._closed or (self.disconnecting and self._producer is None):
+        if self.closed or (self.disconnecting and not self._regulator.registered):
             return
         self.end.write(bytes(data), stderr=stderr)
-        self._regulate()
+        self._regulator.regulate()
 
     def writeSequence(self, data: Iterable[bytes]) -> None:
         self.write(b"".join(data))
 
     def loseConnection(self) -> None:
         """Say that no byte follows what a producer still has; the other direction goes on."""
-        if not self._closed and not self.disconnecting:
+        if not self.closed and not self.disconnecting:
             self.disconnecting = True
-            if self._producer is None:
+            if not self._regulator.registered:
                 self.end.write_eof()
 
     def abortConnection(self) -> None:
@@ -158,59 +289,32 @@ class StreamChannel:
 
     def registerProducer(self, producer: Any, streaming: bool) -> None:
         """Take data from ``producer`` as fast as the other end consumes it."""
-        if self._producer is not None:
-            raise RuntimeError("a producer is registered already")
-        if self._closed:
+        if self.closed:
             producer.stopProducing()
-            return
-        self._producer = producer
-        self._streaming = streaming
-        self._producer_paused = False
-        if streaming:
-            self._regulate()
         else:
-            self._pull()
+            self._regulator.register(producer, streaming)
 
     def unregisterProducer(self) -> None:
-        self._producer = None
-        if self.disconnecting and not self._closed:
+        self._regulator.unregister()
+        if self.disconnecting and not self.closed:
             self.end.write_eof()
-
-    def _regulate(self) -> None:
-        """Pause or resume the producer by what waits to be sent."""
-        if self._producer is None:
-            return
-        full = self.end.unsent > SEND_BUFFER_BYTES
-        if self._streaming:
-            if full and not self._producer_paused:
-                self._producer_paused = True
-                self._producer.pauseProducing()
-            elif not full and self._producer_paused:
-                self._producer_paused = False
-                self._producer.resumeProducing()
-        elif not full:
-            self._pull()
-
-    def _pull(self) -> None:
-        """Ask a pull producer for more until enough waits; its writes do not ask again."""
-        if self._pulling:
-            return
-        self._pulling = True
-        try:
-            while self._producer is not None and self.end.unsent <= SEND_BUFFER_BYTES:
-                before = self.end.written
-                self._producer.resumeProducing()
-                if self.end.written == before:
-                    break
-        finally:
-            self._pulling = False
 
     # -- more than a transport -----------------------------------------------------------------
 
     def send_event(self, kind: str, body: dict[str, Any], *, urgent: bool = False) -> None:
-        """Send an event, in order or at once."""
-        if not self._closed:
-            self.end.send_event(kind, body, urgent=urgent)
+        """Send an event, in order or at once.
+
+        While detached, urgent ones beyond 64 are dropped, but for window and cancel: of these
+        the newest is kept anyway.
+        """
+        if self.closed or (
+            urgent
+            and self._state is not _State.OPEN
+            and self.end.urgent_waiting >= DETACHED_EVENTS
+            and kind not in ("window", "cancel")
+        ):
+            return
+        self.end.send_event(kind, body, urgent=urgent)
 
     def finish(self, outcome: Outcome) -> None:
         """Send the outcome: the last word of a device's end."""
@@ -224,8 +328,9 @@ class StreamChannel:
 
     def reset(self, code: ErrorCode | str, message: str) -> None:
         """End the stream at once, both ways."""
-        if not self._closed:
-            self._link.reset(self.number, code, message)
+        if not self.closed:
+            if self._state in (_State.ASKED, _State.OPEN):
+                self._link.reset(self.number, code, message)
             self._close(str(code), message)
 
     # -- IPushProducer: delivery to the application ----------------------------------------------
@@ -259,7 +364,10 @@ class StreamChannel:
 
     def _consumed(self, size: int) -> None:
         self.end.consumed(size)
-        if self.end.unannounced and not self._closed:
+        self._announce_later()
+
+    def _announce_later(self) -> None:
+        if self.end.unannounced and self._state is _State.OPEN:
             self._link.announce_later(self.number, self.end.announce)
 
     # -- StreamReceiver --------------------------------------------------------------------------
@@ -269,16 +377,33 @@ class StreamChannel:
 
     def next_frame(self, room: int, credit: int) -> OutData | OutEvent | None:
         frame = self.end.next_frame(room, credit)
-        if self._producer_paused or (self._producer is not None and not self._streaming):
-            self._regulate()
+        self._regulator.sent()
         return frame
 
     def stream_opened(self, opened: Opened) -> None:
-        self.end.attach(self._wake)
+        peer = Positions(opened.consumed, opened.limit, opened.events)
+        try:
+            if self._was_opened:
+                self.end.resume(peer, opened.gap)
+            else:
+                self.end.join(peer, opened.gap)
+        except ResumeLost as error:
+            self._link.reset(self.number, ErrorCode.LOST, str(error))
+            self._end(ErrorCode.LOST.value, str(error))
+            return
+        self._was_opened = True
+        self._state = _State.OPEN
+        self._attach()
         self._receiver.channel_opened(opened)
+        if opened.gap:
+            gap = {"bytes": opened.gap}
+            self._deliver(0, lambda: self._receiver.event_received("gap", gap, False))
 
     def stream_refused(self, code: str, message: str) -> None:
-        self._deliver(0, lambda: self._close(code, message))
+        if code == ErrorCode.LINK_LOST or (self._requests > 1 and code in _PASSING):
+            self._broken(code, message)
+        else:
+            self._end(code, message)
 
     def data_received(self, event: DataReceived) -> None:
         size = len(event.data)
@@ -298,9 +423,12 @@ class StreamChannel:
         if event.urgent:
             self.end.event_seen(note.seq)
             self._receiver.event_received(note.kind, note.body, True)
-        elif note.kind == "outcome":
+        elif note.kind == "outcome" and not self._outcome_arrived:
             # Acknowledged only when the application has it: then the other end may forget it.
+            self._outcome_arrived = True
             self._deliver(0, lambda: self._outcome(note.seq, note.body))
+        elif note.kind == "outcome":
+            self._deliver(0, lambda: self.end.event_seen(note.seq))
         else:
             self.end.event_seen(note.seq)
             self._deliver(0, lambda: self._receiver.event_received(note.kind, note.body, False))
@@ -314,27 +442,47 @@ class StreamChannel:
         self.end.acknowledged(event.consumed, event.events)
 
     def stream_reset(self, code: str, message: str) -> None:
-        self._deliver(0, lambda: self._close(code, message))
+        if code == ErrorCode.LINK_LOST:
+            self._broken(code, message)
+        else:
+            self._end(code, message)
 
     def stream_finished(self) -> None:
         self._close(ErrorCode.NONE.value, "")
 
     def link_lost(self, reason: str) -> None:
-        self._deliver(0, lambda: self._close(ErrorCode.LINK_LOST.value, reason))
+        self._broken(ErrorCode.LINK_LOST.value, reason)
+
+    # -- the end, for now or for good ------------------------------------------------------------
+
+    def _broken(self, code: str, message: str) -> None:
+        """The stream is over on this link through no fault of its own."""
+        if self.closed:
+            return
+        if self._outcome_arrived:  # all is said; that we heard it, the gateway learns otherwise
+            self._end(ErrorCode.NONE.value, "")
+        elif self._resumable:
+            self._state = _State.DETACHED
+            self.detached_by = code
+            self.end.detach()
+            cast(ResumableReceiver, self._receiver).channel_detached(message or code)
+        else:
+            self._end(code, message)
+
+    def _end(self, code: str, message: str) -> None:
+        """Close once all that arrived has been delivered."""
+        if self.closed:
+            return
+        self._state = _State.ENDING
+        self.end.detach()
+        self._deliver(0, lambda: self._close(code, message))
 
     def _close(self, code: str, message: str) -> None:
-        if self._closed:
+        if self.closed:
             return
-        self._closed = True
+        self._state = _State.CLOSED
         self.disconnecting = True
         self.end.detach()
         self._waiting.clear()
-        producer, self._producer = self._producer, None
-        if producer is not None:
-            producer.stopProducing()
+        self._regulator.stop()
         self._receiver.channel_closed(code, message)
-
-    @property
-    def closed(self) -> bool:
-        """Whether the stream is over."""
-        return self._closed

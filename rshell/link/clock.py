@@ -10,6 +10,8 @@ from typing import Any
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
+from rshell.link.turn import Turn
+
 __all__ = ["TimerWheel", "WheelTimer", "use_monotonic_clock"]
 
 #: Links time in seconds; a quarter of one is precise enough and lets thousands share a wake-up.
@@ -57,11 +59,15 @@ class TimerWheel:
     Args:
         clock: Whose seconds count, and who wakes us.
         tick_seconds: The precision.
+
+    Attributes:
+        turn: What the links of the process share of the current turn of the reactor.
     """
 
     _log = Logger()
 
     def __init__(self, clock: IReactorTime, tick_seconds: float = TICK_SECONDS) -> None:
+        self.turn = Turn()
         self._clock = clock
         self._tick = tick_seconds
         self._slots: dict[int, list[WheelTimer]] = {}
@@ -84,6 +90,10 @@ class TimerWheel:
         timers.append(timer)
         self._arm()
         return timer
+
+    def call_next_turn(self, call: Callable[[], None]) -> None:
+        """Call ``call`` when the reactor has looked after everyone else; it is not cancelled."""
+        self._clock.callLater(0, call)
 
     def stop(self) -> None:
         """Forget every timer, and leave nothing behind in the clock."""

@@ -1,22 +1,37 @@
-"""A TCP client endpoint whose socket options are set before ``connect()`` (rule P8)."""
+"""A TCP client endpoint whose socket options are set before ``connect()`` (rule P8).
+
+And `connect_first`, which races several addresses as RFC 8305 section 5 does.
+"""
 
 from __future__ import annotations
 
 import socket
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, Generic, TypeVar
 
 from twisted.internet import tcp
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.endpoints import _WrappingFactory
-from twisted.internet.interfaces import IProtocol, IProtocolFactory, IStreamClientEndpoint
+from twisted.internet.interfaces import (
+    IDelayedCall,
+    IProtocol,
+    IProtocolFactory,
+    IReactorTime,
+    IStreamClientEndpoint,
+)
+from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from rshell.link.sockets import set_link_options
 
-__all__ = ["LinkEndpoint"]
+__all__ = ["LinkEndpoint", "connect_first"]
 
-#: The kernel alone would try for 130 s (rule K4 of good manners: a dead path is found early).
+#: The kernel alone would try for 130 s; a dead path shall be found early.
 CONNECT_SECONDS = 20.0
+#: How long one address has before the next one is tried beside it (RFC 8305 section 5).
+STAGGER_SECONDS = 0.25
+
+T = TypeVar("T")
 
 
 class _LinkClient(tcp.Client):
@@ -66,3 +81,89 @@ class LinkEndpoint:
         connector.connect()
         connected: Deferred[IProtocol] = wrapper._onConnection
         return connected
+
+
+def connect_first(
+    clock: IReactorTime,
+    attempts: Sequence[Callable[[], Deferred[T]]],
+    unwanted: Callable[[T], object],
+    stagger_seconds: float = STAGGER_SECONDS,
+) -> Deferred[T]:
+    """Start attempts one after the other until one succeeds; cancel the others then.
+
+    The next attempt begins when the one before has failed, or has taken ``stagger_seconds``
+    (RFC 8305 section 5).
+
+    Args:
+        clock: For the stagger.
+        attempts: Each starts one connection; at least one.
+        unwanted: Gets what a second one yields although it was cancelled.
+        stagger_seconds: See above.
+
+    Returns:
+        A Deferred with the first result; it fails with the last failure when all have failed.
+        Cancelling it gives all attempts up.
+    """
+    return _Race(clock, attempts, unwanted, stagger_seconds).result
+
+
+class _Race(Generic[T]):
+    """One call of `connect_first`."""
+
+    def __init__(
+        self,
+        clock: IReactorTime,
+        attempts: Sequence[Callable[[], Deferred[T]]],
+        unwanted: Callable[[T], object],
+        stagger_seconds: float,
+    ) -> None:
+        self.result: Deferred[T] = Deferred(lambda _: self._end())
+        self._clock = clock
+        self._unwanted = unwanted
+        self._stagger = stagger_seconds
+        self._waiting = list(attempts)
+        self._running: list[Deferred[T]] = []
+        self._timer: IDelayedCall | None = None
+        self._over = False
+        self._next()
+
+    def _next(self) -> None:
+        self._stop_timer()
+        attempt = self._waiting.pop(0)
+        if self._waiting:
+            self._timer = self._clock.callLater(self._stagger, self._next)
+        running = maybeDeferred(attempt)
+        self._running.append(running)
+        running.addCallbacks(
+            self._won, self._failed, callbackArgs=(running,), errbackArgs=(running,)
+        )
+
+    def _won(self, value: T, running: Deferred[T]) -> None:
+        self._running.remove(running)
+        if self._over:
+            self._unwanted(value)
+            return
+        self._end()
+        self.result.callback(value)
+
+    def _failed(self, failure: Failure, running: Deferred[T]) -> None:
+        self._running.remove(running)
+        if self._over:
+            return
+        if self._waiting:
+            self._next()
+        elif not self._running:
+            self._over = True
+            self.result.errback(failure)
+
+    def _end(self) -> None:
+        self._over = True
+        self._waiting.clear()
+        self._stop_timer()
+        for running in list(self._running):
+            running.cancel()
+
+    def _stop_timer(self) -> None:
+        timer, self._timer = self._timer, None
+        if timer is not None and timer.active():
+            timer.cancel()

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 from rshell.link.core.errors import ErrorCode
 from rshell.link.core.events import DataReceived, EventReceived, LimitReceived
@@ -12,7 +11,27 @@ from rshell.link.core.relay import Relay, RelaySide
 from rshell.link.core.sources import OutData, OutEvent, OutLimit
 from rshell.link.protocol import LinkProtocol
 
-__all__ = ["RelayedStream"]
+__all__ = ["RelayedStream", "StreamWitness"]
+
+
+class StreamWitness(Protocol):
+    """Is told what becomes of a relayed stream.
+
+    Calls come in this order: `stream_accepted` and `outcome_passed` at most once each, then
+    exactly one of `outcome_taken` and `stream_broken`.
+    """
+
+    def stream_accepted(self) -> None:
+        """The device said OPENED."""
+
+    def outcome_passed(self, body: dict[str, Any]) -> None:
+        """The device's outcome passed by on its way to the operator."""
+
+    def outcome_taken(self) -> None:
+        """The operator's end has acknowledged the outcome: the session is over."""
+
+    def stream_broken(self, code: str, message: str) -> None:
+        """The stream ended without that: refused, reset, or a hop broke."""
 
 
 class _Hop:
@@ -70,8 +89,9 @@ class _Hop:
         self._stream.broken(code, message)
 
     def stream_finished(self) -> None:
-        # The other hop follows by its own LIMIT.
+        # The operator's hop is first, by a LIMIT; the device's hop follows by passing that on.
         self.link = None
+        self._stream.outcome_taken()
 
     def link_lost(self, reason: str) -> None:
         self.link = None
@@ -86,7 +106,7 @@ class RelayedStream:
         number: Its stream number there; it must still wait for an answer.
         request: The operator's OPEN.
         device_link: The device's current link.
-        ended: Called once: (outcome body or None, code, message).
+        witness: Told what becomes of it.
         weight: The stream's share on both links.
 
     Attributes:
@@ -99,7 +119,7 @@ class RelayedStream:
         number: int,
         request: Open,
         device_link: LinkProtocol,
-        ended: Callable[[dict[str, Any] | None, str, str], None],
+        witness: StreamWitness,
         weight: int,
     ) -> None:
         self.bytes_relayed = 0
@@ -110,7 +130,7 @@ class RelayedStream:
         self._device_link = device_link
         self._number = number
         self._request = request
-        self._ended: Callable[[dict[str, Any] | None, str, str], None] | None = ended
+        self._witness: StreamWitness | None = witness
         self._weight = weight
         self._accepted = False
 
@@ -140,6 +160,8 @@ class RelayedStream:
             self.broken(ErrorCode.LINK_LOST.value, "the operator's link is gone")
             return
         self._accepted = True
+        if self._witness is not None:
+            self._witness.stream_accepted()
         told = self._relay.opened(opened)
         self._operator_link.accept(self._number, self._request, told, self._operator, self._weight)
         self._relay.device.wake()
@@ -147,21 +169,39 @@ class RelayedStream:
     def device_refused(self, code: str, message: str) -> None:
         """The device said REFUSED: pass it on."""
         self._operator_link.refuse(self._number, code, message)
-        self._end(None, code, message)
+        self._over(code, message)
 
     def outcome_passed(self, body: dict[str, Any]) -> None:
         """Note the outcome as it passes: the audit wants it."""
-        self._end(body, ErrorCode.NONE.value, "")
+        if self._witness is not None:
+            self._witness.outcome_passed(body)
+
+    def outcome_taken(self) -> None:
+        """The operator's end has the outcome; the device's hop ends by hearing so."""
+        witness, self._witness = self._witness, None
+        if witness is not None:
+            witness.outcome_taken()
 
     def broken(self, code: str, message: str) -> None:
         """End what is left of both hops with this code: one broke, or the gate says so."""
-        if not self._accepted:
-            self._operator_link.refuse(self._number, code, message)
-        self._operator.reset(code, message)
-        self._device.reset(code, message)
-        self._end(None, code, message)
+        self._end_hops(code, code, message)
 
-    def _end(self, outcome: dict[str, Any] | None, code: str, message: str) -> None:
-        ended, self._ended = self._ended, None
-        if ended is not None:
-            ended(outcome, code, message)
+    def displaced(self, message: str) -> None:
+        """A higher attempt of the same session takes over (rule R3).
+
+        To the device this hop broke, and it keeps the session; the operator's end is told
+        `duplicate`, because to open again would only displace the newer attempt.
+        """
+        self._end_hops(ErrorCode.DUPLICATE.value, ErrorCode.LINK_LOST.value, message)
+
+    def _end_hops(self, to_operator: str, to_device: str, message: str) -> None:
+        if not self._accepted:
+            self._operator_link.refuse(self._number, to_operator, message)
+        self._operator.reset(to_operator, message)
+        self._device.reset(to_device, message)
+        self._over(to_operator, message)
+
+    def _over(self, code: str, message: str) -> None:
+        witness, self._witness = self._witness, None
+        if witness is not None:
+            witness.stream_broken(code, message)

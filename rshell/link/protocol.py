@@ -1,16 +1,18 @@
 """LinkProtocol: the core on a TLS transport.
 
 It hands the transport one TLS record at a time, when the transport asks (rule Q1), dispatches what
-arrives to its owner and to the receivers of its streams, and keeps the time limits of rules P7,
-L1 and L2 on the one timer wheel.  It decides nothing about who may do what: its owner does.
+arrives to its owner and to the receivers of its streams, and keeps the time limit of rule P7;
+those of rules L1 and L2 are heartbeat.py's.  It decides nothing about who may do what: its owner
+does.
 """
 
 from __future__ import annotations
 
 import random
+import socket
 from collections.abc import Callable
+from itertools import islice
 from typing import Any
-from typing import Protocol as TypingProtocol
 
 from twisted.internet.error import ConnectionDone
 from twisted.internet.interfaces import IPushProducer
@@ -20,14 +22,11 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from rshell.link.clock import TICK_SECONDS, TimerWheel, WheelTimer
+from rshell.link.contracts import LinkOwner, StreamReceiver
 from rshell.link.core.connection import LinkConnection
 from rshell.link.core.constants import (
     ANNOUNCE_SECONDS,
-    HEARTBEAT_JITTER,
-    HEARTBEAT_SECONDS,
     HELLO_SECONDS,
-    PONG_SECONDS,
-    SILENCE_SECONDS,
     WEIGHT_NORMAL,
     WELCOME_SECONDS,
 )
@@ -50,73 +49,23 @@ from rshell.link.core.events import (
     StreamReset,
     WelcomeReceived,
 )
+from rshell.link.core.figures import CLASSES, LinkFigures
 from rshell.link.core.limits import CreditBudget, LinkLimits
 from rshell.link.core.messages import Advice, GoAway, Hello, Open, Opened, Sessions, Welcome
-from rshell.link.core.sources import FrameSource
+from rshell.link.core.pace import Pace
+from rshell.link.heartbeat import Heartbeat
+from rshell.link.kernel import set_low_water, tcp_facts
 from rshell.link.sockets import own_the_queue, set_link_options, tcp_socket_of
+from rshell.link.turn import ReadBudget
 
 __all__ = ["LinkOwner", "LinkProtocol", "StreamReceiver"]
 
 #: A peer that does not take our last words is cut off after this long.
 CLOSE_SECONDS = 2.0
-
-
-class StreamReceiver(FrameSource, TypingProtocol):
-    """What a link wants of each of its streams: frames to send, and a place for what arrives.
-
-    Calls come in this order: ``stream_opened`` (streams that were asked for here), any number of
-    ``data_received``, ``event_received`` and ``limit_received``, then exactly one of
-    ``stream_refused``, ``stream_reset``, ``stream_finished`` and ``link_lost``.
-    """
-
-    def stream_opened(self, opened: Opened) -> None:
-        """The peer accepted."""
-
-    def stream_refused(self, code: str, message: str) -> None:
-        """The peer refused; the stream is over."""
-
-    def data_received(self, event: DataReceived) -> None:
-        """Bytes arrived, within the limit that was given."""
-
-    def event_received(self, event: EventReceived) -> None:
-        """An event arrived."""
-
-    def limit_received(self, event: LimitReceived) -> None:
-        """The peer's positions moved."""
-
-    def stream_reset(self, code: str, message: str) -> None:
-        """The peer ended the stream at once."""
-
-    def stream_finished(self) -> None:
-        """The outcome was acknowledged; the stream is over."""
-
-    def link_lost(self, reason: str) -> None:
-        """The link under the stream is gone."""
-
-
-class LinkOwner(TypingProtocol):
-    """Decides what a link may do.  All calls come from the reactor's thread."""
-
-    def link_handshaken(self, link: LinkProtocol) -> None:
-        """TLS is up; the peer's certificate can be read."""
-
-    def hello_received(self, link: LinkProtocol, hello: Hello) -> None:
-        """Gateway: judge, then call `LinkProtocol.welcome` or `LinkProtocol.go_away`."""
-
-    def welcome_received(self, link: LinkProtocol, welcome: Welcome) -> None:
-        """Dialler: the link is connected."""
-
-    def sessions_received(self, link: LinkProtocol, sessions: Sessions) -> None:
-        """A list of sessions or its answer arrived."""
-
-    def goaway_received(self, link: LinkProtocol, goaway: GoAway) -> None:
-        """The peer takes no new streams; the link may end at any moment."""
-
-    def stream_requested(self, link: LinkProtocol, number: int, request: Open) -> None:
-        """Answer with `LinkProtocol.accept` or `LinkProtocol.refuse`, now or later."""
-
-    def link_lost(self, link: LinkProtocol, reason: str) -> None:
-        """The link is gone; said once, after every stream was told."""
+#: The kernel is asked how fast the link is at most this often, and only while we send.
+MEASURE_SECONDS = 0.25
+#: The clock is read after so many events.
+EVENTS_PER_LOOK = 32
 
 
 @implementer(IPushProducer)
@@ -134,7 +83,6 @@ class LinkProtocol(Protocol):
     Attributes:
         peer: Set by the owner after the handshake; whatever it needs to know the peer by.
         connected_at: Wheel seconds at which WELCOME was sent or received; None before.
-        rtt_seconds: The last measured round trip, None before the first.
         greeted: Called once when the peer has said HELLO.
         advised: Called with each ADVICE of the gateway (rule L4).
     """
@@ -155,26 +103,27 @@ class LinkProtocol(Protocol):
         self.receive_budget = CreditBudget(limits.receive_budget)
         self.peer: Any = None
         self.connected_at: float | None = None
-        self.rtt_seconds: float | None = None
         self.greeted: Callable[[], None] | None = None
         self.advised: Callable[[Advice], None] | None = None
-        self.last_received = 0.0
         self._owner = owner
         self._wheel = wheel
-        self._uniform = uniform
+        self._heartbeat = Heartbeat(
+            wheel, dialler=dialler, ping=self._ping, dead=self.abort, uniform=uniform
+        )
+        self._pace = Pace()
+        self._budget = ReadBudget()
+        self._socket: socket.socket | None = None
+        self._measured_at = 0.0
+        self._sent_before = 0
         self._greeting = greeting_seconds or (WELCOME_SECONDS if dialler else HELLO_SECONDS)
         self._receivers: dict[int, StreamReceiver] = {}
         self._paused = False
         self._busy = False
         self._closing = False
         self._lost = False
+        #: Whether received frames wait for the next turn; nothing is read meanwhile.
+        self._yielded = False
         self._reason: str | None = None
-        self._last_sent = 0.0
-        #: Set while a PING waits for any byte at all; the PONG itself measures the round trip.
-        self._pinged_at: float | None = None
-        self._ping_sent_at = 0.0
-        self._ping_count = 0
-        self._heartbeat = HEARTBEAT_SECONDS
         self._timer: WheelTimer | None = None
         self._announce_timer: WheelTimer | None = None
         self._unannounced: dict[int, Callable[[], None]] = {}
@@ -183,12 +132,12 @@ class LinkProtocol(Protocol):
 
     def connectionMade(self) -> None:
         transport: Any = self.transport
-        _, sock = tcp_socket_of(transport)
-        if sock is not None:
-            set_link_options(sock)
+        _, self._socket = tcp_socket_of(transport)
+        if self._socket is not None:
+            set_link_options(self._socket)
         own_the_queue(transport)
         transport.registerProducer(self, True)
-        self.last_received = self._last_sent = self._wheel.seconds()
+        self._heartbeat.connected(self._wheel.seconds())
         self._timer = self._wheel.call_later(self._greeting, self._greeting_late)
 
     def handshake_completed(self) -> None:
@@ -197,21 +146,65 @@ class LinkProtocol(Protocol):
 
     def dataReceived(self, data: bytes) -> None:
         now = self._wheel.seconds()
-        self.last_received = now
+        self._heartbeat.received(now)
+        self.core.feed(data)
+        if not self._yielded:
+            self._budget.begin(now)
+            self._work(now)
+
+    def _work(self, now: float) -> None:
+        """Dispatch what was received; when it takes too long, go on in the next turn (rule Q5)."""
+        self.core.now = now
         self._busy = True
+        self._wheel.turn.begin()
         try:
-            for event in self.core.receive_data(data, now):
-                if self._lost:
-                    break  # the owner aborted: nothing follows link_lost
-                self._dispatch_safely(event)
+            self._dispatch_events()
         finally:
             self._busy = False
-        self.flush()
+            self._budget.end(self._wheel.seconds())
+            self.flush()
+            self._wheel.turn.end()
+
+    def _dispatch_events(self) -> None:
+        """Dispatch in lots: what gives up or breaks a request of the same lot is seen first."""
+        while True:
+            lot = list(islice(iter(self.core.next_event, None), EVENTS_PER_LOOK))
+            for event in lot:
+                if self._lost:
+                    return  # the owner aborted: nothing follows link_lost
+                self._dispatch_safely(event)
+            if len(lot) < EVENTS_PER_LOOK:
+                return
+            self.core.now = self._wheel.seconds()
+            if self._budget.spent(self.core.now):
+                self._yield()
+                return
+
+    def _yield(self) -> None:
+        if not self._lost:
+            self._yielded = True
+            transport: Any = self.transport
+            transport.pauseProducing()
+            self._wheel.call_next_turn(self._resume)
+
+    def _resume(self) -> None:
+        if not self._yielded or self._lost:
+            return
+        self._yielded = False
+        now = self._wheel.seconds()
+        self._budget.begin(now, fresh=True)
+        self._work(now)
+        if not (self._yielded or self._lost):
+            # Only now: what is read sooner would come in before what waits.
+            transport: Any = self.transport
+            transport.resumeProducing()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         if self._reason is None:
             clean = isinstance(reason.value, ConnectionDone)
             self._reason = "the peer closed the connection" if clean else reason.getErrorMessage()
+        while not self._lost and (event := self.core.next_event()) is not None:
+            self._dispatch_safely(event)  # what it said before it went
         self._finish()
 
     def pauseProducing(self) -> None:
@@ -237,26 +230,54 @@ class LinkProtocol(Protocol):
         """Hand the transport records until it says stop; called at the end of what we did."""
         if self._busy or self._lost:
             return
-        transport: Any = self.transport
+        self.core.now = self._wheel.seconds()
         # The last words of a link go out even to a transport that is full; they are a few bytes.
         while self.core.has_output and (not self._paused or self.core.closed):
-            self._busy = True
-            try:
-                record, finished = self.core.next_record()
-                if record:
-                    self._last_sent = self._wheel.seconds()
-                    transport.write(record)
-                for event in finished:
-                    self._dispatch_safely(event)
-            finally:
-                self._busy = False
+            self._write_record()
         if self.core.closed:
             self._close()
 
+    def _write_record(self) -> None:
+        core, now = self.core, self.core.now
+        transport: Any = self.transport
+        self._regulate(now)
+        self._busy = True
+        try:
+            before = core.data_frames_sent
+            record, finished = core.next_record(self._pace.size)
+            if record:
+                self._heartbeat.sent(now, data=core.data_frames_sent > before)
+                transport.write(record)
+            for event in finished:
+                self._dispatch_safely(event)
+        finally:
+            self._busy = False
+
+    def _regulate(self, now: float) -> None:
+        """Fit the size of the next record, and what the kernel holds, to the link (rule Q3)."""
+        if self._socket is not None and now - self._measured_at >= MEASURE_SECONDS:
+            self._measure(self._socket, now)
+        if self._pace.judge(now - self.core.sparse_sent_at):
+            set_low_water(self._socket, self._pace.size)
+
+    def _measure(self, sock: socket.socket, now: float) -> None:
+        sent = sum(self.core.bytes.sent)
+        rate = (sent - self._sent_before) * 8 / (now - self._measured_at)
+        self._measured_at, self._sent_before = now, sent
+        facts = tcp_facts(sock)
+        if facts is not None:
+            self._pace.measured(
+                facts.bits_per_second,
+                limited_by_us=facts.limited_by_us,
+                sent_bits_per_second=rate,
+            )
+
     def wake(self, number: int) -> None:
         """A stream may have something to send."""
+        self.core.now = self._wheel.seconds()
         self.core.wake(number)
-        self.flush()
+        if not self._wheel.turn.postpone(self):
+            self.flush()
 
     def hello(self, hello: Hello) -> None:
         """Dialler: introduce ourselves."""
@@ -437,12 +458,7 @@ class LinkProtocol(Protocol):
                     self.greeted()
                 self._owner.hello_received(self, hello)
             case WelcomeReceived(welcome=welcome):
-                self._heartbeat = (
-                    welcome.heartbeat_ms
-                    / 1000
-                    * self._uniform(1 - HEARTBEAT_JITTER, 1 + HEARTBEAT_JITTER)
-                )
-                self._connected()
+                self._connected(welcome.heartbeat_ms / 1000)
                 self._owner.welcome_received(self, welcome)
             case SessionsReceived(sessions=sessions):
                 self._owner.sessions_received(self, sessions)
@@ -454,56 +470,67 @@ class LinkProtocol(Protocol):
                     self._reason = f"the peer said {goaway.code}: {goaway.message}".rstrip(": ")
                 self._owner.goaway_received(self, goaway)
             case PongReceived():
-                self.rtt_seconds = self._wheel.seconds() - self._ping_sent_at
-                self._pinged_at = None
-                self._set_timer(self._check_delay())
+                self._heartbeat.pong()
             case LinkFailed(error=error):
                 self._reason = str(error)
 
     # -- time --------------------------------------------------------------------------------
 
-    def _connected(self) -> None:
+    def _connected(self, heartbeat_seconds: float | None = None) -> None:
         self.connected_at = self._wheel.seconds()
-        self._set_timer(self._check_delay())
+        self._cancel_timer()
+        if not self._lost and not self._closing:
+            self._heartbeat.start(heartbeat_seconds)
 
-    def _set_timer(self, delay: float) -> None:
+    def _cancel_timer(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        if not self._lost and not self._closing:
-            self._timer = self._wheel.call_later(delay, self._check)
+            self._timer = None
 
     def _greeting_late(self) -> None:
         what = "WELCOME" if self.core.dialler else "HELLO"
         self.abort(f"no {what} in time")
 
-    def _check_delay(self) -> float:
-        now = self._wheel.seconds()
-        if not self.core.dialler:
-            return self.last_received + SILENCE_SECONDS - now
-        if self._pinged_at is not None:
-            return self._pinged_at + PONG_SECONDS - now
-        return min(self.last_received, self._last_sent) + self._heartbeat - now
-
-    def _check(self) -> None:
-        """Do what is due, then sleep until the next thing can be due."""
-        if self._pinged_at is not None and self.last_received > self._pinged_at:
-            self._pinged_at = None
-        if self._check_delay() <= 0:
-            if not self.core.dialler:
-                self.abort(f"silent for {SILENCE_SECONDS:g} s")
-                return
-            if self._pinged_at is not None:
-                self.abort(f"no answer to a heartbeat for {PONG_SECONDS:g} s")
-                return
-            self.probe()
-        self._set_timer(max(0.0, self._check_delay()))
-
     def probe(self) -> None:
         """Send a PING; any byte that comes back proves the peer alive."""
-        self._pinged_at = self._ping_sent_at = self._last_sent = self._wheel.seconds()
-        self._ping_count += 1
-        self.core.send_ping(self._ping_count.to_bytes(8, "big"))
+        self._heartbeat.probe()
+
+    def hurry_heartbeat(self, interval_seconds: float | None) -> None:
+        """Dialler: beat at least this often, while somebody waits; None: as the gateway told."""
+        self._heartbeat.hurry(interval_seconds)
+
+    def _ping(self, count: int) -> None:
+        self.core.send_ping(count.to_bytes(8, "big"))
         self.flush()
+
+    # -- figures -----------------------------------------------------------------------------
+
+    @property
+    def last_received(self) -> float:
+        """Wheel seconds of the peer's last byte."""
+        return self._heartbeat.last_received
+
+    @property
+    def rtt_seconds(self) -> float | None:
+        """The last round trip of a PING, None before the first."""
+        return self._heartbeat.rtt_seconds
+
+    def figures(self) -> LinkFigures:
+        """Return what this link measured about itself."""
+        core, pace = self.core, self._pace
+        facts = None if self._lost else tcp_facts(self._socket)
+        rtt = self.rtt_seconds
+        if rtt is None and facts is not None:
+            rtt = facts.rtt_seconds
+        return LinkFigures(
+            rtt_ms=_milliseconds(rtt),
+            queue_delay_ms=_milliseconds(core.sparse_delays.average),
+            queue_delay_p95_ms=_milliseconds(core.sparse_delays.p95()),
+            delivery_bits_per_second=pace.bits_per_second,
+            record_bytes=pace.size,
+            received=dict(zip(CLASSES, core.bytes.received, strict=True)),
+            sent=dict(zip(CLASSES, core.bytes.sent, strict=True)),
+        )
 
     # -- the end -----------------------------------------------------------------------------
 
@@ -517,8 +544,8 @@ class LinkProtocol(Protocol):
         transport: Any = self.transport
         transport.unregisterProducer()
         transport.loseConnection()
-        if self._timer is not None:
-            self._timer.cancel()
+        self._heartbeat.stop()
+        self._cancel_timer()
         self._timer = self._wheel.call_later(CLOSE_SECONDS, self._cut_off)
 
     def _cut_off(self) -> None:
@@ -531,13 +558,18 @@ class LinkProtocol(Protocol):
         if self._lost:
             return
         self._lost = True
-        for timer in (self._timer, self._announce_timer):
-            if timer is not None:
-                timer.cancel()
-        self._timer = self._announce_timer = None
+        self._heartbeat.stop()
+        self._cancel_timer()
+        if self._announce_timer is not None:
+            self._announce_timer.cancel()
+            self._announce_timer = None
         self._unannounced.clear()
         reason = self._reason or "lost"
         receivers, self._receivers = self._receivers, {}
         for receiver in receivers.values():
             receiver.link_lost(reason)
         self._owner.link_lost(self, reason)
+
+
+def _milliseconds(seconds: float | None) -> float | None:
+    return None if seconds is None else seconds * 1000

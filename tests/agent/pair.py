@@ -82,8 +82,8 @@ class LinkPair:
         gateway: The gateway's link, from which streams are opened.
     """
 
-    def __init__(self) -> None:
-        self.clock = Clock()
+    def __init__(self, clock: Clock | None = None) -> None:
+        self.clock = clock or Clock()
         wheel = TimerWheel(self.clock)
         self.device_owner, self.gateway_owner = Owner(), Owner()
         self.device = LinkProtocol(self.device_owner, wheel, dialler=True, limits=AT_AGENT)

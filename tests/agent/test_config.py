@@ -74,11 +74,30 @@ class ConfigTests(HomeCase):
             self.assertEqual(("good:1",), config.link.gateways, text)
             self.assertIn("the last good copy of [link] is used instead", config.warnings)
 
-    def test_proxy_is_named_without_its_password(self) -> None:
-        """A proxy is refused by name; its value may hold a secret and is not repeated."""
-        config = self.write('[link]\nproxy = "http://me:hunter2@proxy:3128"\n')
-        self.assertIn("proxy", config.warnings[0])
-        self.assertNotIn("hunter2", "".join(config.warnings))
+    def test_proxy(self) -> None:
+        """A good proxy is taken and survives as the last good copy, in a file of ours alone."""
+        config = self.write('[link]\nproxy = "http://me:hun%22ter2@proxy:3128"\n')
+        self.assertEqual(
+            ((), "http://me:hun%22ter2@proxy:3128"), (config.warnings, config.link.proxy)
+        )
+        self.assertNotIn("ter2", repr(config))
+        self.assertEqual(0o600, (self.home / "state" / "link.toml").stat().st_mode & 0o777)
+        self.assertEqual(config.link, self.write("[link]\nmode = 7\n").link)
+
+    def test_bad_proxy_is_named_without_its_password(self) -> None:
+        """A proxy that is none is refused by name; its value may hold a secret, not repeated."""
+        for text in ('"https://me:hunter2@proxy:3128"', '"http://hunter2@proxy:1"', "7"):
+            config = self.write(f"[link]\nproxy = {text}\n")
+            self.assertIn("proxy", config.warnings[0])
+            self.assertNotIn("hunter2", "".join(config.warnings))
+            self.assertEqual("", config.link.proxy)
+
+    def test_restart_after(self) -> None:
+        """An agent ends itself only if told to, and never more often than every hour."""
+        self.assertEqual(7200, self.write("[link]\nrestart_after_s = 7200\n").link.restart_after_s)
+        for text in ("3599", "-1", "true", '"x"', "7200.0"):
+            config = self.write(f"[link]\nrestart_after_s = {text}\n")
+            self.assertIn("restart_after_s", config.warnings[0])
 
     def test_no_good_copy(self) -> None:
         """Without a good copy the default holds: what the gateway named at joining."""

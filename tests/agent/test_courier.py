@@ -117,6 +117,14 @@ class OpeningTests(CourierCase):
         opened = self.successResultOf(talk.opened)
         self.assertEqual((7, 90, 3, 5), (opened.consumed, opened.limit, opened.events, opened.gap))
 
+    def test_replay(self) -> None:
+        """What the keeper says of bytes written before is said on the link too (R8)."""
+        talk = self.pair.open("exec", resume=Positions(0, 1 << 18, 0))
+        self.couriers[0].keeper_side.makeConnection(self.transport)
+        self.keeper(wire.OPENED, {**OPENED, "gap": 5, "replay": 99})
+        opened = self.successResultOf(talk.opened)
+        self.assertEqual((5, 99), (opened.gap, opened.replay))
+
     def test_refused(self) -> None:
         """The keeper's REFUSED becomes the link's, with code and message."""
         talk = self.pair.open("exec")
@@ -143,6 +151,118 @@ class OpeningTests(CourierCase):
         self.couriers[0].keeper_side.makeConnection(self.transport)
         self.assertEqual([], self.sent())
         self.assertTrue(self.transport.disconnected or self.transport.disconnecting)
+
+
+class ViewTests(CourierCase):
+    def viewing(self, welcome: dict[str, Any]) -> Talk:
+        talk = self.pair.open("shell", view=True)
+        self.couriers[0].keeper_side.makeConnection(self.transport)
+        self.assertEqual([wire.HELLO], [kind for kind, _, _ in self.sent()])
+        self.keeper(wire.WELCOME, {"proto": 1, **welcome})
+        return talk
+
+    def test_view(self) -> None:
+        """A viewer's OPEN goes to a keeper that knows viewers, and says that it is one."""
+        self.viewing({"features": ["view"]})
+        ((kind, _, payload),) = self.sent()
+        self.assertEqual((wire.OPEN, True), (kind, json.loads(payload)["view"]))
+
+    def test_older_keeper(self) -> None:
+        """A keeper that does not is not asked: it would displace the driver."""
+        welcomes: list[dict[str, Any]] = [{}, {"features": []}, {"features": "view"}]
+        for welcome in welcomes:
+            with self.subTest(welcome=welcome):
+                self.setUp()
+                talk = self.viewing(welcome)
+                self.assertEqual("version", self.successResultOf(talk.ended)[0])
+                self.assertEqual([], self.sent())
+                self.assertTrue(self.transport.disconnected or self.transport.disconnecting)
+
+    def test_no_process(self) -> None:
+        """Who watches asks for no process; who does not, says nothing of viewing."""
+        request = Open(handler="shell", session=bytes(16), operator="alice", view=True, limit=7)
+        ((_, _, payload),) = wire.Decoder().feed(open_frame(request, None))
+        body = json.loads(payload)
+        self.assertEqual((True, 7), (body["view"], body["limit"]))
+        self.assertNotIn("process", body)
+
+    def test_gaps(self) -> None:
+        """A gap arrives at its place among the bytes, however these are cut on the way."""
+        talk = self.pair.open("shell", window=2048, view=True)
+        self.couriers[0].keeper_side.makeConnection(self.transport)
+        self.keeper(wire.WELCOME, {"proto": 1, "features": ["view"]})
+        self.keeper(wire.OPENED, {**OPENED, "limit": 0, "replay": 3000})
+        seen: list[int] = []
+        given = talk.event_received
+
+        def event_received(kind: str, body: dict[str, Any], urgent: bool) -> None:
+            seen.append(len(talk.output))
+            given(kind, body, urgent)
+
+        talk.event_received = event_received  # type: ignore[method-assign]  # looks at the place
+        self.keeper(wire.DATA, b"r" * 3000)
+        self.keeper(wire.EVENT, {"seq": 1, "at": 3000, "kind": "gap", "bytes": 70_000})
+        self.keeper(wire.DATA, b"l" * 3000)
+        for _ in range(3):
+            self.pair.clock.advance(2)
+            self.pair.pump()
+        self.assertEqual((6000, [3000]), (len(talk.output), seen))
+        self.assertEqual([("gap", {"bytes": 70_000})], talk.events)
+
+    def test_ends_only_the_viewing(self) -> None:
+        """The end of a viewer's link is RESET, which ends its own connection at the keeper."""
+        self.viewing({"features": ["view"]})
+        self.keeper(wire.OPENED, OPENED)
+        self.sent()
+        self.pair.cut()
+        ((kind, _, payload),) = self.sent()
+        self.assertEqual((wire.RESET, "link-lost"), (kind, json.loads(payload)["code"]))
+
+
+class LateTests(CourierCase):
+    def test_keeper_not_reached(self) -> None:
+        """No keeper in time is REFUSED, once, whatever comes after."""
+        talk = self.pair.open("exec")
+        self.couriers[0].end("overload", "the device's keeper does not answer")
+        self.couriers[0].end("lost", "again")
+        self.couriers[0].keeper_side.makeConnection(self.transport)
+        self.pair.pump()
+        self.assertEqual("overload", self.successResultOf(talk.ended)[0])
+        self.assertEqual([], self.sent())
+        self.assertEqual(1, len(self.ends))
+
+    def test_keeper_not_reached_after_the_link(self) -> None:
+        """A failure to reach the keeper that comes after the link's loss is nobody's news."""
+        self.pair.open("exec")
+        self.pair.cut()
+        self.couriers[0].end("overload", "late")
+        self.assertEqual(["link-lost"], [code for _, code, _ in self.ends])
+
+    def test_answer_after_the_link(self) -> None:
+        """An OPENED that comes when the link is lost changes nothing: the session is detached."""
+        self.pair.open("exec")
+        self.couriers[0].keeper_side.makeConnection(self.transport)
+        self.sent()
+        self.pair.cut()
+        self.keeper(wire.OPENED, OPENED)
+        ((kind, _, payload),) = self.sent()
+        self.assertEqual((wire.RESET, "link-lost"), (kind, json.loads(payload)["code"]))
+
+    def test_closed_before_an_answer(self) -> None:
+        """A keeper that closes instead of answering makes the stream refused, as lost."""
+        talk = self.pair.open("exec")
+        self.couriers[0].keeper_side.makeConnection(self.transport)
+        self.couriers[0].keeper_side.connectionLost()
+        self.pair.pump()
+        self.assertEqual("lost", self.successResultOf(talk.ended)[0])
+
+    def test_displaced(self) -> None:
+        """One whose session a higher attempt has joined hears `duplicate`."""
+        talk = self.opened()
+        self.couriers[0].displaced = True
+        self.couriers[0].keeper_side.connectionLost()
+        self.pair.pump()
+        self.assertEqual("duplicate", self.successResultOf(talk.ended)[0])
 
 
 class FrameTests(CourierCase):

@@ -10,6 +10,7 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from rshell.link.core.messages import GoAway
+from rshell.link.proxy import ProxyFailed
 from rshell_agent.dialler import Dialler, DiallerState, Target
 
 
@@ -145,13 +146,45 @@ class BackoffTests(DiallerCase):
         self.assertEqual(1, self.wait())
 
     def test_retry_spread(self) -> None:
-        """The spread of WELCOME bounds the first retry after an unexpected loss, no later one."""
+        """C6: from an unexpected loss to the next WELCOME waits may be as long as the spread."""
         link = self.connected(spread=25.0)
         self.clock.advance(100)
         self.dialler.lost(link, "cut")
-        self.assertEqual(25, self.wait())
-        self.clock.advance(25)
-        self.assertEqual(2, self.wait())
+        waits = []
+        for _ in range(7):
+            waits.append(self.wait())
+            self.clock.advance(waits[-1])
+        self.assertEqual([25, 25, 25, 25, 25, 32, 64], waits)
+        self.connected(spread=0.0)
+        self.assertIs(DiallerState.CONNECTED, self.dialler.state)
+
+    def test_spread_ends_with_welcome(self) -> None:
+        """C6: a later WELCOME that tells no spread ends it."""
+        link = self.connected(spread=25.0)
+        self.clock.advance(100)
+        self.dialler.lost(link, "cut")
+        link = self.connected(spread=0.0)
+        self.clock.advance(100)
+        self.dialler.lost(link, "cut")
+        self.assertEqual(1, self.wait())
+
+    def test_advice(self) -> None:
+        """L4: ADVICE replaces the spread that WELCOME told; of another link it means nothing."""
+        link = self.connected(spread=1.0)
+        self.dialler.advised(link, 40.0)
+        self.dialler.advised(FakeLink(self), 80.0)
+        self.dialler.lost(link, "cut")
+        self.assertEqual(40, self.wait())
+
+    def test_useless(self) -> None:
+        """Addresses that give no WELCOME are useless since the first of them was found."""
+        self.clock.advance(5)
+        self.dialler.start()
+        self.clock.advance(1)
+        self.clock.advance(2)
+        self.assertEqual(5, self.dialler.useless_since)
+        self.connected()
+        self.assertIsNone(self.dialler.useless_since)
 
 
 class MinimumTests(DiallerCase):
@@ -243,21 +276,105 @@ class GoAwayTests(DiallerCase):
 
 class AddressTests(DiallerCase):
     def test_all_addresses(self) -> None:
-        """Each attempt takes one address, until all of all gateways were tried."""
+        """One attempt races all addresses of all gateways, IPv6 and IPv4 in turn."""
         self.gateways = ("gw:1", "other:2")
         self.hosts = {"gw": ["192.0.2.1", "2001:db8::1"], "other": ["192.0.2.2"]}
         self.dialler.start()
-        for _ in range(3):
-            self.clock.advance(self.wait())
         self.assertEqual(
-            [
-                ("gw", "192.0.2.1", 1),
-                ("gw", "2001:db8::1", 1),
-                ("other", "192.0.2.2", 2),
-                ("gw", "192.0.2.1", 1),
-            ],
+            [("gw", "2001:db8::1", 1), ("gw", "192.0.2.1", 1), ("other", "192.0.2.2", 2)],
             [(target.host, target.address, target.port) for target, _ in self.dials],
         )
+        self.assertEqual([1, 2, 3], [number for _, number in self.dials])
+        self.assertEqual(1, self.wait())
+        for address in ("2001:db8::1", "192.0.2.1", "192.0.2.2"):
+            self.assertIn(address, self.dialler.last_error)
+
+    def test_fastest_wins(self) -> None:
+        """An address that hangs costs a quarter of a second; it is given up then."""
+        self.gateways = ("gw:1", "other:2")
+        self.hosts["other"] = ["192.0.2.2"]
+        cancelled: list[str] = []
+        link = FakeLink(self)
+        self.answers += [Deferred(lambda _: cancelled.append("gw")), link]
+        self.dialler.start()
+        self.clock.advance(0.25)
+        self.assertIs(DiallerState.GREETING, self.dialler.state)
+        assert self.dialler.target is not None
+        self.assertEqual((["gw"], "other"), (cancelled, self.dialler.target.host))
+        self.dialler.welcomed(link, 0.0)
+        self.assertEqual([], self.clock.getDelayedCalls())
+
+    def two_gateways(self) -> None:
+        self.gateways = ("gw:1", "other:2")
+        self.hosts["other"] = ["192.0.2.2"]
+
+    def hosts_dialled(self) -> list[str]:
+        dials, self.dials = self.dials, []
+        return [target.host for target, _ in dials]
+
+    def test_no_welcome(self) -> None:
+        """What takes the connection and gives no WELCOME is tried last from then on."""
+        self.two_gateways()
+        for expected in (["gw"], ["other"], ["gw"]):
+            link = FakeLink(self)
+            self.answers.append(link)
+            if self.dialler.state is DiallerState.STOPPED:
+                self.dialler.start()
+            else:
+                self.clock.advance(self.wait())
+            self.assertEqual(expected, self.hosts_dialled())
+            self.dialler.lost(link, "no WELCOME in time")
+
+    def test_struck_is_a_last_resort(self) -> None:
+        """One that gave no WELCOME is tried when the others have failed, in the same attempt."""
+        self.two_gateways()
+        link = FakeLink(self)
+        self.answers.append(link)
+        self.dialler.start()
+        self.dialler.lost(link, "no WELCOME in time")
+        self.hosts_dialled()
+        self.answers += [ConnectionRefusedError(), FakeLink(self)]
+        self.clock.advance(self.wait())
+        self.assertEqual(["other", "gw"], self.hosts_dialled())
+        self.assertIs(DiallerState.GREETING, self.dialler.state)
+
+    def test_last_good_first(self) -> None:
+        """The address of a link that lasted is dialled first; of a short one it is not."""
+        self.two_gateways()
+        for lived, expected in ((60, "other"), (59, "gw")):
+            self.gateways = ("other:2",)
+            link = self.connected()
+            self.gateways = ("gw:1", "other:2")
+            self.clock.advance(lived)
+            self.dialler.lost(link, "cut")
+            self.hosts_dialled()
+            link = FakeLink(self)
+            self.answers.append(link)
+            self.clock.advance(self.wait())
+            self.assertEqual([expected], self.hosts_dialled())
+            self.dialler.welcomed(link, 0.0)
+            self.dialler.lost(link, "cut")
+
+    def test_planned_end_elsewhere_first(self) -> None:
+        """Make before break: with several gateways the one that goes is dialled last.
+
+        What it asks to wait for its own restart does not hold us back from another gateway.
+        """
+        self.two_gateways()
+        old = self.connected()
+        self.clock.advance(100)
+        self.hosts_dialled()
+        self.dialler.goaway_received(
+            old, GoAway(code="shutdown", retry_min_ms=30_000, retry_spread_ms=3000)
+        )
+        self.assertEqual(3, self.wait())
+        new = FakeLink(self)
+        self.answers.append(new)
+        self.clock.advance(3)
+        self.assertEqual(["other"], self.hosts_dialled())
+        self.assertEqual([], old.goodbyes)
+        self.dialler.welcomed(new, 0.0)
+        self.assertEqual(["none"], old.goodbyes)
 
     def test_one_name_fails(self) -> None:
         """A gateway that cannot be resolved does not hinder the others."""
@@ -312,6 +429,75 @@ class WatchdogTests(DiallerCase):
         """A welcomed link is left in peace: no timer of the dialler's is set."""
         self.connected()
         self.assertEqual([], self.clock.getDelayedCalls())
+
+
+class ResumeTests(DiallerCase):
+    """What follows when the machine has slept (K6)."""
+
+    def test_connected(self) -> None:
+        """The link is dead: it is dropped without a word, and dialled anew at once."""
+        link = self.connected(spread=60.0)
+        self.dialler.resumed("the machine slept")
+        self.assertEqual((["the machine slept"], []), (link.aborted, link.goodbyes))
+        self.assertEqual(3, self.wait())
+
+    def test_waiting(self) -> None:
+        """A long wait becomes a short one, a short one stays."""
+        self.dialler.start()
+        self.dialler.resumed("slept")
+        self.assertEqual(1, self.wait())
+        for _ in range(4):
+            self.clock.advance(self.wait())
+        self.assertEqual(16, self.wait())
+        self.dialler.resumed("slept")
+        self.assertEqual(3, self.wait())
+
+    def test_told_to_wait(self) -> None:
+        """A wait that a gateway asked for is kept."""
+        self.told(self.connected(), "auth")
+        self.dialler.resumed("slept")
+        self.assertEqual(3600, self.wait())
+
+    def test_dialling(self) -> None:
+        """An attempt under way is given up: its path is that of before the sleep."""
+        for hang in ("resolve", "dial"):
+            self.hosts["gw"] = Deferred() if hang == "resolve" else ["192.0.2.1"]
+            self.answers = [Deferred()]
+            if self.dialler.state is DiallerState.STOPPED:
+                self.dialler.start()
+            else:
+                self.clock.advance(self.wait())
+            self.dialler.resumed("slept")
+            self.assertEqual(3, self.wait())
+
+    def test_stopped(self) -> None:
+        """A dialler that was not started stays so."""
+        self.dialler.resumed("slept")
+        self.assertIs(DiallerState.STOPPED, self.dialler.state)
+
+
+class JournalTests(DiallerCase):
+    def test_notes(self) -> None:
+        """What failed is told by kind, with the address it is about."""
+        notes: list[tuple[str, str, str]] = []
+
+        class Notes:
+            def note(self, kind: str, message: str = "", *, target: str = "", **more: Any) -> None:
+                notes.append((kind, target, message))
+
+        self.gateways = ("gw:1", "lost:1")
+        self.hosts["lost"] = OSError(-2, "Name or service not known")
+        self.answers = [ConnectionRefusedError(), ProxyFailed("the proxy p:1 refuses: 403")]
+        self.dialler = Dialler(
+            self.clock, lambda: self.gateways, self.resolve, self.dial, self.random, journal=Notes()
+        )
+        self.dialler.start()
+        self.clock.advance(self.wait())
+        self.assertEqual(
+            [("dns", "lost:1"), ("tcp", "gw (192.0.2.1)")],
+            [(kind, target) for kind, target, _ in notes[:2]],
+        )
+        self.assertEqual(("proxy", "gw (192.0.2.1)", "the proxy p:1 refuses: 403"), notes[3])
 
 
 class StopTests(DiallerCase):

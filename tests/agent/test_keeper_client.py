@@ -12,6 +12,7 @@ from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.internet.protocol import Factory, Protocol
+from twisted.internet.task import deferLater
 from twisted.trial.unittest import TestCase
 
 from rshell_agent import __version__, keeper_client
@@ -140,6 +141,82 @@ class KeeperClientTests(TestCase):
         await client.ensure()
         self.assertEqual(__version__, client.identity["version"])
         os.kill(client.identity["pid"], signal.SIGTERM)
+
+    async def test_older_keeper_is_replaced_later(self) -> None:
+        """One that was kept is asked again, and is replaced once its sessions have ended."""
+        self.patch(keeper_client, "RETIRE_SECONDS", 0.01)
+        asked: list[str] = []
+        changes: list[bool] = []
+
+        def answers(call: dict[str, Any]) -> list[dict[str, Any]]:
+            asked.append(call["call"])
+            if len(asked) < 4:
+                return [{"retiring": False}]
+            self.addCleanup(port.stopListening)
+            reactor.callLater(0, port.stopListening)
+            return [{"retiring": True}]
+
+        port = self.play("0.0.1", answers)
+        replaced: Deferred[None] = Deferred()
+
+        def changed() -> None:
+            changes.append(client.connected)
+            if client.identity.get("version") == __version__:
+                replaced.callback(None)
+
+        client = self.client(changed=changed)
+        await client.ensure()
+        self.assertEqual("0.0.1", client.identity["version"])
+        await replaced
+        os.kill(client.identity["pid"], signal.SIGTERM)
+        self.assertEqual((["retire"] * 4, [True, False, True]), (asked, changes))
+
+    async def test_older_keeper_dies_in_between(self) -> None:
+        """One that dies before it is asked again is replaced as any other."""
+        port = self.play("0.0.1", lambda call: [{"retiring": False}])
+        client = self.client()
+        await client.ensure()
+        await port.stopListening()
+        transport: Any = self.connections[0].transport
+        transport.loseConnection()
+        await deferLater(reactor, 0.01)
+        await client.ensure()
+        self.assertEqual(__version__, client.identity["version"])
+        os.kill(client.identity["pid"], signal.SIGTERM)
+
+    async def test_stream_finds_it_gone(self) -> None:
+        """A stream that finds the keeper gone before we heard of it waits for the next one."""
+        port = self.play(__version__, lambda call: [])
+        client = self.client()
+        await client.ensure()
+        await port.stopListening()
+        stream = Protocol()
+        await client.connect_stream(stream)
+        self.assertTrue(stream.connected)
+        transport: Any = stream.transport
+        transport.abortConnection()
+        await client.ensure()
+        self.assertNotEqual(1, client.identity["pid"])
+        os.kill(client.identity["pid"], signal.SIGTERM)
+
+    async def test_no_common_version(self) -> None:
+        """A keeper that refuses our version is named as the reason, and is left alone."""
+        self.patch(keeper_client, "START_SECONDS", 0.2)
+        message = "this keeper speaks version 2"
+
+        class Newer(Protocol):
+            def dataReceived(self, data: bytes) -> None:
+                transport: Any = self.transport
+                body: dict[str, object] = {"code": "version", "message": message}
+                transport.write(wire.encode_map(wire.REFUSED, body))
+                transport.loseConnection()
+
+        factory = Factory.forProtocol(Newer)
+        factory.noisy = False
+        port = reactor.listenUNIX(str(self.home / "keeper.sock"), factory)
+        self.addCleanup(port.stopListening)
+        with self.assertRaisesRegex(KeeperUnavailable, message):
+            await self.client(start_keeper=False).ensure()
 
     async def test_garbage(self) -> None:
         """A keeper that breaks the protocol costs its connection, and is called again."""

@@ -187,7 +187,9 @@ ENTRY = {
     "login": "bob",
     "pid": 7,
     "started_ms_ago": 1500,
+    "attempt": 4,
     "attached": False,
+    "viewers": 1,
     "detached_ms": 3,
     "state": "finished",
     "outcome": {"status": "signal", "signal": "TERM", "exit_code": None, "core": True},
@@ -210,10 +212,20 @@ class SessionReportTests(SynchronousTestCase):
                 state="finished",
                 age_ms=1500,
                 ended_ms=3,
+                attempt=4,
+                detached_ms=3,
                 outcome=Outcome(status="signal", signal="TERM"),
             ),
             report_of(ENTRY),
         )
+
+    def test_report_of_a_running_one(self) -> None:
+        """S1: for how long nobody is attached is told of running ones too, and is no end."""
+        running = {**ENTRY, "state": "running", "outcome": None}
+        report = report_of(running)
+        self.assertEqual((0, 3, False), (report.ended_ms, report.detached_ms, report.attached))
+        report = report_of({**running, "attached": True, "detached_ms": None})
+        self.assertEqual((0, True), (report.detached_ms, report.attached))
 
     def test_batches(self) -> None:
         """S1: however many there are, each frame fits, and only the last says no more."""

@@ -28,6 +28,7 @@ class FakeTransport:
     Attributes:
         records: Each write, until taken.
         room: Writes it takes before it pauses its producer; None: any number.
+        reading: Whether the protocol wants to be given data.
     """
 
     def __init__(self) -> None:
@@ -35,6 +36,7 @@ class FakeTransport:
         self.room: int | None = None
         self.producer: Any = None
         self.paused = False
+        self.reading = True
         self.disconnecting = False
         self.aborted = False
         self.protocol: Any = None
@@ -67,6 +69,12 @@ class FakeTransport:
 
     def unregisterProducer(self) -> None:
         self.producer = None
+
+    def pauseProducing(self) -> None:
+        self.reading = False
+
+    def resumeProducing(self) -> None:
+        self.reading = True
 
     def loseConnection(self) -> None:
         self.disconnecting = True
@@ -202,9 +210,14 @@ class Line:
     """A dialler's and a gateway's `LinkProtocol` joined in memory, on one fake clock."""
 
     def __init__(
-        self, *, limits: LinkLimits = AT_GATEWAY_FROM_OPERATOR, greet: bool = True
+        self,
+        *,
+        limits: LinkLimits = AT_GATEWAY_FROM_OPERATOR,
+        greet: bool = True,
+        uniform: Callable[[float, float], float] = lambda low, high: 1.0,
     ) -> None:
         self.clock = Clock()
+        self._uniform = uniform
         self.wheel = TimerWheel(self.clock)
         self.dialler_owner, self.gateway_owner = Owner(), Owner()
         self.dialler = self.make(self.dialler_owner, True, AT_AGENT)
@@ -215,7 +228,7 @@ class Line:
 
     def make(self, owner: Owner, dialler: bool, limits: LinkLimits) -> LinkProtocol:
         link = LinkProtocol(
-            owner, self.wheel, dialler=dialler, limits=limits, uniform=lambda low, high: 1.0
+            owner, self.wheel, dialler=dialler, limits=limits, uniform=self._uniform
         )
         transport = FakeTransport()
         transport.protocol = link

@@ -9,9 +9,10 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
-from rshell.link.channel import SEND_BUFFER_BYTES, StreamChannel
+from rshell.link.channel import StreamChannel
 from rshell.link.core.constants import FrameType
 from rshell.link.core.messages import Open, Outcome
+from rshell.link.regulator import SEND_BUFFER_BYTES
 from tests.link.fakes import Application, Line, application
 from tests.link.pairs import request
 

@@ -375,7 +375,7 @@ class StreamTableTests(Base):
                 self.assertFalse(any(isinstance(e, LinkFailed) for e in events[:-1]))
             if turn < len(acts):
                 self.act(core, *acts[turn])
-            self.assertEqual(core._opened_here + core._opened_there, len(core.streams))
+            self.assertEqual(core._table.opened_here + core._table.opened_there, len(core.streams))
             record, _ = core.next_record()
             frames_of(record)
         if core.closed:

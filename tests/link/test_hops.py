@@ -7,11 +7,33 @@ from typing import Any
 from twisted.trial.unittest import SynchronousTestCase
 
 from rshell.link.channel import StreamChannel
-from rshell.link.core.messages import Open, Outcome
+from rshell.link.core.messages import Open, Opened, Outcome
 from rshell.link.hops import RelayedStream
 from rshell.link.protocol import LinkProtocol
-from tests.link.fakes import Application, Line
+from tests.link.fakes import Application, Line, Receiver
 from tests.link.pairs import request
+
+
+class Seen:
+    """Witnesses streams: what ended them, in order, and what passed before."""
+
+    def __init__(self) -> None:
+        self.accepted = 0
+        self.outcomes: list[dict[str, Any]] = []
+        self.taken = 0
+        self.broken: list[tuple[str, str]] = []
+
+    def stream_accepted(self) -> None:
+        self.accepted += 1
+
+    def outcome_passed(self, body: dict[str, Any]) -> None:
+        self.outcomes.append(body)
+
+    def outcome_taken(self) -> None:
+        self.taken += 1
+
+    def stream_broken(self, code: str, message: str) -> None:
+        self.broken.append((code, message))
 
 
 class HopsTests(SynchronousTestCase):
@@ -19,7 +41,7 @@ class HopsTests(SynchronousTestCase):
 
     def setUp(self) -> None:
         self.north, self.south = Line(), Line()
-        self.ended: list[tuple[Any, ...]] = []
+        self.seen = Seen()
         self.relayed: list[RelayedStream] = []
         self.device = Application()
         self.asked: list[tuple[LinkProtocol, int, Open]] = []
@@ -28,9 +50,7 @@ class HopsTests(SynchronousTestCase):
         self.operator = Application()
 
     def relay(self, link: LinkProtocol, number: int, opening: Open) -> None:
-        relayed = RelayedStream(
-            link, number, opening, self.south.gateway, lambda *args: self.ended.append(args), 4
-        )
+        relayed = RelayedStream(link, number, opening, self.south.gateway, self.seen, 4)
         self.relayed.append(relayed)
         relayed.open(Open(handler=opening.handler, session=opening.session, operator="ann"))
 
@@ -81,7 +101,8 @@ class HopsTests(SynchronousTestCase):
         self.assertEqual(self.operator.got, b"answererror")
         self.assertEqual(self.operator.said[-1], ("closed", "none", ""))
         self.assertEqual(self.device.said[-1], ("closed", "none", ""))
-        self.assertEqual(self.ended, [({"status": "ok"}, "none", "")])
+        self.assertEqual(self.seen.outcomes, [{"status": "ok"}])
+        self.assertEqual((self.seen.accepted, self.seen.taken, self.seen.broken), (1, 1, []))
         self.assertEqual(self.relayed[0].bytes_relayed, 300_011)
         self.assertEqual(self.streams(), 0)
 
@@ -90,7 +111,7 @@ class HopsTests(SynchronousTestCase):
         self.south.dialler_owner.on_request = lambda link, n, o: link.refuse(n, "policy", "no")
         self.call()
         self.assertEqual(self.operator.said, [("closed", "policy", "no")])
-        self.assertEqual(self.ended, [(None, "policy", "no")])
+        self.assertEqual(self.seen.broken, [("policy", "no")])
         self.assertEqual(self.streams(), 0)
 
     def test_device_link_lost(self) -> None:
@@ -99,7 +120,7 @@ class HopsTests(SynchronousTestCase):
         self.south.wire(self.south.gateway).lost()
         self.run_both()
         self.assertEqual(self.operator.said[-1][:2], ("closed", "link-lost"))
-        self.assertEqual([end[:2] for end in self.ended], [(None, "link-lost")])
+        self.assertEqual([code for code, _ in self.seen.broken], ["link-lost"])
 
     def test_device_link_lost_before_the_answer(self) -> None:
         """Before OPENED the operator is refused with link-lost."""
@@ -108,7 +129,7 @@ class HopsTests(SynchronousTestCase):
         self.south.wire(self.south.gateway).lost()
         self.run_both()
         self.assertEqual(self.operator.said[-1][:2], ("closed", "link-lost"))
-        self.assertEqual(len(self.ended), 1)
+        self.assertEqual(len(self.seen.broken), 1)
 
     def test_operator_link_lost(self) -> None:
         """When the operator's hop breaks, the device's end hears link-lost."""
@@ -116,7 +137,7 @@ class HopsTests(SynchronousTestCase):
         self.north.wire(self.north.gateway).lost()
         self.run_both()
         self.assertEqual(self.device.said[-1][:2], ("closed", "link-lost"))
-        self.assertEqual(len(self.ended), 1)
+        self.assertEqual(len(self.seen.broken), 1)
 
     def test_operator_gives_up_before_the_answer(self) -> None:
         """A RESET before OPENED ends the device's hop too."""
@@ -126,7 +147,7 @@ class HopsTests(SynchronousTestCase):
         self.run_both()
         link, number, _ = self.asked[0]
         self.assertFalse(link.waiting(number))
-        self.assertEqual(self.ended, [(None, "cancelled", "")])
+        self.assertEqual(self.seen.broken, [("cancelled", "")])
         self.assertEqual(self.streams(), 0)
 
     def test_answer_for_a_link_that_is_ending(self) -> None:
@@ -139,9 +160,9 @@ class HopsTests(SynchronousTestCase):
         self.south.run()
         self.assertFalse(self.south.gateway.closed)
         self.assertEqual(self.device.said[-1][:2], ("closed", "link-lost"))
-        self.assertEqual(self.ended, [(None, "link-lost", "the operator's link is gone")])
+        self.assertEqual(self.seen.broken, [("link-lost", "the operator's link is gone")])
         self.north.wire(self.north.gateway).lost()
-        self.assertEqual(len(self.ended), 1)
+        self.assertEqual(len(self.seen.broken), 1)
         self.assertEqual(self.flushLoggedErrors(), [])
 
     def test_ended_by_the_gate(self) -> None:
@@ -152,7 +173,7 @@ class HopsTests(SynchronousTestCase):
         self.run_both()
         for said in (self.operator.said, self.device.said):
             self.assertEqual(said[-1], ("closed", "revoked", "the role changed"))
-        self.assertEqual(self.ended, [(None, "revoked", "the role changed")])
+        self.assertEqual(self.seen.broken, [("revoked", "the role changed")])
         self.assertEqual(self.streams(), 0)
 
     def test_budgets_are_returned(self) -> None:
@@ -164,3 +185,63 @@ class HopsTests(SynchronousTestCase):
         for line in (self.north, self.south):
             for link in (line.dialler, line.gateway):
                 self.assertEqual(link.receive_budget._streams, 0)
+
+    def test_displaced(self) -> None:
+        """A higher attempt took over: the operator hears duplicate, the device link-lost (R3)."""
+        self.call()
+        self.relayed[0].displaced("attempt 2 took over")
+        self.run_both()
+        self.assertEqual(self.operator.said[-1], ("closed", "duplicate", "attempt 2 took over"))
+        self.assertEqual(self.device.said[-1][:2], ("closed", "link-lost"))
+        self.assertEqual(self.seen.broken, [("duplicate", "attempt 2 took over")])
+        self.assertEqual(self.streams(), 0)
+
+    def test_displaced_before_the_answer(self) -> None:
+        """Likewise of an OPEN that nobody has answered: the device's end of it is given up."""
+        self.south.dialler_owner.on_request = self.ask
+        self.call()
+        self.relayed[0].displaced("attempt 2 took over")
+        self.run_both()
+        link, number, _ = self.asked[0]
+        self.assertFalse(link.waiting(number))
+        self.assertEqual(self.operator.said, [("closed", "duplicate", "attempt 2 took over")])
+        self.assertEqual(self.streams(), 0)
+
+    def test_outcome_that_is_not_taken(self) -> None:
+        """The operator's hop breaks after the outcome passed: the device may still be asked."""
+        channel = self.call()
+        channel.pauseProducing()
+        self.device.channel.write(bytes(100))
+        self.device.channel.finish(Outcome(status="ok"))
+        self.run_both()
+        self.assertEqual((self.seen.outcomes, self.seen.taken), ([{"status": "ok"}], 0))
+        self.north.wire(self.north.gateway).lost()
+        self.run_both()
+        self.assertEqual(self.seen.taken, 0)
+        self.assertEqual([code for code, _ in self.seen.broken], ["link-lost"])
+        self.assertEqual(self.device.said[-1][:2], ("closed", "link-lost"))
+
+    def test_peers_own_link_lost(self) -> None:
+        """RESET link-lost said by a peer passes like a broken hop: detached, nothing cancelled."""
+        channel = self.call()
+        channel.reset("link-lost", "said by the client")
+        self.run_both()
+        self.assertEqual(self.device.said[-1], ("closed", "link-lost", "said by the client"))
+        self.assertEqual(self.seen.broken, [("link-lost", "said by the client")])
+        self.assertFalse(self.north.gateway.closed or self.south.gateway.closed)
+
+    def test_replay_passes(self) -> None:
+        """What OPENED says of gap and replay reaches the operator unchanged (R5, R8)."""
+        self.south.dialler_owner.on_request = self.ask
+        told: list[Opened] = []
+
+        class Opening(Application):
+            def channel_opened(self, opened: Opened) -> None:
+                told.append(opened)
+
+        self.operator = Opening()
+        self.call()
+        link, number, opening = self.asked[0]
+        link.accept(number, opening, Opened(0, 4096, 0, 7, 5), Receiver(), 4)
+        self.run_both()
+        self.assertEqual([(opened.gap, opened.replay) for opened in told], [(7, 5)])

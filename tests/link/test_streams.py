@@ -72,7 +72,7 @@ class NumberTests(Base):
     def test_used_up(self) -> None:
         """When our own numbers are used up no stream is opened any more."""
         core = connection("dialler open")
-        core._next_local = MAX_STREAM
+        core._table._next_local = MAX_STREAM
         self.assertEqual(core.open_stream(request(), Talker()), MAX_STREAM)
         self.assertRaises(LocalProtocolError, core.open_stream, request(), Talker())
 

@@ -10,13 +10,12 @@ It keeps no byte of a stream: sources (sources.py) are asked for frames when it 
 from __future__ import annotations
 
 from collections.abc import Callable
-from enum import Enum, auto
 from typing import Final
 
 from rshell.link.core import messages
 from rshell.link.core.constants import (
+    HEADER_SIZE,
     MAX_OFFSET,
-    MAX_STREAM,
     PROTOCOL_MAX,
     PROTOCOL_MIN,
     RECORD_SIZE,
@@ -43,8 +42,9 @@ from rshell.link.core.events import (
     StreamReset,
     WelcomeReceived,
 )
+from rshell.link.core.figures import CONTROL, DelayWindow, class_of
 from rshell.link.core.frames import Frame, FrameReader, encode_frame
-from rshell.link.core.limits import LinkLimits, TokenBucket
+from rshell.link.core.limits import LinkLimits, Quotas
 from rshell.link.core.messages import (
     Advice,
     GoAway,
@@ -58,64 +58,13 @@ from rshell.link.core.messages import (
 )
 from rshell.link.core.outgoing import LIMIT_FIELDS, Outgoing
 from rshell.link.core.sources import FrameSource
+from rshell.link.core.states import LinkState, check_frame, choose_version
 from rshell.link.core.streams import LinkStream, StreamState, check_window
+from rshell.link.core.table import StreamTable
 
 __all__ = ["LinkConnection", "LinkState", "choose_version"]
 
 _PING_SIZE: Final = 8
-
-
-class LinkState(Enum):
-    """Where a link stands."""
-
-    AWAITING_HELLO = auto()
-    JUDGING = auto()
-    AWAITING_WELCOME = auto()
-    OPEN = auto()
-    CLOSED = auto()
-
-
-#: Frames that may arrive in a state; what is absent is a protocol error (rule W5).
-_ALLOWED: Final[dict[LinkState, frozenset[int]]] = {
-    LinkState.AWAITING_HELLO: frozenset({FrameType.HELLO}),
-    LinkState.JUDGING: frozenset({FrameType.GOAWAY}),
-    LinkState.AWAITING_WELCOME: frozenset({FrameType.WELCOME, FrameType.GOAWAY}),
-    LinkState.OPEN: frozenset(FrameType)
-    - {FrameType.HELLO, FrameType.WELCOME, FrameType.JOIN, FrameType.JOINED},
-    LinkState.CLOSED: frozenset(),
-}
-_LINK_FRAMES: Final = frozenset(
-    {
-        FrameType.HELLO,
-        FrameType.WELCOME,
-        FrameType.PING,
-        FrameType.PONG,
-        FrameType.GOAWAY,
-        FrameType.SESSIONS,
-        FrameType.ADVICE,
-    }
-)
-
-
-def choose_version(theirs: messages.VersionRange) -> int:
-    """Return the highest version both sides speak.
-
-    Raises:
-        RemoteProtocolError: There is none; the text names the side that must be upgraded.
-    """
-    if theirs.max < PROTOCOL_MIN or theirs.max < theirs.min:
-        raise RemoteProtocolError(
-            ErrorCode.VERSION,
-            f"the dialler speaks link protocol {theirs.min} to {theirs.max}, this gateway "
-            f"{PROTOCOL_MIN} to {PROTOCOL_MAX}: upgrade the dialler",
-        )
-    if theirs.min > PROTOCOL_MAX:
-        raise RemoteProtocolError(
-            ErrorCode.VERSION,
-            f"the dialler speaks link protocol {theirs.min} to {theirs.max}, this gateway "
-            f"{PROTOCOL_MIN} to {PROTOCOL_MAX}: upgrade the gateway",
-        )
-    return min(theirs.max, PROTOCOL_MAX)
 
 
 class LinkConnection:
@@ -124,24 +73,29 @@ class LinkConnection:
     Args:
         dialler: Whether this side opened the TCP connection (agent, operator's client).
         limits: What this side accepts from the other.
+
+    Attributes:
+        now: Seconds of a clock that never goes back, set by the owner before it calls; only
+            rates and waiting times are measured by it.
+        streams: Those that are not over, by number.
+        failure: Why the link failed, None while it did not.
     """
 
     def __init__(self, *, dialler: bool, limits: LinkLimits) -> None:
         self.dialler = dialler
+        self.now = 0.0
         self.state = LinkState.AWAITING_WELCOME if dialler else LinkState.AWAITING_HELLO
-        self.streams: dict[int, LinkStream] = {}
+        self._table = StreamTable(dialler=dialler)
+        self.streams = self._table.streams
         self.goaway_sent = False
         self.goaway_received = False
-        #: Why the link failed, None while it did not.
         self.failure: RemoteProtocolError | None = None
         self.peer_max_streams = 0
         self._reader = FrameReader()
         self._outgoing = Outgoing(self.streams, self._grant_limits)
+        self.bytes = self._outgoing.bytes
+        self._failure_told = False
         self._ping_outstanding: bytes | None = None
-        self._next_local = 1 if dialler else 2
-        self._highest_remote = 0
-        self._opened_here = 0
-        self._opened_there = 0
         self._handlers: dict[int, Callable[[Frame, float], LinkEvent | None]] = {
             FrameType.HELLO: self._hello,
             FrameType.WELCOME: self._welcome,
@@ -163,11 +117,7 @@ class LinkConnection:
     def use_limits(self, limits: LinkLimits) -> None:
         """Set what this side accepts; a gateway does so once it knows who dialled."""
         self.limits = limits
-        self._open_bucket = _bucket(limits.open_rate, limits.open_burst)
-        self._reset_bucket = _bucket(limits.reset_rate, limits.reset_rate)
-        self._ping_bucket = _bucket(limits.ping_rate, limits.ping_rate)
-        self._event_bucket = _bucket(limits.event_rate, limits.event_rate)
-        self._limit_allowance = limits.limit_floor
+        self._quotas = Quotas(limits)
 
     @property
     def closed(self) -> bool:
@@ -176,34 +126,54 @@ class LinkConnection:
 
     # -- receiving ---------------------------------------------------------------------------
 
-    def receive_data(self, data: bytes, now: float) -> list[LinkEvent]:
-        """Take received bytes and return what they mean, in order.
+    def feed(self, data: bytes) -> None:
+        """Take received bytes, cut anywhere; ask what they mean with `next_event`."""
+        if not self.closed:
+            self._reader.feed(data)
 
-        Args:
-            data: Any number of bytes, cut anywhere.
-            now: Seconds of a clock that never goes back; used for rates only.
+    def next_event(self) -> LinkEvent | None:
+        """Return what the received bytes mean next, or None when more of them are needed.
 
-        Returns:
-            Events.  `LinkFailed` is the last one if the peer broke a rule; nothing after the
-            offending frame is acted upon (rule W4).
+        `LinkFailed` is the last one if the peer broke a rule; nothing after the offending frame
+        is acted upon (rule W4).
         """
-        events: list[LinkEvent] = []
-        if self.closed:
-            return events
-        self._reader.feed(data)
         try:
             while not self.closed:
                 frame = self._reader.next_frame()
                 if frame is None:
                     break
-                event = self._frame(frame, now)
+                check_frame(frame, self.state)
+                event = self._handlers[frame.type](frame, self.now)
+                self._count(frame)
                 if event is not None:
-                    events.append(event)
+                    return event
         except RemoteProtocolError as error:
             self.fail(error)
-        if self.failure is not None:
-            events.append(LinkFailed(self.failure))
+        if self.failure is not None and not self._failure_told:
+            self._failure_told = True
+            return LinkFailed(self.failure)
+        return None
+
+    def receive_data(self, data: bytes, now: float) -> list[LinkEvent]:
+        """Take received bytes and return all that they mean, in order; see `next_event`.
+
+        Args:
+            data: Any number of bytes, cut anywhere.
+            now: Sets `now`.
+        """
+        self.now = now
+        self.feed(data)
+        events: list[LinkEvent] = []
+        while (event := self.next_event()) is not None:
+            events.append(event)
         return events
+
+    def _count(self, frame: Frame) -> None:
+        place = CONTROL
+        if frame.type == FrameType.DATA:
+            stream = self.streams.get(frame.stream)
+            place = class_of(WEIGHT_NORMAL if stream is None else stream.flow.weight)
+        self.bytes.received[place] += HEADER_SIZE + len(frame.payload)
 
     def fail(self, error: RemoteProtocolError) -> None:
         """Queue GOAWAY with the error's code and accept nothing more."""
@@ -221,18 +191,6 @@ class LinkConnection:
         self._queue(encode_frame(FrameType.GOAWAY, 0, messages.encode(goaway)))
         self.goaway_sent = True
         self._reader.clear()
-
-    def _frame(self, frame: Frame, now: float) -> LinkEvent | None:
-        if frame.type not in _ALLOWED[self.state]:
-            raise RemoteProtocolError(
-                ErrorCode.PROTOCOL,
-                f"{FrameType(frame.type).name} while {self.state.name.lower().replace('_', ' ')}",
-            )
-        if (frame.type in _LINK_FRAMES) != (frame.stream == 0):
-            raise RemoteProtocolError(
-                ErrorCode.PROTOCOL, f"{FrameType(frame.type).name} on stream {frame.stream}"
-            )
-        return self._handlers[frame.type](frame, now)
 
     def _hello(self, frame: Frame, now: float) -> LinkEvent:
         hello = messages.decode(frame.payload, Hello)
@@ -254,7 +212,7 @@ class LinkConnection:
     def _ping(self, frame: Frame, now: float) -> None:
         if len(frame.payload) != _PING_SIZE:
             raise RemoteProtocolError(ErrorCode.PROTOCOL, "PING is 8 bytes")
-        self._spend(self._ping_bucket, now, "PING")
+        self._quotas.ping(now)
         self._outgoing.pong = frame.payload
 
     def _pong_received(self, frame: Frame, now: float) -> LinkEvent | None:
@@ -278,38 +236,36 @@ class LinkConnection:
 
     def _open(self, frame: Frame, now: float) -> LinkEvent | None:
         number = frame.stream
-        remote_parity = 0 if self.dialler else 1
-        if number % 2 != remote_parity or number <= self._highest_remote or number > MAX_STREAM:
-            raise RemoteProtocolError(ErrorCode.PROTOCOL, f"OPEN of stream {number}")
-        self._spend(self._open_bucket, now, "OPEN")
-        self._highest_remote = number
+        self._table.check_remote(number)
+        self._quotas.open(now)
+        self._table.claim_remote(number)
         request = messages.decode(frame.payload, Open)
         # Judged here and not in `accept`, which is called when the fault is no longer the caller's.
         check_window(request.start.consumed, request.start.limit)
         if self.goaway_sent:
             self._refuse(number, ErrorCode.SHUTDOWN, "this side is going away")
             return None
-        if self._opened_there >= self.limits.max_streams:
+        if self._table.opened_there >= self.limits.max_streams:
             self._refuse(
                 number, ErrorCode.STREAMS, f"at most {self.limits.max_streams} streams at once"
             )
             return None
-        self._add(LinkStream(number, local=False))
+        self._table.add(LinkStream(number, local=False))
         return StreamRequested(number, request)
 
     def _opened(self, frame: Frame, now: float) -> LinkEvent | None:
-        stream = self._stream(frame)
+        stream = self._table.find(frame)
         if stream is None:
             return None
         if not stream.local or stream.state is not StreamState.ASKED:
             raise RemoteProtocolError(ErrorCode.PROTOCOL, f"OPENED on stream {stream.number}")
         opened = messages.decode(frame.payload, Opened)
         stream.accepted_by_peer(opened)
-        self._outgoing.wake(stream)
+        self._outgoing.wake(stream, self.now)
         return StreamOpened(stream.number, opened)
 
     def _refused(self, frame: Frame, now: float) -> LinkEvent | None:
-        stream = self._stream(frame)
+        stream = self._table.find(frame)
         if stream is None:
             return None
         if not stream.local or stream.state is not StreamState.ASKED:
@@ -319,7 +275,7 @@ class LinkConnection:
         return StreamRefused(stream.number, refused)
 
     def _data(self, frame: Frame, now: float) -> LinkEvent | None:
-        stream = self._stream(frame, StreamState.OPEN)
+        stream = self._table.find(frame, StreamState.OPEN)
         if stream is None:
             return None
         eof = bool(frame.flags & FrameFlag.EOF)
@@ -329,11 +285,8 @@ class LinkConnection:
     def _limit(self, frame: Frame, now: float) -> LinkEvent | None:
         if len(frame.payload) != LIMIT_FIELDS.size:
             raise RemoteProtocolError(ErrorCode.PROTOCOL, "LIMIT is three 8-byte numbers")
-        if self._limit_allowance is not None:
-            self._limit_allowance -= 1
-            if self._limit_allowance < 0:
-                raise RemoteProtocolError(ErrorCode.OVERLOAD, "too many LIMIT frames")
-        stream = self._stream(frame, StreamState.OPEN)
+        self._quotas.limit()
+        stream = self._table.find(frame, StreamState.OPEN)
         if stream is None:
             return None
         consumed, limit, events = LIMIT_FIELDS.unpack(frame.payload)
@@ -341,7 +294,7 @@ class LinkConnection:
             raise RemoteProtocolError(ErrorCode.FLOW_CONTROL, "a LIMIT beyond 2^63")
         if not stream.limit_received(consumed, limit, events):
             return None
-        self._outgoing.wake(stream)
+        self._outgoing.wake(stream, self.now)
         finished = stream.outcome_acknowledged
         if finished:
             self._forget(stream)
@@ -351,19 +304,19 @@ class LinkConnection:
 
     def _reset(self, frame: Frame, now: float) -> LinkEvent | None:
         reset = messages.decode(frame.payload, Reset)
-        stream = self._stream(frame)
+        stream = self._table.find(frame)
         if stream is None or not stream.local:
             # The one RESET of a stream that we opened is not the peer's to account for.
-            self._spend(self._reset_bucket, now, "RESET")
+            self._quotas.reset(now)
         if stream is None:
             return None
         self._forget(stream)
         return StreamReset(stream.number, reset.code, reset.message)
 
     def _event(self, frame: Frame, now: float) -> LinkEvent | None:
-        stream = self._stream(frame, StreamState.OPEN)
+        stream = self._table.find(frame, StreamState.OPEN)
         if stream is None:
-            self._spend(self._event_bucket, now, "EVENT")
+            self._quotas.event(now)
             return None
         event = messages.decode_event(frame.payload)
         first_outcome = (
@@ -374,39 +327,11 @@ class LinkConnection:
         )
         if not first_outcome:
             # The one outcome of a stream that we opened is not the peer's to account for.
-            self._spend(self._event_bucket, now, "EVENT")
+            self._quotas.event(now)
         urgent = bool(frame.flags & FrameFlag.URGENT)
         if not stream.event_received(event, urgent):
             return None
         return EventReceived(stream.number, event, urgent, frame.payload)
-
-    def _stream(self, frame: Frame, state: StreamState | None = None) -> LinkStream | None:
-        """Return the frame's stream; None if it is over; fail if it never was (rule W8)."""
-        stream = self.streams.get(frame.stream)
-        if stream is None:
-            local_parity = 1 if self.dialler else 0
-            highest = (
-                self._next_local - 2 if frame.stream % 2 == local_parity else self._highest_remote
-            )
-            if frame.stream > highest:
-                raise RemoteProtocolError(
-                    ErrorCode.PROTOCOL,
-                    f"{FrameType(frame.type).name} on stream {frame.stream}, never opened",
-                )
-            return None
-        if state is not None and stream.state is not state:
-            raise RemoteProtocolError(
-                ErrorCode.PROTOCOL,
-                f"{FrameType(frame.type).name} on stream {frame.stream} before OPENED",
-            )
-        return stream
-
-    @staticmethod
-    def _spend(bucket: TokenBucket | None, now: float, what: str) -> None:
-        if bucket is not None and not bucket.take(now):
-            raise RemoteProtocolError(
-                ErrorCode.OVERLOAD, f"more than {bucket.rate:g} {what} frames a second"
-            )
 
     # -- link control ------------------------------------------------------------------------
 
@@ -458,7 +383,7 @@ class LinkConnection:
     @property
     def streams_opened_here(self) -> int:
         """Streams that this side opened and that are not over."""
-        return self._opened_here
+        return self._table.opened_here
 
     def open_stream(self, request: Open, source: FrameSource, weight: int = WEIGHT_NORMAL) -> int:
         """Ask the peer for a stream.
@@ -472,20 +397,17 @@ class LinkConnection:
         """
         if self.state is not LinkState.OPEN or self.goaway_received or self.goaway_sent:
             raise LocalProtocolError("the link does not take new streams")
-        if self._opened_here >= self.peer_max_streams:
+        if self._table.opened_here >= self.peer_max_streams:
             raise LocalProtocolError(f"the peer takes {self.peer_max_streams} streams at once")
         payload = messages.encode(request)
-        number = self._next_local
-        if number > MAX_STREAM:
-            raise LocalProtocolError("stream numbers are used up: dial anew")
-        self._next_local += 2
+        number = self._table.next_number()
         stream = LinkStream(number, local=True, weight=weight)
         stream.source = source
         start = request.start
         stream.receive_offset = start.consumed
         stream.receive_limit = start.limit
         stream.receive_events = start.events
-        self._add(stream)
+        self._table.add(stream)
         self._queue(encode_frame(FrameType.OPEN, number, payload))
         return number
 
@@ -505,7 +427,7 @@ class LinkConnection:
         stream.accepted_here(request.start, opened)
         self._queue(encode_frame(FrameType.OPENED, number, payload))
         self._grant_limits()
-        self._outgoing.wake(stream)
+        self._outgoing.wake(stream, self.now)
 
     def refuse(self, number: int, code: ErrorCode | str, message: str) -> None:
         """Answer REFUSED: the stream is over."""
@@ -525,7 +447,7 @@ class LinkConnection:
         """Note that the source of a stream may have a frame, an urgent event or a LIMIT."""
         stream = self.streams.get(number)
         if stream is not None and stream.state is StreamState.OPEN:
-            self._outgoing.wake(stream)
+            self._outgoing.wake(stream, self.now)
 
     def waiting(self, number: int) -> bool:
         """Whether the peer still waits for this side's answer to its OPEN."""
@@ -547,28 +469,29 @@ class LinkConnection:
         payload = messages.encode(Refused(str(code), message[:256]))
         self._queue(encode_frame(FrameType.REFUSED, number, payload))
 
-    def _add(self, stream: LinkStream) -> None:
-        self.streams[stream.number] = stream
-        if stream.local:
-            self._opened_here += 1
-        else:
-            self._opened_there += 1
-
     def _forget(self, stream: LinkStream) -> None:
-        if self.streams.pop(stream.number, None) is None:
-            return
-        self._outgoing.forget(stream)
-        if stream.local:
-            self._opened_here -= 1
-        else:
-            self._opened_there -= 1
+        if self._table.remove(stream):
+            self._outgoing.forget(stream)
 
     def _grant_limits(self) -> None:
-        """Let the peer send LIMITs for what we send it (section 13)."""
-        if self._limit_allowance is not None:
-            self._limit_allowance += 4
+        self._quotas.grant_limits()
 
     # -- sending -----------------------------------------------------------------------------
+
+    @property
+    def data_frames_sent(self) -> int:
+        """How many DATA frames were sent."""
+        return self._outgoing.data_frames
+
+    @property
+    def sparse_sent_at(self) -> float:
+        """When a sparse stream last sent something, as `now` was then; minus infinity before."""
+        return self._outgoing.sparse_sent_at
+
+    @property
+    def sparse_delays(self) -> DelayWindow:
+        """What frames of sparse streams waited here."""
+        return self._outgoing.sparse_delays
 
     @property
     def has_output(self) -> bool:
@@ -581,7 +504,7 @@ class LinkConnection:
         Call it when the transport asks, once per record, so that what comes first (see
         outgoing.py) can still come first.
         """
-        record, told = self._outgoing.next_record(size)
+        record, told = self._outgoing.next_record(size, self.now)
         finished: list[LinkEvent] = []
         for stream in told:
             self._forget(stream)
@@ -594,7 +517,3 @@ class LinkConnection:
             self.fail(
                 RemoteProtocolError(ErrorCode.OVERLOAD, "the peer does not read what it asked for")
             )
-
-
-def _bucket(rate: float | None, burst: float | None) -> TokenBucket | None:
-    return None if rate is None else TokenBucket(rate, burst or rate)

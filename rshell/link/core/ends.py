@@ -25,6 +25,10 @@ from rshell.link.core.sources import OutData, OutEvent, OutLimit
 __all__ = ["ResumeLost", "StreamEnd"]
 
 
+#: Of these urgent events a newer one that waits makes an older one needless.
+_NEWEST_ONLY = frozenset({"window", "cancel"})
+
+
 class ResumeLost(Exception):
     """The other end states positions from which this end cannot go on."""
 
@@ -86,6 +90,10 @@ class StreamEnd:
         """The link is gone: keep everything."""
         self._wake = _nothing
 
+    def use_budget(self, budget: CreditBudget) -> None:
+        """Share the budget of another link from now on; limits that were given stay given."""
+        self._budget = budget
+
     def positions(self) -> Positions:
         """Return what to state in ``resume`` or OPENED (rule R2).
 
@@ -106,6 +114,22 @@ class StreamEnd:
         Raises:
             ResumeLost: They are outside what this end has sent and kept.
         """
+        self.check(peer)
+        self.acknowledged(peer.consumed, peer.events)
+        self._unsent.extendleft(reversed(self._retained))
+        self._retained.clear()
+        self._sent = self._retained_start = peer.consumed
+        self._eof_sent = False
+        self._requeue_events()
+        self._next_seq = peer.events + 1
+        self._skip(gap)
+
+    def check(self, peer: Positions) -> None:
+        """Judge stated positions, and change nothing.
+
+        Raises:
+            ResumeLost: They are outside what this end has sent and kept.
+        """
         if not self._retained_start <= peer.consumed <= self._sent:
             raise ResumeLost(
                 f"the other end is at {peer.consumed}, "
@@ -115,13 +139,30 @@ class StreamEnd:
             raise ResumeLost(
                 f"the other end saw event {peer.events}, sent are {self._next_seq - 1}"
             )
-        self.acknowledged(peer.consumed, peer.events)
-        self._unsent.extendleft(reversed(self._retained))
-        self._retained.clear()
+        for note in self._unacknowledged:
+            if note.seq > peer.events and not note.urgent and note.at < peer.consumed:
+                raise ResumeLost(f"the other end missed the event at {note.at}")
+
+    def join(self, peer: Positions, gap: int = 0) -> None:
+        """Begin where the other end is: it may have a past with somebody else (rule R8).
+
+        Args:
+            peer: What the other end stated; what was written here so far follows it.
+            gap: As in `resume`.
+
+        Raises:
+            LocalProtocolError: This end has sent something already.
+        """
+        if self._sent or self._next_seq > 1:
+            raise LocalProtocolError("join is for an end that has sent nothing")
+        self._written += peer.consumed
         self._sent = self._retained_start = peer.consumed
-        self._eof_sent = False
-        self._requeue_events()
+        self._ordered = deque(note._replace(at=note.at + peer.consumed) for note in self._ordered)
         self._next_seq = peer.events + 1
+        self._skip(gap)
+
+    def _skip(self, gap: int) -> None:
+        """Count lost bytes of the other end as taken, and tell so."""
         self._received += gap
         self._consumed += gap
         self._announce_now = gap > 0
@@ -153,6 +194,16 @@ class StreamEnd:
         return self._written - self._retained_start
 
     @property
+    def kept_from(self) -> int:
+        """The offset of the oldest byte that can still be sent again."""
+        return self._retained_start
+
+    @property
+    def urgent_waiting(self) -> int:
+        """Urgent events that are not on the wire yet."""
+        return len(self._urgent)
+
+    @property
     def drained(self) -> bool:
         """Whether everything written was consumed and every event seen by the other end."""
         return not (self.retained or self._ordered or self._urgent or self._unacknowledged)
@@ -180,7 +231,7 @@ class StreamEnd:
     def send_event(self, kind: str, body: dict[str, Any], *, urgent: bool = False) -> None:
         """Send an event: behind all bytes written so far, or at once if ``urgent``.
 
-        Of window events that wait only the newest is kept.
+        Of window events that wait only the newest is kept, and of cancel events one.
 
         Raises:
             LocalProtocolError: After the outcome, or the event does not fit into a frame.
@@ -191,8 +242,8 @@ class StreamEnd:
         if kind == "outcome":
             self._outcome_written = self._eof_written = True
         if urgent:
-            if kind == "window":
-                self._urgent = deque(note for note in self._urgent if note.kind != "window")
+            if kind in _NEWEST_ONLY:
+                self._urgent = deque(note for note in self._urgent if note.kind != kind)
             self._urgent.append(_Note(0, 0, kind, body, True))
         else:
             self._ordered.append(_Note(0, self._written, kind, body, False))

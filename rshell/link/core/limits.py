@@ -10,6 +10,7 @@ from rshell.link.core.constants import (
     GATEWAY_LINK_BUDGET,
     MIN_WINDOW,
 )
+from rshell.link.core.errors import ErrorCode, RemoteProtocolError
 
 __all__ = [
     "AT_AGENT",
@@ -18,6 +19,7 @@ __all__ = [
     "AT_GATEWAY_FROM_OPERATOR",
     "CreditBudget",
     "LinkLimits",
+    "Quotas",
     "TokenBucket",
 ]
 
@@ -90,6 +92,62 @@ class LinkLimits:
     limit_floor: int | None
     receive_budget: int
     control_queue_bytes: int = CONTROL_QUEUE_BYTES
+
+
+class Quotas:
+    """What the peer of one link may still ask of us, by the rates of its `LinkLimits`.
+
+    Args:
+        limits: Those of this side.
+    """
+
+    __slots__ = ("_events", "_limits_left", "_opens", "_pings", "_resets")
+
+    def __init__(self, limits: LinkLimits) -> None:
+        self._opens = _bucket(limits.open_rate, limits.open_burst)
+        self._resets = _bucket(limits.reset_rate, limits.reset_rate)
+        self._pings = _bucket(limits.ping_rate, limits.ping_rate)
+        self._events = _bucket(limits.event_rate, limits.event_rate)
+        self._limits_left = limits.limit_floor
+
+    def open(self, now: float) -> None:
+        """Charge an OPEN; this and the others raise RemoteProtocolError when it is too much."""
+        _spend(self._opens, now, "OPEN")
+
+    def reset(self, now: float) -> None:
+        """Charge a RESET."""
+        _spend(self._resets, now, "RESET")
+
+    def ping(self, now: float) -> None:
+        """Charge a PING."""
+        _spend(self._pings, now, "PING")
+
+    def event(self, now: float) -> None:
+        """Charge an EVENT."""
+        _spend(self._events, now, "EVENT")
+
+    def limit(self) -> None:
+        """Charge a LIMIT: by what we sent, not by time."""
+        if self._limits_left is not None:
+            self._limits_left -= 1
+            if self._limits_left < 0:
+                raise RemoteProtocolError(ErrorCode.OVERLOAD, "too many LIMIT frames")
+
+    def grant_limits(self) -> None:
+        """Let the peer send LIMITs for what we send it (section 13)."""
+        if self._limits_left is not None:
+            self._limits_left += 4
+
+
+def _bucket(rate: float | None, burst: float | None) -> TokenBucket | None:
+    return None if rate is None else TokenBucket(rate, burst or rate)
+
+
+def _spend(bucket: TokenBucket | None, now: float, what: str) -> None:
+    if bucket is not None and not bucket.take(now):
+        raise RemoteProtocolError(
+            ErrorCode.OVERLOAD, f"more than {bucket.rate:g} {what} frames a second"
+        )
 
 
 AT_GATEWAY_FROM_DEVICE = LinkLimits(

@@ -13,6 +13,7 @@ from struct import Struct
 from typing import Final
 
 from rshell.link.core.constants import HEADER_SIZE, FrameFlag, FrameType
+from rshell.link.core.figures import CONTROL, ByteCounts, DelayWindow, class_of
 from rshell.link.core.frames import encode_frame, pack_header
 from rshell.link.core.scheduler import Scheduler
 from rshell.link.core.sources import OutData, OutEvent, OutLimit
@@ -35,15 +36,35 @@ class Outgoing:
     Attributes:
         pong: The payload of the newest PING that waits for its PONG (rule L3).
         queued_bytes: Frames of the link that wait.
+        bytes: What was sent, and received (the link counts that), by class.
+        data_frames: DATA frames sent.
+        sparse_sent_at: When a sparse stream last sent something.
+        sparse_delays: How long the frames of sparse streams waited since their stream woke.
     """
 
-    __slots__ = ("_attention", "_frames", "_scheduler", "_sent", "_streams", "pong", "queued_bytes")
+    __slots__ = (
+        "_attention",
+        "_frames",
+        "_scheduler",
+        "_sent",
+        "_streams",
+        "bytes",
+        "data_frames",
+        "pong",
+        "queued_bytes",
+        "sparse_delays",
+        "sparse_sent_at",
+    )
 
     def __init__(self, streams: Mapping[int, LinkStream], sent: Callable[[], None]) -> None:
         self._streams = streams
         self._sent = sent
         self.pong: bytes | None = None
         self.queued_bytes = 0
+        self.bytes = ByteCounts()
+        self.data_frames = 0
+        self.sparse_sent_at = float("-inf")
+        self.sparse_delays = DelayWindow()
         self._frames: deque[bytes] = deque()
         self._scheduler = Scheduler()
         #: Streams that may have a LIMIT or an urgent event.
@@ -63,17 +84,17 @@ class Outgoing:
         self.queued_bytes = 0
         self.pong = None
 
-    def wake(self, stream: LinkStream) -> None:
+    def wake(self, stream: LinkStream, now: float = 0.0) -> None:
         """A stream's source may have something."""
         self._attention[stream.number] = stream
-        self._scheduler.wake(stream.flow)
+        self._scheduler.wake(stream.flow, now)
 
     def forget(self, stream: LinkStream) -> None:
         """A stream is over."""
         self._scheduler.remove(stream.flow)
         self._attention.pop(stream.number, None)
 
-    def next_record(self, size: int) -> tuple[bytes, list[LinkStream]]:
+    def next_record(self, size: int, now: float = 0.0) -> tuple[bytes, list[LinkStream]]:
         """Return up to ``size`` bytes, and the streams whose outcome this acknowledges.
 
         A record is longer only by an event that did not fit any more.
@@ -93,7 +114,10 @@ class Outgoing:
         told: list[LinkStream] = []
         if not self._frames:
             room = self._collect_attention(parts, room, told)
-            self._collect_streams(parts, room)
+            self.bytes.sent[CONTROL] += size - room
+            self._collect_streams(parts, room, now)
+        else:
+            self.bytes.sent[CONTROL] += size - room
         return b"".join(parts), told
 
     def _collect_attention(self, parts: list[bytes], room: int, told: list[LinkStream]) -> int:
@@ -125,7 +149,7 @@ class Outgoing:
         flags = FrameFlag.URGENT if item.urgent else 0
         return encode_frame(FrameType.EVENT, stream.number, item.payload, flags)
 
-    def _collect_streams(self, parts: list[bytes], room: int) -> None:
+    def _collect_streams(self, parts: list[bytes], room: int, now: float) -> None:
         while room >= _MIN_ROOM:
             flow = self._scheduler.current()
             if flow is None:
@@ -137,22 +161,27 @@ class Outgoing:
                 else None
             )
             if item is None:
-                self._scheduler.idle(flow)
+                if self._scheduler.idle(flow):
+                    self.sparse_sent_at = now
+                    self.sparse_delays.add(max(0.0, flow.sent_at - flow.woken_at))
                 continue
             self._sent()
             if isinstance(item, OutData):
                 used = self._add_data(parts, stream, item)
+                self.bytes.sent[class_of(flow.weight)] += used
             else:
                 frame = self._encode_event(stream, item)
                 parts.append(frame)
                 used = len(frame)
+                self.bytes.sent[CONTROL] += used
             room -= used
+            flow.sent_at = now
             self._scheduler.sent(flow, used)
 
-    @staticmethod
-    def _add_data(parts: list[bytes], stream: LinkStream, item: OutData) -> int:
+    def _add_data(self, parts: list[bytes], stream: LinkStream, item: OutData) -> int:
         size = len(item.data)
         stream.data_sent(size, item.eof)
+        self.data_frames += 1
         flags = (FrameFlag.EOF if item.eof else 0) | (FrameFlag.STDERR if item.stderr else 0)
         parts.append(pack_header(FrameType.DATA, flags, size, stream.number))
         parts.append(item.data)

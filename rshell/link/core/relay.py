@@ -169,4 +169,4 @@ class Relay:
         self.operator.begin(self.operator._forwarded + opened.gap)
         self.device.begin(opened.consumed)
         told = self.operator.lowered(Positions(opened.consumed, opened.limit, opened.events))
-        return Opened(told.consumed, told.limit, told.events, opened.gap)
+        return Opened(told.consumed, told.limit, told.events, opened.gap, opened.replay)

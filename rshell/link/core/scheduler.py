@@ -27,9 +27,11 @@ class Flow:
         new: Whether it is among the streams that go first.
         old: Whether it has a turn to come among the others.
         parked: Whether it had nothing to send when it got that turn.
+        woken_at: When it last joined those that go first.
+        sent_at: When it last sent something; below ``woken_at`` if it has not since.
     """
 
-    __slots__ = ("deficit", "key", "new", "old", "parked", "weight")
+    __slots__ = ("deficit", "key", "new", "old", "parked", "sent_at", "weight", "woken_at")
 
     def __init__(self, key: int, weight: int = WEIGHT_NORMAL) -> None:
         self.key = key
@@ -38,6 +40,8 @@ class Flow:
         self.new = False
         self.old = False
         self.parked = False
+        self.woken_at = 0.0
+        self.sent_at = -1.0
 
 
 class Scheduler:
@@ -52,13 +56,15 @@ class Scheduler:
     def __bool__(self) -> bool:
         return bool(self._new or self._old)
 
-    def wake(self, flow: Flow) -> None:
+    def wake(self, flow: Flow, now: float = 0.0) -> None:
         """Note that ``flow`` may have something to send."""
         if flow.new or (flow.old and not (flow.parked and flow.deficit > 0)):
             return
         if not flow.old:
             flow.deficit = SPARSE_QUANTUM
         flow.new = True
+        flow.woken_at = now
+        flow.sent_at = now - 1
         self._new.append(flow)
 
     def remove(self, flow: Flow) -> None:
@@ -92,8 +98,13 @@ class Scheduler:
         """Charge the current flow for ``size`` bytes."""
         flow.deficit -= size
 
-    def idle(self, flow: Flow) -> None:
-        """Note that the current flow has nothing it could send."""
+    def idle(self, flow: Flow) -> bool:
+        """Note that the current flow has nothing it could send.
+
+        Returns:
+            Whether it is sparse: it has sent something since it woke, within its small quantum.
+        """
+        sparse = flow.new and flow.sent_at >= flow.woken_at
         if flow.new:
             self._new.popleft()
             flow.new = False
@@ -104,3 +115,4 @@ class Scheduler:
         elif flow.old:
             self._old.popleft()
             flow.old = False
+        return sparse

@@ -1,0 +1,270 @@
+"""HandlerRun: one handler serving one session, over as many links as that takes.
+
+A session that the agent serves itself survives its links, not the agent.  When its stream is lost
+to a broken link, the handler goes on; what it writes is kept, up to the window and a buffer, and
+it is paused by its producer as usual.  The same session asked for again with a higher attempt
+joins it (rules R1 to R3 of docs/protocol.md).  After `GRACE_SECONDS` without anybody the handler
+is cancelled and the session is lost.  So is a handler whose outcome nobody has fetched by then.
+
+A handler that has not used its channel when the link breaks goes on too: its first use happens
+while nobody is there, and who comes back finds it.  Only `splice` needs somebody: the stream is
+over then, and the next attempt runs the handler again, as nothing has happened yet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.logger import Logger
+
+from rshell.handlers import PRIORITIES, BadRequest, Outcome, ProcessRequest, decode_request
+from rshell.interfaces import IDeviceContext
+from rshell.link.core.ends import ResumeLost
+from rshell.link.core.errors import ErrorCode, LocalProtocolError
+from rshell.link.core.messages import Open
+from rshell.link.protocol import LinkProtocol
+from rshell_agent.channel import HandlerChannel, StreamOver
+
+__all__ = ["GRACE_SECONDS", "HandlerRun", "RunHost", "RunRegister"]
+
+#: An operator's end tries for this long (rule R7).
+GRACE_SECONDS = 60.0
+
+
+class RunHost(Protocol):
+    """What a run asks of the agent."""
+
+    def login_refusal(self, login: str | None) -> tuple[str, str] | None:
+        """Return (code, message) if policy does not allow the login."""
+
+    def splice(
+        self,
+        link: LinkProtocol,
+        number: int,
+        request: Open,
+        process: ProcessRequest,
+        weight: int,
+        ended: Callable[[Outcome | None, str, str], None],
+    ) -> None:
+        """Hand a stream to the keeper; it answers the OPEN and calls ``ended`` once."""
+
+
+class RunRegister(Protocol):
+    """Who knows all runs."""
+
+    def ran(self, session: bytes) -> None:
+        """The session has had its effect: it must not run again."""
+
+    def detached(self, run: HandlerRun) -> None:
+        """Nobody is there any more."""
+
+    def attached(self, run: HandlerRun) -> None:
+        """Somebody is there again."""
+
+    def remove(self, run: HandlerRun) -> None:
+        """The run is over, or the keeper's; said at least once."""
+
+
+class HandlerRun:
+    """Runs a handler, and decides what becomes of its exceptions.
+
+    Args:
+        handler: `rshell.interfaces.ICommandHandler`.
+        link: The link that carries the session first.
+        number: The stream's number; the peer waits for an answer.
+        request: The peer's OPEN.
+        refusal: (code, message) if the session must not run, to be told at the channel's first
+            use; a handler that splices instead leaves that to the keeper.
+        host: Policy, and the way to the keeper.
+        register: Told what becomes of it.
+        clock: For the grace.
+
+    Attributes:
+        attempt: The highest that joined.
+        used: Whether the session counts as run.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        handler: Any,
+        link: LinkProtocol,
+        number: int,
+        request: Open,
+        refusal: tuple[str, str] | None,
+        host: RunHost,
+        register: RunRegister,
+        clock: IReactorTime,
+    ) -> None:
+        self.session = request.session
+        self.operator = request.operator
+        self.login = request.login
+        self.handler_name = request.handler
+        self.attempt = request.attempt
+        self.used = False
+        self._handler = handler
+        self._request = request
+        self._refusal = refusal
+        self._host = host
+        self._register = register
+        self._clock = clock
+        self._task: Deferred[None] | None = None
+        self._grace: IDelayedCall | None = None
+        weight = PRIORITIES[handler.priority]
+        self._channel = HandlerChannel(link, number, request, weight, self)
+
+    def start(self, device: IDeviceContext) -> None:
+        """Decode the request and run."""
+        try:
+            request = decode_request(self._request.request, self._handler.request_type)
+        except BadRequest as error:
+            self._channel.refuse(ErrorCode.BAD_REQUEST.value, str(error))
+            self._forget()
+            return
+        self._task = Deferred.fromCoroutine(self._run(request, device))
+
+    # -- by the dispatcher -----------------------------------------------------------------------
+
+    @property
+    def kept_bytes(self) -> int:
+        """Bytes held for an end that is away."""
+        return self._channel.kept_bytes
+
+    def judge(self, request: Open) -> tuple[str, str] | None:
+        """Return (code, message) if an OPEN of this session may not join it."""
+        if request.operator != self.operator:
+            return ErrorCode.POLICY.value, "the session belongs to another operator"
+        if request.handler != self.handler_name:
+            message = f"the session is of the handler {self.handler_name}"
+            return ErrorCode.BAD_REQUEST.value, message
+        if request.view:
+            message = f"{self.handler_name} runs in the agent: it cannot be watched, only joined"
+            return ErrorCode.NOT_FOUND.value, message
+        if request.attempt <= self.attempt:
+            message = f"attempt {self.attempt} came before this one"
+            return ErrorCode.DUPLICATE.value, message
+        return None
+
+    def rejoin(self, link: LinkProtocol, number: int, request: Open) -> None:
+        """Go on over another stream; an older one that seems to live is told ``duplicate``."""
+        try:
+            self._channel.rejoin(link, number, request)
+        except ResumeLost as error:
+            link.refuse(number, ErrorCode.LOST, str(error))
+            return
+        self.attempt = request.attempt
+        self._stop_grace()
+        self._register.attached(self)
+
+    def end(self, code: ErrorCode | str, message: str) -> None:
+        """End stream and handler."""
+        self._channel.end(str(code), message)
+        self._forget()
+        self._cancel_soon()
+
+    def stop(self) -> None:
+        """The agent is going down."""
+        self.end(ErrorCode.SHUTDOWN, "the device's agent was stopped, and the handler with it")
+        self._cancel()
+
+    # -- ChannelOwner ----------------------------------------------------------------------------
+
+    def admit(self) -> tuple[str, str] | None:
+        refusal = self._host.login_refusal(self.login) or self._refusal
+        if refusal is None:
+            self.used = True
+            self._register.ran(self.session)
+        return refusal
+
+    def splice(
+        self,
+        link: LinkProtocol,
+        number: int,
+        request: Open,
+        process: ProcessRequest,
+        weight: int,
+        ended: Callable[[Outcome | None, str, str], None],
+    ) -> None:
+        self._forget()  # the keeper knows it from here on
+        self._host.splice(link, number, request, process, weight, ended)
+
+    def channel_detached(self) -> None:
+        if self._grace is None:
+            self._grace = self._clock.callLater(GRACE_SECONDS, self._expire)
+            self._register.detached(self)
+
+    def channel_cancelled(self) -> None:
+        self._cancel_soon()
+
+    def channel_over(self, code: str, message: str) -> None:
+        self._forget()
+        if code != ErrorCode.NONE:
+            self._cancel_soon()
+
+    # -- the handler -----------------------------------------------------------------------------
+
+    async def _run(self, request: Any, device: IDeviceContext) -> None:
+        try:
+            outcome = await self._handler.run(request, self._channel, device)
+            if not isinstance(outcome, Outcome):
+                raise TypeError(f"run() returned {type(outcome).__name__}, not an Outcome")
+            self._finish(outcome)
+        except StreamOver:
+            pass
+        except BadRequest as error:
+            self._fail(ErrorCode.BAD_REQUEST, str(error))
+        except CancelledError:
+            self._fail(ErrorCode.CANCELLED, "cancelled")
+        except Exception:  # of a plug-in: the operator gets a code, the device's log the traceback
+            self._log.failure("handler {name} failed", name=self._handler.name)
+            self._fail(ErrorCode.INTERNAL, f"the handler {self._handler.name} failed")
+        finally:
+            if self._channel.over or not self._channel.used:
+                self._forget()
+
+    def _fail(self, code: ErrorCode, message: str) -> None:
+        if self._channel.over:
+            return
+        if not self._channel.used:
+            self._channel.refuse(code.value, message)
+        else:
+            self._finish(Outcome(status="error", code=code.value, message=message[:1024]))
+
+    def _finish(self, outcome: Outcome) -> None:
+        try:
+            self._channel.finish(outcome)
+        except StreamOver:
+            pass
+        except LocalProtocolError as error:
+            self._log.error("outcome of {name}: {error}", name=self._handler.name, error=error)
+            self._channel.finish(
+                Outcome(status="error", code=ErrorCode.INTERNAL.value, message="outcome too large")
+            )
+
+    def _cancel_soon(self) -> None:
+        # not from here: the handler may be the one who ended it, and be running just now
+        self._clock.callLater(0, self._cancel)
+
+    def _cancel(self) -> None:
+        if self._task is not None and not self._task.called:
+            self._task.cancel()
+
+    # -- the grace -------------------------------------------------------------------------------
+
+    def _expire(self) -> None:
+        self._grace = None
+        message = f"nobody came back to {self.handler_name} within {GRACE_SECONDS:g} s"
+        self.end(ErrorCode.LINK_LOST, message)
+
+    def _stop_grace(self) -> None:
+        grace, self._grace = self._grace, None
+        if grace is not None:
+            grace.cancel()
+
+    def _forget(self) -> None:
+        self._stop_grace()
+        self._register.remove(self)

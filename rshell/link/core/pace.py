@@ -1,0 +1,105 @@
+"""How much to hand over at once: less on a slow link while somebody types (rule Q3).
+
+A record that the kernel has taken cannot be overtaken, so on a slow link it is what a keystroke
+waits for: 16 KiB are 65 ms at 2 Mbit/s.  Small records cost processor time, so they are used only
+where the link is measured to be slow and a sparse stream was active just now.  What is measured
+is the kernel's delivery rate, which excludes the time in which *we* were the slow part: a busy
+process would otherwise take its own lag for a slow link, and make it worse.
+"""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+from rshell.link.core.constants import RECORD_SIZE
+
+__all__ = ["LOW_WATER", "Pace", "Step"]
+
+
+class Step(NamedTuple):
+    """Below ``bits_per_second`` records have ``size`` bytes, and the kernel holds about as many."""
+
+    bits_per_second: float
+    size: int
+
+
+#: Each record takes some milliseconds at most; below 2 KiB the headers would show.
+STEPS: Final = (
+    Step(float("inf"), RECORD_SIZE),
+    Step(40e6, 8192),
+    Step(25e6, 4096),
+    Step(4e6, 2048),
+)
+#: What the kernel may hold unsent at full size.
+LOW_WATER: Final = RECORD_SIZE
+#: A step is left only at twice the rate at which it was entered.
+LEAVE_FACTOR: Final = 2.0
+#: How long after its last bytes a sparse stream counts as active.
+SPARSE_SECONDS: Final = 10.0
+#: The weight of the newest sample.
+_NEWEST: Final = 0.5
+#: A sample counts as this many times the estimate at most (and a little more, so that even
+#: nothing can grow): a burst that a queue let through at once is no faster link.
+_BURST_FACTOR: Final = 2.0
+_BURST_BITS: Final = 100_000.0
+
+
+class Pace:
+    """The size of the next record of one link.
+
+    Attributes:
+        size: Bytes of a record, now.
+        bits_per_second: What the link delivers; None while it was never the limit.
+    """
+
+    __slots__ = ("_step", "bits_per_second", "size")
+
+    def __init__(self) -> None:
+        self.size = RECORD_SIZE
+        self.bits_per_second: float | None = None
+        self._step = 0
+
+    def measured(
+        self,
+        bits_per_second: float,
+        *,
+        limited_by_us: bool = False,
+        sent_bits_per_second: float = 0,
+    ) -> None:
+        """Take a sample.
+
+        Args:
+            bits_per_second: How fast the newest data was delivered.
+            limited_by_us: We had not more to send.  Such a sample may be anything (a keystroke
+                passes a slow link's queue at the speed of the cable), so it is not believed.
+            sent_bits_per_second: What we sent since the last sample: the link can do at least
+                that.
+        """
+        known = self.bits_per_second
+        if limited_by_us:
+            if known is None or sent_bits_per_second <= known:
+                return
+            bits_per_second = sent_bits_per_second
+        if known is None:
+            self.bits_per_second = bits_per_second
+        else:
+            sample = min(bits_per_second, _BURST_FACTOR * known + _BURST_BITS)
+            self.bits_per_second = known + _NEWEST * (sample - known)
+        self._walk(self.bits_per_second)
+
+    def _walk(self, rate: float) -> None:
+        while self._step + 1 < len(STEPS) and rate < STEPS[self._step + 1].bits_per_second:
+            self._step += 1
+        while self._step and rate > LEAVE_FACTOR * STEPS[self._step].bits_per_second:
+            self._step -= 1
+
+    def judge(self, sparse_ago: float) -> bool:
+        """Set `size`; say whether it changed.
+
+        Args:
+            sparse_ago: Seconds since a sparse stream sent something.
+        """
+        size = STEPS[self._step].size if sparse_ago <= SPARSE_SECONDS else RECORD_SIZE
+        changed = size != self.size
+        self.size = size
+        return changed
