@@ -35,6 +35,11 @@ __all__ = ["Courier", "StreamLink", "open_frame", "outcome_of"]
 
 #: The keeper's socket is not read while more than this waits for the link.
 QUEUE_BYTES = 64 * 1024
+#: To an older keeper a viewer's OPEN would read as an attach, and displace who is there.
+_OLD_KEEPER = (
+    "the device's keeper is older than its agent and cannot show sessions; "
+    "it is replaced when it has none left"
+)
 
 
 class StreamLink(Protocol):
@@ -61,13 +66,16 @@ class StreamLink(Protocol):
         """There may be something to send."""
 
 
-def open_frame(request: Open, process: ProcessRequest) -> bytes:
+def open_frame(request: Open, process: ProcessRequest | None) -> bytes:
     """Return the keeper's OPEN for a link's OPEN, built field by field (docs/keeper.md K14).
+
+    Args:
+        request: The peer's OPEN.
+        process: What to run; None for who joins or watches what runs already.
 
     Raises:
         ValueError: It does not fit into a frame.
     """
-    terminal = process.terminal
     body: dict[str, Any] = {
         "session": wire.base64(request.session),
         "attempt": request.attempt,
@@ -76,24 +84,33 @@ def open_frame(request: Open, process: ProcessRequest) -> bytes:
         "handler": request.handler,
         "login": request.login,
         "limit": request.start.limit,
-        "detach": process.detach,
-        "process": {
-            "kind": process.kind,
-            "env": [[wire.base64(name), wire.base64(text)] for name, text in process.environment],
-            "timeout_ms": process.timeout_ms,
-            "cwd": None if process.directory is None else wire.base64(process.directory),
-            "pty": None
-            if terminal is None
-            else {"rows": terminal.rows, "columns": terminal.columns, "term": terminal.term},
-        },
     }
-    if process.argv is not None:
-        body["process"]["argv"] = [wire.base64(argument) for argument in process.argv]
-    if process.line is not None:
-        body["process"]["line"] = wire.base64(process.line)
+    if process is not None:
+        body["detach"] = process.detach
+        body["process"] = _process_map(process)
+    if request.view:
+        body["view"] = True
     if request.resume is not None:
         body["resume"] = msgspec.to_builtins(request.resume)
     return frame_of(wire.OPEN, body)
+
+
+def _process_map(process: ProcessRequest) -> dict[str, Any]:
+    terminal = process.terminal
+    body: dict[str, Any] = {
+        "kind": process.kind,
+        "env": [[wire.base64(name), wire.base64(text)] for name, text in process.environment],
+        "timeout_ms": process.timeout_ms,
+        "cwd": None if process.directory is None else wire.base64(process.directory),
+        "pty": None
+        if terminal is None
+        else {"rows": terminal.rows, "columns": terminal.columns, "term": terminal.term},
+    }
+    if process.argv is not None:
+        body["argv"] = [wire.base64(argument) for argument in process.argv]
+    if process.line is not None:
+        body["line"] = wire.base64(process.line)
+    return body
 
 
 def outcome_of(body: dict[str, Any]) -> Outcome:
@@ -107,9 +124,10 @@ def outcome_of(body: dict[str, Any]) -> Outcome:
 class KeeperSide(TwistedProtocol):
     """The courier's connection to the keeper."""
 
-    def __init__(self, courier: Courier, opening: bytes) -> None:
+    def __init__(self, courier: Courier, opening: bytes, needs: str | None) -> None:
         self._courier = courier
         self._opening = opening
+        self._needs = needs
         self._decoder = wire.Decoder()
 
     def connectionMade(self) -> None:
@@ -117,7 +135,19 @@ class KeeperSide(TwistedProtocol):
         if self._courier.over:
             transport.abortConnection()
         else:
-            transport.write(hello_frame("stream") + self._opening)
+            opening = b"" if self._needs else self._opening  # no need to wait for WELCOME
+            transport.write(hello_frame("stream") + opening)
+
+    def welcomed(self, body: wire.Map) -> bool:
+        """Send the OPEN that needs a feature; say whether the keeper has it."""
+        features = body.get("features")
+        if self._needs is None:
+            return True
+        if not isinstance(features, list) or self._needs not in features:
+            return False
+        transport: Any = self.transport
+        transport.write(self._opening)
+        return True
 
     def dataReceived(self, data: bytes) -> None:
         try:
@@ -160,7 +190,7 @@ class Courier:
         weight: int,
         ended: Callable[[Outcome | None, str, str], None],
     ) -> None:
-        self.keeper_side = KeeperSide(self, opening)
+        self.keeper_side = KeeperSide(self, opening, "view" if request.view else None)
         self.over = False
         self.displaced = False
         self._link = link
@@ -185,9 +215,13 @@ class Courier:
         Raises:
             WireError, RemoteProtocolError, msgspec.ValidationError: The keeper broke a rule.
         """
-        if self.over or kind == wire.WELCOME:
+        if self.over:
             return
-        if kind == wire.DATA and self._opened:
+        if kind == wire.WELCOME:
+            if not self.keeper_side.welcomed(wire.parse_map(payload)):
+                self.end(ErrorCode.VERSION.value, _OLD_KEEPER)
+                self._drop_keeper()
+        elif kind == wire.DATA and self._opened:
             self._queue.append(OutData(payload, bool(flags & wire.STDERR), bool(flags & wire.EOF)))
             self._queued += len(payload)
             self._regulate()
@@ -211,6 +245,7 @@ class Courier:
             wire.integer(body, "limit"),
             wire.integer(body, "events"),
             wire.integer(body, "gap", 0),
+            wire.integer(body, "replay", 0),
         )
         if not self._link.waiting(self._number):  # the link is ending, and will say so
             self._leave(ErrorCode.LINK_LOST.value, "the link is ending")

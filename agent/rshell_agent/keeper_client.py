@@ -6,6 +6,7 @@ its own (courier.py).  A keeper that dies is replaced; what it held is lost, and
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import Callable
@@ -35,6 +36,8 @@ _RESPAWN_SECONDS = 0.5
 #: A call is answered from memory; silence this long is a hang.
 CALL_SECONDS = 10.0
 _RETRY_SECONDS = (1.0, 30.0)
+#: A keeper of another version that holds sessions is asked again this often to make room.
+RETIRE_SECONDS = 60.0
 
 
 class KeeperUnavailable(Exception):
@@ -174,6 +177,7 @@ class KeeperClient:
         self._starting: Deferred[None] | None = None
         self._retry: IDelayedCall | None = None
         self._retry_delay = _RETRY_SECONDS[0]
+        self._asking: IDelayedCall | None = None
         # a short way to the socket, however long the home's path is (docs/keeper.md K3)
         self._directory = os.open(home, os.O_RDONLY | os.O_DIRECTORY)
 
@@ -236,7 +240,18 @@ class KeeperClient:
         """
         await self.ensure()
         try:
-            await self._connect(protocol)
+            try:
+                await self._connect(protocol)
+            except ConnectError as error:
+                if error.osError not in (errno.ENOENT, errno.ECONNREFUSED):
+                    raise
+                # It has just ended, and the control connection has not told us yet.
+                if self._control is not None:
+                    control = self._control
+                    self._control_lost(control, "nothing listens on its socket any more")
+                    control.abort()
+                await self.ensure()
+                await self._connect(protocol)
         except (ConnectError, CancelledError, ConnectingCancelledError) as error:
             raise KeeperUnavailable(f"the keeper's socket: {error}") from None
 
@@ -245,8 +260,9 @@ class KeeperClient:
         if self._stopped:
             return
         self._stopped = True
-        if self._retry is not None and self._retry.active():
-            self._retry.cancel()
+        for timer in (self._retry, self._asking):
+            if timer is not None and timer.active():
+                timer.cancel()
         starting, control = self._starting, self._control
         self._control = None
         if starting is not None:
@@ -283,9 +299,12 @@ class KeeperClient:
         except TookTooLong:
             control.abort()
             raise KeeperUnavailable("the keeper does not say WELCOME") from None
-        if identity.get("version") != __version__ and await self._retires(control, identity):
+        other = self._start_keeper and identity.get("version") != __version__
+        if other and await self._retires(control):
             control.abort()
             return False
+        if other:
+            self._ask_later()
         self._control, self.identity = control, identity
         self._retry_delay = _RETRY_SECONDS[0]
         self._log.info(
@@ -296,10 +315,8 @@ class KeeperClient:
         self._changed()
         return True
 
-    async def _retires(self, control: _Control, identity: dict[str, Any]) -> bool:
+    async def _retires(self, control: _Control) -> bool:
         """Ask a keeper of another version to make room, which it does if it has no session."""
-        if not self._start_keeper:
-            return False
         answer = control.call("retire", {})
         answer.addTimeout(CALL_SECONDS, self._reactor)
         try:
@@ -307,11 +324,35 @@ class KeeperClient:
         except TookTooLong:
             retiring = False
         self._log.info(
-            "a keeper of version {version} runs and {what}",
-            version=identity.get("version"),
+            "the keeper is of another version and {what}",
             what="makes room" if retiring else "is kept, for it holds sessions",
         )
         return retiring
+
+    def _ask_later(self) -> None:
+        def ask() -> None:
+            asked = Deferred.fromCoroutine(self._ask_again())
+            asked.addErrback(
+                lambda failure: self._log.error("{reason}", reason=failure.getErrorMessage())
+            )
+
+        self._asking = self._reactor.callLater(RETIRE_SECONDS, ask)
+
+    async def _ask_again(self) -> None:
+        """Replace a keeper of another version once its last session has ended."""
+        control = self._control
+        if control is None:
+            return  # a new one is looked for, and is judged then
+        retires = await self._retires(control)
+        if control is not self._control or self._stopped:
+            return
+        if not retires:
+            self._ask_later()
+            return
+        self._control, self.identity = None, {}
+        control.abort()
+        self._changed()
+        await self.ensure()
 
     def _connect(self, protocol: Protocol) -> Deferred[Any]:
         address = f"/proc/self/fd/{self._directory}/keeper.sock"
@@ -336,6 +377,8 @@ class KeeperClient:
         if control is not self._control or self._stopped:
             return
         self._control, self.identity = None, {}
+        if self._asking is not None and self._asking.active():
+            self._asking.cancel()
         self._log.error("the keeper is gone ({reason}); its sessions are lost", reason=reason)
         self._changed()
         self._retry_later()

@@ -30,6 +30,7 @@ def report_of(entry: dict[str, Any]) -> SessionReport:
         WireError: The entry is malformed.
     """
     outcome = entry.get("outcome")
+    detached_ms = wire.integer(entry, "detached_ms", 0)
     return SessionReport(
         session=wire.unbase64(entry.get("session"), "session"),
         operator=str(entry.get("operator"))[:64],
@@ -38,10 +39,10 @@ def report_of(entry: dict[str, Any]) -> SessionReport:
         state=str(entry.get("state"))[:64],
         age_ms=wire.integer(entry, "started_ms_ago", 0),
         # For how long it has been over with nobody attached: after the grace nobody comes back.
-        ended_ms=(wire.integer(entry, "detached_ms", 0) if entry.get("detached_ms") else 0)
-        if entry.get("state") == "finished"
-        else 0,
+        ended_ms=detached_ms if entry.get("state") == "finished" else 0,
         attached=bool(entry.get("attached")),
+        attempt=wire.integer(entry, "attempt", 0),
+        detached_ms=detached_ms,
         outcome=outcome_of(outcome) if isinstance(outcome, dict) else None,
     )
 

@@ -183,6 +183,7 @@ class Stream(Peer):
         self.keep = 1 << 24  # bytes of stdout; what comes later is only counted
         self.ended = False
         self.outcome: dict[str, Any] | None = None
+        self.gaps: list[tuple[int, int]] = []  # of a viewer: (place, bytes left out)
         self.granted = (0, 0, 0)
 
     def open(
@@ -260,9 +261,13 @@ class Stream(Peer):
             event = json.loads(payload)
             assert event["seq"] == self.events + 1, event
             assert event["at"] == self.consumed, "an ordered event at a wrong place"
-            assert self.ended, "the outcome comes after the end of output"
             self.events += 1
-            self.outcome = event
+            if event["kind"] == "gap":
+                assert event["bytes"] > 0, event
+                self.gaps.append((event["at"], event["bytes"]))
+            else:
+                assert self.ended, "the outcome comes after the end of output"
+                self.outcome = event
         else:
             raise AssertionError((kind, payload))
         return True

@@ -129,6 +129,32 @@ class OutgoingTests(SynchronousTestCase):
         out.check(7, 0)
         self.assertEqual(out.resume(7, BIG, 0), 0)
 
+    def test_history(self) -> None:
+        """The last of what was acknowledged stays for viewers, and for no resume (K38)."""
+        out = Outgoing(history=4)
+        out.limit = BIG
+        out.add(0, b"abcdefgh")
+        drain(out)
+        out.heard(6, BIG, 0)
+        self.assertEqual(b"cdefgh", b"".join(data for _, data in out.newest(100)))
+        self.assertEqual(b"fgh", b"".join(data for _, data in out.newest(3)))
+        self.assertEqual(6, out.resume(0, BIG, 0))
+        self.assertEqual(b"gh", payload(drain(out)))
+        self.assertEqual(0, out.resume(7, BIG, 0))
+        self.assertEqual(b"defgh", b"".join(data for _, data in out.newest(100)))
+        self.assertEqual(constants.WINDOW - 1, out.room)
+
+    def test_history_is_forgotten(self) -> None:
+        """A ring that is overwritten keeps no history: it would not join up (K38)."""
+        out = Outgoing(history=4)
+        out.limit = BIG
+        out.add(0, b"abcdefgh")
+        drain(out)
+        out.heard(6, BIG, 0)
+        out.recall()
+        out.add(0, b"x" * constants.WINDOW, overwrite=True)
+        self.assertEqual({b"x"}, {bytes([byte]) for _, data in out.newest(BIG) for byte in data})
+
     @given(
         st.lists(st.tuples(st.sampled_from([0, wire.STDERR]), st.binary(max_size=40)), max_size=12),
         st.lists(st.tuples(st.integers(0, 200), st.integers(0, 200)), max_size=6),

@@ -14,6 +14,14 @@ READ_PAUSE = 256 * 1024  # answers a peer does not read: then it is not read eit
 READS_PER_TURN = 4  # frames read from a process before others get their turn
 PIPE_MAX = 1 << 20  # no pipe holds more (fs.pipe-max-size): after this much, old output is read
 
+HISTORY = 16 * 1024  # acknowledged output of a terminal kept for viewers: some screens full
+VIEW_BYTES = 64 * 1024  # kept for one viewer; what it is too slow for beyond that is left out
+VIEW_AHEAD = (
+    16 * 1024
+)  # given to a viewer's connection ahead of the kernel: what waits can be left out
+MAX_VIEWERS = 4  # of one session
+MAX_EVENTS = 64  # unacknowledged in one direction of a stream (V4)
+
 MAX_CONNECTIONS = 512  # max_sessions, each with its old and new connection, and room to spare
 MAX_FINISHED = 256  # outcomes nobody has collected
 MAX_FINISHED_BYTES = 16 << 20  # their output: it must not crowd a small device
@@ -31,6 +39,8 @@ class Times:
     announce = 1.0  # any consumption is told within this time
     hello = 10.0  # for HELLO, and for OPEN
     backpressure = 60.0  # nobody attached: so long the program waits, then output is overwritten
+    viewing = 60.0  # after a session's end, for a viewer to take the rest
+    repaint = 0.1  # between two sizes; programs see two changes, not none, and people no flicker
     finished = 3600.0  # an outcome nobody collects
     tombstone = 3600.0  # an ended id is remembered at least this long
     idle = 60.0  # neither agent nor session

@@ -47,16 +47,22 @@ class Loop:
     A callback may be called once too often (a descriptor's number can be used again within one
     turn), so every descriptor is non-blocking. A callback that raises is reported and no longer
     watched: a fault in one session must not end the others.
+
+    Args:
+        report: Takes a line about a fault.
+        now: The clock, in seconds; for whom time passes otherwise, `turn` is there.
     """
 
-    def __init__(self, report: Callable[[str], None]) -> None:
+    def __init__(
+        self, report: Callable[[str], None], now: Callable[[], float] = time.monotonic
+    ) -> None:
         self._epoll = select.epoll()
         self._watched: dict[int, tuple[int, Callable[[], None]]] = {}
         self._timers: list[Timer] = []
         self._count = 0
         self._report = report
         self.running = True
-        self.now = time.monotonic
+        self.now = now
 
     def watch(self, fd: int, call: Callable[[], None], events: int) -> None:
         """Call when `fd` is ready (or hung up); `events` 0 stops that, and also hangup reports."""
@@ -93,20 +99,35 @@ class Loop:
     def run(self) -> None:
         """Call back until `stop`."""
         while self.running:
-            self._turn()
+            self.turn()
 
-    def _turn(self) -> None:
+    def turn(self, longest: float | None = None) -> bool:
+        """Call back once for all that is ready or due; return whether there was anything.
+
+        Args:
+            longest: Seconds to wait for it; None is until something happens.
+        """
         timers = self._timers
         while timers and not timers[0].alive:
             heapq.heappop(timers)
         wait = max(0.0, timers[0].when - self.now()) if timers else -1
-        for fd, _ in self._epoll.poll(wait):
+        if longest is not None:
+            wait = min(wait, longest) if timers else longest
+        ready = self._epoll.poll(wait)
+        for fd, _ in ready:
             watched = self._watched.get(fd)
             if watched is not None and not self._guarded(watched[1]):
                 self.unwatch(fd)
         now = self.now()
+        due = 0
         while self._timers and self._timers[0].when <= now:
+            due += 1
             self._guarded(heapq.heappop(self._timers).fire)
+        return bool(ready) or due > 0
+
+    def close(self) -> None:
+        """Let go of the system's part, after the last turn."""
+        self._epoll.close()
 
     def _guarded(self, call: Callable[[], None]) -> bool:
         try:

@@ -9,14 +9,15 @@ from rshell_agent.keeper import constants as c
 from rshell_agent.keeper import wire
 from rshell_agent.keeper.wire import Map, WireError
 
-__all__ = ["Incoming", "Outgoing"]
+__all__ = ["Incoming", "Outgoing", "Piece", "cut", "join"]
 
 _SMALL = 4096  # pieces up to this are joined, so that keystrokes do not cost an object each
 
 Piece = tuple[int, bytes]  # flags, data
 
 
-def _join(pieces: deque[Piece], flags: int, data: bytes) -> None:
+def join(pieces: deque[Piece], flags: int, data: bytes) -> None:
+    """Append data; small pieces of one kind become one."""
     if pieces:
         last_flags, last = pieces[-1]
         if last_flags == flags and len(last) + len(data) <= _SMALL:
@@ -25,10 +26,29 @@ def _join(pieces: deque[Piece], flags: int, data: bytes) -> None:
     pieces.append((flags, data))
 
 
-class Outgoing:
-    """Output on its way to the operator: everything from `base`, what was consumed, to `end`."""
+def cut(pieces: deque[Piece], count: int) -> deque[Piece]:
+    """Take the first `count` bytes out of `pieces`, which hold as many."""
+    taken: deque[Piece] = deque()
+    while count > 0:
+        flags, data = pieces.popleft()
+        if len(data) > count:
+            pieces.appendleft((flags, data[count:]))
+            data = data[:count]
+        taken.append((flags, data))
+        count -= len(data)
+    return taken
 
-    def __init__(self) -> None:
+
+class Outgoing:
+    """Output on its way to the operator: everything from `base`, what was consumed, to `end`.
+
+    Args:
+        history: Bytes before `base` to be kept for viewers. They are no part of the counting.
+    """
+
+    def __init__(self, history: int = 0) -> None:
+        self._history: deque[Piece] = deque()  # [base - _remembered, base)
+        self._remembered, self._memory = 0, history
         self.base = self.sent = self.end = self.limit = 0
         self.highest_sent = 0  # ever, over all connections
         self.ended = False
@@ -48,7 +68,7 @@ class Outgoing:
 
     def add(self, flags: int, data: bytes, overwrite: bool = False) -> None:
         """Append output; with `overwrite` (only while detached) the oldest makes room."""
-        _join(self._waiting, flags, data)
+        join(self._waiting, flags, data)
         self.end += len(data)
         if overwrite:
             while len(self._waiting) > c.MAX_CHUNKS:
@@ -57,19 +77,32 @@ class Outgoing:
 
     def drop(self, count: int) -> None:
         """Forget the oldest `count` bytes; only while detached, when nothing is unread."""
-        self._cut(self._waiting, count)
-        self.base += count
-        self.sent = self.base
+        if count > 0:
+            cut(self._waiting, count)
+            self.base += count
+            self.sent = self.base
+            self._history.clear()  # it would no longer join up with what is kept
+            self._remembered = 0
 
-    @staticmethod
-    def _cut(pieces: deque[Piece], count: int) -> None:
-        while count > 0:
-            flags, data = pieces[0]
-            if len(data) <= count:
-                pieces.popleft()
-            else:
-                pieces[0] = (flags, data[count:])
-            count -= len(data)
+    def _consume(self, pieces: deque[Piece], count: int) -> None:
+        """Let go of what was acknowledged; the newest of it becomes history."""
+        if count <= 0:
+            return
+        self.base += count
+        for flags, data in cut(pieces, count):
+            if self._memory:
+                join(self._history, flags, data)
+                self._remembered += len(data)
+        excess = self._remembered - self._memory
+        if excess > 0:
+            cut(self._history, excess)
+            self._remembered = self._memory
+
+    def newest(self, most: int) -> deque[Piece]:
+        """Return the last `most` bytes that are still here, acknowledged or not."""
+        pieces = deque((*self._history, *self._unread, *self._waiting))
+        cut(pieces, max(0, self._remembered + self.end - self.base - most))
+        return pieces
 
     def add_event(self, fields: Map) -> None:
         """Append an ordered event at the present end."""
@@ -92,7 +125,7 @@ class Outgoing:
             if len(data) > count:
                 self._waiting.appendleft((flags, data[count:]))
                 data = data[:count]
-            _join(self._unread, flags, data)
+            join(self._unread, flags, data)
             self.sent += len(data)
             self.highest_sent = max(self.highest_sent, self.sent)
             return wire.encode(wire.DATA, data, flags)
@@ -109,10 +142,7 @@ class Outgoing:
         """
         if consumed > self.sent or events > self._seq:
             raise WireError("LIMIT names what was not sent")
-        count = consumed - self.base
-        if count > 0:
-            self._cut(self._unread, count)
-            self.base = consumed
+        self._consume(self._unread, consumed - self.base)
         self.limit = max(self.limit, limit)
         before = len(self._unseen)
         while self._unseen and self._unseen[0][0] <= events:
@@ -145,7 +175,8 @@ class Outgoing:
         """Go on where a new, checked attachment says; return the gap in bytes."""
         self.recall()
         gap = max(0, self.base - consumed)
-        self.drop(max(0, consumed - self.base))
+        self._consume(self._waiting, consumed - self.base)
+        self.sent = self.base
         self.limit = limit + gap
         while self._unseen and self._unseen[0][0] <= events:
             self._unseen.popleft()

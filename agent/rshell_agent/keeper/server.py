@@ -6,6 +6,7 @@ import os
 import socket
 import struct
 from collections import deque
+from collections.abc import Callable
 
 import rshell_agent
 from rshell_agent.keeper import constants as c
@@ -13,11 +14,8 @@ from rshell_agent.keeper import loop as loops
 from rshell_agent.keeper import wire
 from rshell_agent.keeper.session import Session
 from rshell_agent.keeper.sessions import Sessions
+from rshell_agent.keeper.viewer import Viewer
 from rshell_agent.keeper.wire import Map, Refused, WireError
-
-TYPE_CHECKING = False  # as typing's, whose import costs memory
-if TYPE_CHECKING:
-    from rshell_agent.keeper.main import Log
 
 __all__ = ["Connection", "Server"]
 
@@ -32,7 +30,7 @@ class Connection:
         self._out: deque[bytes] = deque()
         self.pending = 0  # bytes given to `send` and not yet taken by the kernel
         self._closed = self._closing = False
-        self._session: Session | None = None
+        self._session: Session | Viewer | None = None
         self.purpose = ""
         self._deadline = self._loop.after(server.times.hello, self._too_slow)
         self._loop.watch(sock.fileno(), self._ready, loops.READ)
@@ -173,9 +171,17 @@ class Connection:
 
 
 class Server:
-    """Accepts, and answers control calls."""
+    """Accepts, and answers control calls.
 
-    def __init__(self, sessions: Sessions, listener: socket.socket, log: Log) -> None:
+    Args:
+        sessions: What is served.
+        listener: Where peers connect; without one they are handed over by `serve`.
+        log: Takes lines.
+    """
+
+    def __init__(
+        self, sessions: Sessions, listener: socket.socket | None, log: Callable[[str], None]
+    ) -> None:
         self.sessions, self.log = sessions, log
         self.loop, self.times = sessions.loop, sessions.times
         self._listener = listener
@@ -183,16 +189,18 @@ class Server:
         self._watch()
 
     def _watch(self) -> None:
-        self.loop.watch(self._listener.fileno(), self._accept, loops.READ)
+        listener = self._listener
+        if listener is not None:
+            self.loop.watch(listener.fileno(), lambda: self._accept(listener), loops.READ)
 
-    def _accept(self) -> None:
+    def _accept(self, listener: socket.socket) -> None:
         try:
-            sock, _ = self._listener.accept()
+            sock, _ = listener.accept()
         except BlockingIOError:
             return
         except OSError as error:  # no descriptor left: look again later instead of spinning
             self.log(f"cannot accept: {error.strerror}")
-            self.loop.unwatch(self._listener.fileno())
+            self.loop.unwatch(listener.fileno())
             self.loop.after(1.0, self._watch)
             return
         sock.setblocking(False)
@@ -206,7 +214,11 @@ class Server:
             self.log("connection refused: too many")
             sock.close()
         else:
-            self._connections.add(Connection(self, sock))
+            self.serve(sock)
+
+    def serve(self, sock: socket.socket) -> None:
+        """Take a connected socket, which does not block, from a peer that may be served."""
+        self._connections.add(Connection(self, sock))
 
     def closed(self, connection: Connection) -> None:
         """Forget a connection."""
@@ -220,7 +232,13 @@ class Server:
     def identity(self) -> Map:
         """Return what WELCOME and `status` tell."""
         uptime = int((self.loop.now() - self.sessions.began) * 1000)
-        return {"pid": os.getpid(), "uptime_ms": uptime, "version": rshell_agent.__version__}
+        version = rshell_agent.__version__
+        return {
+            "pid": os.getpid(),
+            "uptime_ms": uptime,
+            "version": version,
+            "features": ["view"],  # an older keeper would take a viewer's OPEN for an attach
+        }
 
     def answer(self, call: Map) -> list[Map]:
         """Return the REPLYs to a CALL, without their id (K33)."""
@@ -243,9 +261,13 @@ class Server:
         if name == "retire":
             idle = not len(sessions)
             if idle:
-                self.loop.after(0.1, self.loop.stop)  # after the answer
+                self.loop.after(0.1, self._retire)  # after the answer
             return [{"retiring": idle}]
         return [{"error": {"code": "not-found", "message": f"no such call: {name}"}}]
+
+    def _retire(self) -> None:
+        if not len(self.sessions):  # an OPEN may have come meanwhile
+            self.loop.stop()
 
 
 def _parts(key: str, items: list[object]) -> list[Map]:

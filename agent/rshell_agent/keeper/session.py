@@ -14,7 +14,8 @@ from rshell_agent.keeper import loop as loops
 from rshell_agent.keeper import process as processes
 from rshell_agent.keeper import wire
 from rshell_agent.keeper.offsets import Incoming, Outgoing
-from rshell_agent.keeper.process import Account, Command, Process
+from rshell_agent.keeper.process import Account, Command
+from rshell_agent.keeper.viewer import Viewer
 from rshell_agent.keeper.wire import Map, Refused, WireError
 
 TYPE_CHECKING = False  # as typing's, whose import costs memory
@@ -35,7 +36,7 @@ class Session:
             b"RSHELL_SESSION": opening.id.hex().encode(),
             b"RSHELL_OPERATOR": opening.operator.encode(errors="replace"),
         }
-        self.process = Process(command, account, extra)
+        self.process = sessions.spawn(command, account, extra)
         self.id = opening.id
         self.operator, self.handler, self.login = opening.operator, opening.handler, account.name
         self.detach_allowed = opening.detach
@@ -43,11 +44,12 @@ class Session:
         self.state = STARTING
         self.outcome: Map | None = None
         self.connection: Connection | None = None
-        self.out, self.into = Outgoing(), Incoming()
+        self.viewers: list[Viewer] = []
+        self.out, self.into = Outgoing(c.HISTORY if command.size else 0), Incoming()
         self._sessions, self._loop, self._times = sessions, sessions.loop, sessions.times
         self._command, self._account = command, account
         self._welcome: Map | None = None  # OPENED, held back until the program runs
-        self._gap = False
+        self._stale = False  # whoever attached does not have the screen as it is
         self._verdict: Map | None = None  # an outcome decided by us, not by the process
         self._stopping = False
         self._overwriting = False
@@ -76,11 +78,14 @@ class Session:
             self._cancel(name)
         self.into.rewind()
         gap = self.out.resume(opening.consumed, opening.limit, opening.events)
-        self._gap = gap > 0
+        anew = opening.resumes and not opening.consumed  # another terminal than before
+        self._stale = existed and (gap > 0 or anew)
         consumed, limit, events = self.into.tell()
         opened: Map = {"consumed": consumed, "limit": limit, "events": events}
         if gap:
             opened["gap"] = gap
+        if self.out.end > self.out.base:
+            opened["replay"] = self.out.end - self.out.base
         self._welcome = {**opened, "attached": existed, "pid": self.process.pid}
         if self.state != STARTING:
             self._open()
@@ -91,15 +96,36 @@ class Session:
             return
         self._welcome = None
         connection.send(wire.encode_map(wire.OPENED, welcome))
-        if self._gap and self._command.size:  # full-screen programs paint again
-            rows, columns = self._command.size
-            self.process.resize(max(1, rows - 1), columns)
-            self.process.resize(rows, columns)
+        if self._stale:
+            self._repaint()
         if self.out.all_seen and self.state == FINISHED:
             self._sessions.bury(self)
             connection.close("")
             return
         self.pump()
+
+    def _repaint(self) -> None:
+        """Have a full-screen program paint again: by a row less, then the right size (K24).
+
+        Sizes set at once would be one signal, and a program that then finds its size unchanged
+        paints nothing.
+        """
+        if self._command.size and self.state == RUNNING:
+            rows, columns = self._command.size
+            self.process.resize(rows - 1 if rows > 1 else rows + 1, columns)
+            self._after("repaint", self._times.repaint, self._repainted)
+
+    def _repainted(self) -> None:
+        self._cancel("repaint")
+        if self._command.size and self.state == RUNNING:
+            self.process.resize(*self._command.size)
+
+    def view(self, connection: Connection, opening: Opening) -> Viewer:
+        """Let `connection` watch (R9); nobody is displaced."""
+        viewer = Viewer(self._sessions, self, connection, opening.limit)
+        self.viewers.append(viewer)
+        viewer.begin()
+        return viewer
 
     def detached(self) -> None:
         """The connection is gone; the session lives (K30, K32)."""
@@ -181,7 +207,8 @@ class Session:
             self._command.size = processes.window(event)
         except WireError:  # the operator's fault: it must not cost the process its operator (K26)
             return
-        self.process.resize(*self._command.size)
+        if "repaint" not in self._timers:  # else it is set in a moment, and must not be coalesced
+            self.process.resize(*self._command.size)
 
     def _announce(self) -> None:
         if self.connection is None or self._welcome is not None or not self.into.untold:
@@ -298,7 +325,10 @@ class Session:
                 self._unsettled.discard(fd)
                 self._close_output(fd)
                 break
-            self.out.add(wire.STDERR if stderr else 0, data, self._overwriting)
+            flags = wire.STDERR if stderr else 0
+            self.out.add(flags, data, self._overwriting)
+            for viewer in tuple(self.viewers):
+                viewer.add(flags, data)
             self._read_since_exit += len(data) if self.state == DRAINING else 0
 
     def _close_output(self, fd: int) -> None:
@@ -377,6 +407,8 @@ class Session:
         self.alone_since = None if self.connection else self._loop.now()
         self._sessions.finished(self)
         self.pump()
+        for viewer in tuple(self.viewers):
+            viewer.finish(self.outcome or {})
 
     def _release(self) -> None:
         for timer in self._timers.values():

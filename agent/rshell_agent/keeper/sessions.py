@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 
 from rshell_agent.keeper import constants as c
 from rshell_agent.keeper import process as processes
@@ -10,15 +11,18 @@ from rshell_agent.keeper import wire
 from rshell_agent.keeper.constants import Times
 from rshell_agent.keeper.loop import Loop
 from rshell_agent.keeper.policy import BUILT_IN, PolicyFile
-from rshell_agent.keeper.process import Command
-from rshell_agent.keeper.session import FINISHED, STARTING, Session
+from rshell_agent.keeper.process import Account, Command, Process
+from rshell_agent.keeper.session import DRAINING, FINISHED, RUNNING, STARTING, Session
+from rshell_agent.keeper.viewer import Viewer
 from rshell_agent.keeper.wire import Map, Refused, WireError
 
 TYPE_CHECKING = False  # as typing's, whose import costs memory
 if TYPE_CHECKING:
     from rshell_agent.keeper.server import Connection
 
-__all__ = ["Opening", "Sessions"]
+__all__ = ["Opening", "Sessions", "Spawn"]
+
+Spawn = Callable[[Command, Account, dict[bytes, bytes]], Process]
 
 
 class Opening:
@@ -45,6 +49,12 @@ class Opening:
         self.consumed = wire.integer(resume or {}, "consumed", None if self.resumes else 0)
         self.events = wire.integer(resume or {}, "events", None if self.resumes else 0)
         self.process = wire.submap(body, "process")
+        view = body.get("view", False)
+        if not isinstance(view, bool):
+            raise WireError("view: neither true nor false")
+        if view and self.resumes:
+            raise WireError("view: takes no resume")
+        self.view = view
 
     def command(self) -> Command:
         """Return the checked `process`.
@@ -60,10 +70,19 @@ class Opening:
 
 
 class Sessions:
-    """The register. A session is in it until its outcome has been acknowledged or given up."""
+    """The register. A session is in it until its outcome has been acknowledged or given up.
 
-    def __init__(self, loop: Loop, times: Times, policy: PolicyFile) -> None:
-        self.loop, self.times, self.policy = loop, times, policy
+    Args:
+        loop: Where everything happens, and its clock.
+        times: All waits.
+        policy: What may run.
+        spawn: Starts a process; a simulation has its own.
+    """
+
+    def __init__(
+        self, loop: Loop, times: Times, policy: PolicyFile, spawn: Spawn = Process
+    ) -> None:
+        self.loop, self.times, self.policy, self.spawn = loop, times, policy, spawn
         self.began = self._memory_begins = loop.now()
         self._sessions: dict[bytes, Session] = {}
         self._tombstones: dict[bytes, str] = {}
@@ -72,8 +91,8 @@ class Sessions:
     def __len__(self) -> int:
         return len(self._sessions)
 
-    def open(self, connection: Connection, body: Map) -> Session:
-        """Run or join (K17 to K19).
+    def open(self, connection: Connection, body: Map) -> Session | Viewer:
+        """Run, join (K17 to K19) or watch (K37).
 
         Raises:
             Refused: with one of the codes of K16.
@@ -81,6 +100,8 @@ class Sessions:
         try:
             opening = Opening(body)
             session = self._sessions.get(opening.id)
+            if opening.view:
+                return self._viewed(session, opening).view(connection, opening)
             if session is not None:
                 self._check_join(session, opening)
             else:
@@ -92,10 +113,23 @@ class Sessions:
         session.attach(connection, opening, existed)
         return session
 
-    def _check_join(self, session: Session, opening: Opening) -> None:
+    def _check_operator(self, session: Session, opening: Opening) -> None:
         if opening.operator != session.operator:
             raise Refused("policy", "the session belongs to another operator")
         self.policy.current().account(session.handler, session.login)
+
+    def _viewed(self, session: Session | None, opening: Opening) -> Session:
+        if session is None:
+            raise Refused("not-found", "the device runs no such session")
+        self._check_operator(session, opening)
+        if session.state not in (RUNNING, DRAINING):
+            raise Refused("not-found", "the session does not run")
+        if len(session.viewers) >= c.MAX_VIEWERS:
+            raise Refused("overload", f"{c.MAX_VIEWERS} watch the session already")
+        return session
+
+    def _check_join(self, session: Session, opening: Opening) -> None:
+        self._check_operator(session, opening)
         if opening.attempt <= session.attempt:
             raise Refused("duplicate", f"attempt {session.attempt} came before this one")
         session.out.check(opening.consumed, opening.events)
@@ -219,7 +253,9 @@ class Sessions:
                 "login": s.login,
                 "pid": s.process.pid,
                 "started_ms_ago": int((now - s.started) * 1000),
+                "attempt": s.attempt,
                 "attached": s.connection is not None,
+                "viewers": len(s.viewers),
                 "detached_ms": None if s.alone_since is None else int((now - s.alone_since) * 1000),
                 "state": "finished" if s.state == FINISHED else "running",
                 "outcome": s.outcome if s.state == FINISHED else None,
