@@ -8,15 +8,19 @@ went away (``| head``), or a disk that is full, cancels what runs.
 from __future__ import annotations
 
 import errno
+import sys
 from collections import deque
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import attrs
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
+from rshell.access.printable import printable
 from rshell.cli import statuses
+from rshell.cli.away import notice_for
 from rshell.cli.pipes import ByteSink, ByteSource, CannotWrite
 from rshell.cli.presenting import Presenter
 from rshell.cli.running import Surroundings
@@ -141,6 +145,7 @@ class Fanout:
         self._cancelled = False
         self._paused = False
         self._source: ByteSource | None = None
+        self._notice = notice_for(surroundings.reactor, partial(outputs.write, stderr=True))
         outputs.changed = self._outputs_changed
         surroundings.interrupts.act = self._interrupted
 
@@ -149,6 +154,7 @@ class Fanout:
         self._waiting.extend(targets)
         self._fill()
         await self._done
+        self._notice.stop()
         await self._outputs.drained()
         return self._outcomes
 
@@ -183,6 +189,7 @@ class Fanout:
             self._finish(presenter, outcome)
             return
         self._running[id(session)] = session
+        session.link_changed = partial(self._notice.changed, target.device)
         if self._stdin:
             self._source = ByteSource(self._surroundings.reactor, 0, self._input)
         else:
@@ -191,6 +198,7 @@ class Fanout:
 
     def _ended(self, outcome: Outcome, session: Session, presenter: Presenter) -> None:
         del self._running[id(session)]
+        self._notice.changed(session.device or "", None)
         self._finish(presenter, outcome)
         self._fill()
 
@@ -251,10 +259,22 @@ class Fanout:
         self._waiting.clear()
         for session in list(self._running.values()):
             session.cancel()
-        self._surroundings.reactor.callLater(CANCEL_SECONDS, self._give_up)
+        reachable = any(session.away is None for session in self._running.values())
+        # Those that are away cannot hear of it, so there is nothing to wait for.
+        delay = CANCEL_SECONDS if reachable else 0.0
+        self._surroundings.reactor.callLater(delay, self._give_up)
         self._fill()
 
     def _give_up(self) -> None:
+        self._notice.stop()
+        for session in self._running.values():
+            if session.away is not None:
+                name = printable(session.device or "")
+                sys.stderr.write(f"rshell: {name}: the link is away; what runs there may go on\n")
+        sys.stderr.flush()
+        self._leave()
+
+    def _leave(self) -> None:
         try:
             self._surroundings.leave(self.status(statuses.OURS))
         except CannotWrite:

@@ -36,8 +36,12 @@ def _labels(labels: dict[str, str]) -> str:
 
 def _device_row(device: Device) -> Sequence[str]:
     state = "revoked" if device.revoked else device.state
+    if device.quarantined:
+        state = "quarantined"
     if device.policy_error:
         state += " (bad policy)"
+    if device.alerts:
+        state += " (!)"
     since = device.connected_at if device.live else device.last_seen
     return (
         device.name,
@@ -80,6 +84,9 @@ def devices(context: click.Context, selector: str) -> int:
         for device in found:
             if device.policy_error:
                 text = printable(f"{device.name}: bad policy: {device.policy_error}")
+                sys.stderr.write(f"rshell: {text}\n")
+            for alert in device.alerts:
+                text = printable(f"{device.name}: {alert}", 300)
                 sys.stderr.write(f"rshell: {text}\n")
         return 0
 

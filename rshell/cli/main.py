@@ -20,6 +20,7 @@ __all__ = ["VERBS", "cli", "main"]
 #: Verb -> where it is defined, and what the overview says.  Loading all would take longer than
 #: most commands run.
 VERBS: dict[str, tuple[str, str]] = {
+    "attach": ("rshell.cli.sessions:attach", "Continue a session, or watch it."),
     "audit": ("rshell.cli.listings:audit", "Show who did what to which device."),
     "call": ("rshell.cli.call:call", "Call any handler of one device or of many."),
     "demo": ("rshell.cli.demo:demo", "Try it all out on this machine, with toy devices."),
@@ -28,11 +29,16 @@ VERBS: dict[str, tuple[str, str]] = {
     "invite": ("rshell.cli.admin:invite", "Make a join string for a device or an operator."),
     "join": ("rshell.cli.admin:join", "Make this machine an operator's."),
     "label": ("rshell.cli.admin:label", "Set or remove labels of a device."),
+    "metrics": ("rshell.cli.links:metrics", "Print the gateway's counters, for Prometheus."),
+    "probe": ("rshell.cli.links:probe", "Ask a device for a sign of life now."),
+    "quarantine": ("rshell.cli.links:quarantine", "Keep a device out, or let it in again."),
     "rename": ("rshell.cli.admin:rename", "Rename a device, or accept its own name."),
     "revoke": ("rshell.cli.admin:revoke", "Take a device's or operator's rights away."),
     "run": ("rshell.cli.run:run", "Run a command on one device or on many."),
+    "sessions": ("rshell.cli.sessions:sessions", "List sessions that live on devices."),
     "shell": ("rshell.cli.shell:shell", "Open a login shell on a device."),
     "whoami": ("rshell.cli.listings:whoami", "Show which operator you are."),
+    "why": ("rshell.cli.links:why", "Show what happened to a device's link, and why."),
 }
 
 
@@ -69,6 +75,7 @@ def cli() -> None:
     rshell shell pump-17                         a login shell
     rshell run pump-17 -- uptime                 one command, as with ssh
     rshell run 'site=berlin' -- uptime           the same on many devices
+    rshell why pump-17                           what happened to its link
     rshell invite device --name pump-18          let another device in
 
     A SELECTOR picks devices by name, glob and label; a comma means AND:

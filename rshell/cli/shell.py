@@ -5,30 +5,38 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import click
 
 from rshell.cli import statuses
+from rshell.cli.away import AwayNotice, Overlay, notice_for
 from rshell.cli.fanout import Outputs
 from rshell.cli.options import common_options, login_option, settings_of
 from rshell.cli.pipes import ByteSource
 from rshell.cli.presenting import complaint
+from rshell.cli.replay import QuestionFilter
 from rshell.cli.running import Surroundings, run_with_client
 from rshell.cli.terminal import (
     ESCAPE_HELP,
+    WATCH_HELP,
     EscapeFilter,
     RawTerminal,
     terminal_size,
     terminal_type,
 )
-from rshell.client import Client, Session
+from rshell.client import Client, Session, SessionReceiver
 from rshell.handlers import ShellRequest, TerminalSize
 
-__all__ = ["shell"]
+__all__ = ["InteractiveShell", "shell"]
 
 #: After ``~.`` the device has this long to hear of it.
 QUIT_SECONDS = 1.0
+#: Between the two sizes that make a full-screen program paint again: sent at once, only the
+#: newest of them would ever arrive.
+REPAINT_SECONDS = 0.2
 
 
 @click.command(short_help="Open a login shell on a device.")
@@ -45,7 +53,10 @@ def shell(context: click.Context, device: str, login: str | None) -> int:
     rshell shell pump-17 < script.sh              no terminal: the shell reads commands
 
     The exit status is the shell's own, 255 if there was none. At the beginning of a line ~.
-    disconnects, ~? helps and ~~ types one ~.
+    disconnects, ~d detaches, ~? helps and ~~ types one ~.
+
+    When the link breaks the shell lives on: it is continued as soon as there is a link again,
+    for up to a minute. After that, or after ~d, or when this terminal is closed: rshell attach.
 
     If standard input is no terminal the shell has none either: it runs what it reads, its
     standard output and standard error stay apart, and it ends with its input.
@@ -54,7 +65,17 @@ def shell(context: click.Context, device: str, login: str | None) -> int:
     raw = os.isatty(0)
 
     async def main(surroundings: Surroundings, client: Client) -> int:
-        return await InteractiveShell(surroundings, client, device, login, raw).run()
+        def open_shell(receiver: SessionReceiver) -> Session:
+            return client.open(
+                device,
+                "shell",
+                ShellRequest(terminal=_our_terminal() if raw else None),
+                receiver,
+                login=login,
+                priority="interactive" if raw else "normal",
+            )
+
+        return await InteractiveShell(surroundings, device, open_shell, raw).run()
 
     return run_with_client(settings.home, main)
 
@@ -65,46 +86,55 @@ def _our_terminal() -> TerminalSize:
 
 
 class InteractiveShell:
-    """Our terminal, or what stands in its place, on one side, a shell session on the other.
+    """Our terminal, or what stands in its place, on one side, a session on the other.
 
     Args:
         surroundings: Reactor and signals.
-        client: Connected.
-        device: Name or id.
-        login: The account; None asks for the device's default.
-        raw: Whether standard input is a terminal.
+        device: Its name, for what is said here.
+        open_session: Opens the session, or attaches to it.
+        raw: Whether standard input is a terminal, to be handed to the session.
+        attached: Whether the session was there before: its terminal has another size than ours.
+        watching: Whether we only look on; what is typed here goes nowhere.
     """
 
     def __init__(
         self,
         surroundings: Surroundings,
-        client: Client,
         device: str,
-        login: str | None,
+        open_session: Callable[[SessionReceiver], Session],
         raw: bool,
+        *,
+        attached: bool = False,
+        watching: bool = False,
     ) -> None:
         self._surroundings = surroundings
-        self._client = client
         self._device = device
-        self._login = login
+        self._open_session = open_session
         self._terminal = RawTerminal(0) if raw else None
+        self._attached = attached
+        self._watching = watching
         self._escapes = EscapeFilter()
+        self._questions = QuestionFilter()
         self._outputs = Outputs(surroundings.reactor)
         self._source = ByteSource(surroundings.reactor, 0, self._typed)
         self._session: Session | None = None
-        self._quit = False
+        self._started = False
+        self._left = ""
+        self._notice = self._make_notice()
+
+    def _make_notice(self) -> AwayNotice:
+        write = partial(self._outputs.write, stderr=True)
+        if self._terminal is None:
+            return notice_for(self._surroundings.reactor, write)
+        place = Overlay(lambda: terminal_size(0)[1])
+        notice = AwayNotice(self._surroundings.reactor, place, write, "~. quits")
+        notice.back = self._repaint
+        return notice
 
     async def run(self) -> int:
-        """Run the shell to its end and return the exit status."""
-        session = self._client.open(
-            self._device,
-            "shell",
-            ShellRequest(terminal=_our_terminal() if self._terminal else None),
-            self,
-            login=self._login,
-            priority="interactive" if self._terminal else "normal",
-        )
-        self._session = session
+        """Run the session to its end and return the exit status."""
+        session = self._session = self._open_session(self)
+        session.link_changed = partial(self._notice.changed, self._device)
         self._outputs.changed = self._outputs_changed
         self._surroundings.interrupts.act = self._interrupted
         if self._terminal:
@@ -112,19 +142,30 @@ class InteractiveShell:
         try:
             outcome = await session.outcome
             self._source.stopProducing()
+            self._notice.stop()
             await self._outputs.drained()
         finally:
             if self._terminal:
                 self._terminal.restore()
+        if self._left:
+            self._say(self._left)
         if self._surroundings.interrupts.received:
             return self._surroundings.interrupts.status
-        if self._quit:
-            self._say(f"rshell: disconnected from {self._device}\n")
+        if self._left:
             return statuses.OURS
         # What ended because its output failed is told by that.
         if outcome.status not in ("ok", "exit", "signal") and not self._outputs.failed:
             self._say(complaint(self._device, outcome).decode())
+            if outcome.status == "lost" and outcome.code == "link-lost" and self._started:
+                self._say(self._how_to_attach())
         return self._outputs.status(statuses.of_one(outcome))
+
+    def _how_to_attach(self) -> str:
+        session = self._session
+        if session is None or self._watching:
+            return ""
+        what = "what runs there waits" if self._terminal is None else "the shell lives on"
+        return f"rshell: {what}; continue it with: rshell attach {session.session_id.hex()[:8]}\n"
 
     def _say(self, text: str) -> None:
         sys.stderr.write(text)
@@ -134,18 +175,35 @@ class InteractiveShell:
 
     def session_opened(self) -> None:
         """The shell is there: from now on every key is its."""
-        if self._session is None:
+        if self._session is None or self._started:
             return
+        self._started = True
         if self._terminal:
             self._terminal.enter()
-        self._session.registerProducer(self._source, True)
-        self._source.start()
+        if self._attached and not self._watching and self._terminal:
+            self._tell_size()
+        if not self._watching:
+            self._session.registerProducer(self._source, True)
+        if not self._watching or self._terminal:
+            self._source.start()
 
     def output_received(self, data: bytes, stderr: bool) -> None:
+        if self._terminal is not None and self._session is not None:
+            old = min(len(data), self._session.replay_left)
+            while old or (data and not self._questions.idle):
+                # After the replay: what it began to say is judged to its end.
+                piece, data = data[: old or 1], data[old or 1 :]
+                self._outputs.write(self._questions.feed(piece), stderr)
+                old = 0
         self._outputs.write(data, stderr)
 
     def event_received(self, kind: str, body: dict[str, Any]) -> None:
-        """A shell sends none."""
+        count = body.get("bytes")
+        if kind == "gap" and isinstance(count, int):
+            text = f"rshell: {count:,} bytes of output are gone"
+            end = b"\r\n" if self._terminal else b"\n"
+            mark = b"\x1b[0;7m%s\x1b[0m" % text.encode() if self._terminal else text.encode()
+            self._outputs.write((b"\r\n" if self._terminal else b"") + mark + end, True)
 
     # -- our side --------------------------------------------------------------------------------
 
@@ -154,27 +212,49 @@ class InteractiveShell:
         if session is None:
             return
         if not data:
+            if self._watching:
+                self._detach()
+                return
             session.unregisterProducer()
             session.write_eof()
             return
         commands: list[str] = []
         if self._terminal:
             data, commands = self._escapes.feed(data)
-        if data:
+        if self._watching:
+            # Whoever only looks on has no other use for Ctrl-C.
+            commands = [*commands, "quit"] if b"\x03" in data else commands
+        elif data:
             session.write(data)
         for command in commands:
             if command == "help":
-                self._outputs.write(ESCAPE_HELP.encode(), True)
+                self._outputs.write((WATCH_HELP if self._watching else ESCAPE_HELP).encode(), True)
+            elif command == "detach" or self._watching or session.away is not None:
+                self._detach()
             else:
-                self._quit = True
+                self._left = f"rshell: disconnected from {self._device}\n"
                 self._give_up()
+
+    def _detach(self) -> None:
+        """Leave what runs running."""
+        if self._session is None or self._session.ended:
+            return
+        self._left = self._how_to_attach() or f"rshell: left {self._device}\n"
+        self._session.detach()
 
     def _resized(self, _number: int, _frame: Any) -> None:
         self._surroundings.reactor.callFromThread(self._tell_size)
 
     def _tell_size(self) -> None:
-        if self._session is not None:
+        if self._session is not None and not self._watching:
             self._session.send_window(*terminal_size(0))
+
+    def _repaint(self) -> None:
+        """Our notice has covered something: let a full-screen program paint it again."""
+        rows, columns = terminal_size(0)
+        if self._session is not None and not self._watching and rows > 1:
+            self._session.send_window(rows - 1, columns)
+            self._surroundings.reactor.callLater(REPAINT_SECONDS, self._tell_size)
 
     def _outputs_changed(self) -> None:
         if self._session is None:
@@ -187,7 +267,11 @@ class InteractiveShell:
             self._session.resume()
 
     def _interrupted(self, count: int) -> None:
-        if count == 1:
+        hung_up = self._surroundings.interrupts.received == signal.SIGHUP
+        if count == 1 and (self._watching or (hung_up and self._terminal)):
+            # Our terminal is gone and nobody said that the shell should end.
+            self._detach()
+        elif count == 1:
             self._give_up()
         else:
             self._leave()

@@ -9,14 +9,23 @@ import termios
 import tty
 from typing import Any
 
-__all__ = ["ESCAPE_HELP", "EscapeFilter", "RawTerminal", "terminal_size", "terminal_type"]
+__all__ = [
+    "ESCAPE_HELP",
+    "WATCH_HELP",
+    "EscapeFilter",
+    "RawTerminal",
+    "terminal_size",
+    "terminal_type",
+]
 
 ESCAPE_HELP = (
     "\r\nSupported escapes, at the beginning of a line:\r\n"
-    " ~.  disconnect\r\n"
+    " ~.  disconnect and end the shell\r\n"
+    " ~d  detach: leave the shell running, for rshell attach\r\n"
     " ~?  this help\r\n"
     " ~~  one ~\r\n"
 )
+WATCH_HELP = "\r\nYou are watching: nothing that you type is sent. ~. or Ctrl-C leaves.\r\n"
 _MAX_CELLS = 1000
 
 
@@ -70,8 +79,8 @@ class EscapeFilter:
         """Take typed bytes.
 
         Returns:
-            What goes to the device, and the commands that were found: ``quit`` (nothing after
-            it counts) and ``help``.
+            What goes to the device, and the commands that were found: ``quit`` and ``detach``
+            (nothing after them counts) and ``help``.
         """
         if not self._tilde and not self._line_begins and b"~" not in data:
             self._line_begins = data[-1:] in (b"\r", b"\n") if data else self._line_begins
@@ -83,6 +92,9 @@ class EscapeFilter:
                 self._tilde = False
                 if byte == ord("."):
                     commands.append("quit")
+                    return bytes(passed), commands
+                if byte == ord("d"):
+                    commands.append("detach")
                     return bytes(passed), commands
                 if byte == ord("?"):
                     commands.append("help")

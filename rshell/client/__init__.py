@@ -2,8 +2,11 @@
 
 ::
 
-    client.py     Client: devices, run, run_many, open, invite, label, rename, revoke, audit …
+    client.py     Client: run, run_many, open, attach, close
+    verbs.py      what the gateway answers: devices, sessions, why, invite, label, revoke, audit …
     session.py    Session: one use of a handler; a consumer with events and an outcome
+    absence.py    when a session without a stream asks again, and gives up; replays.py: old output
+    uplink.py     a link to a gateway, dialled again while it is needed
     commands.py   whole commands with their output in memory, on one device or many
     outcomes.py   every way a session can end, as one record
     records.py    what the gateway's own verbs answer
@@ -29,6 +32,7 @@ A complete program::
 What it is not: it makes no decision about who may do what; the gateway and the device do.
 """
 
+from rshell.client.absence import Away
 from rshell.client.client import Client, connect
 from rshell.client.commands import CompletedCommand, RunMany
 from rshell.client.errors import (
@@ -40,26 +44,41 @@ from rshell.client.errors import (
 )
 from rshell.client.outcomes import Outcome
 from rshell.client.profiles import Profile, find_profile
-from rshell.client.records import AuditRow, Device, Handler, Invitation, Whoami
+from rshell.client.records import (
+    AuditRow,
+    Device,
+    Handler,
+    Invitation,
+    LinkRecord,
+    Probe,
+    SessionInfo,
+    Whoami,
+)
 from rshell.client.session import Session, SessionReceiver
+from rshell.client.uplink import Uplink
 
 __all__ = [
     "AuditRow",
+    "Away",
     "Client",
     "CompletedCommand",
     "ConnectionFailed",
     "Device",
     "Handler",
     "Invitation",
+    "LinkRecord",
     "NotConfigured",
     "Outcome",
+    "Probe",
     "Profile",
     "Refused",
     "RshellError",
     "RunMany",
     "SelectedNothing",
     "Session",
+    "SessionInfo",
     "SessionReceiver",
+    "Uplink",
     "Whoami",
     "connect",
     "find_profile",

@@ -1,12 +1,14 @@
-"""Client: the operator's library, one link to a gateway and everything that can be asked of it."""
+"""Client: the operator's library, a link to a gateway and everything that can be asked of it.
+
+What the gateway answers itself is in `rshell.client.verbs`; that the link comes back, in
+`rshell.client.uplink`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from types import TracebackType
 from typing import Any
-
-import msgspec
 
 from rshell.client.commands import (
     MAX_OUTPUT_BYTES,
@@ -16,21 +18,20 @@ from rshell.client.commands import (
     exec_request,
 )
 from rshell.client.dialling import GatewayLink, dial
-from rshell.client.errors import ConnectionFailed, Refused, RshellError
-from rshell.client.outcomes import Outcome, describe_outcome
+from rshell.client.errors import ConnectionFailed, Refused
 from rshell.client.profiles import Profile
-from rshell.client.records import AuditRow, Device, Handler, Invitation, Whoami
+from rshell.client.records import SessionInfo
 from rshell.client.renewal import renew_when_due
 from rshell.client.session import Session, SessionReceiver, encode_request
+from rshell.client.uplink import Uplink
+from rshell.client.verbs import GatewayVerbs
 from rshell.handlers import PRIORITIES
+from rshell.identity.credentials import Credentials, CredentialsDamaged
 from rshell.link.clock import TimerWheel
-from rshell.link.core.constants import DEFAULT_WINDOW, WEIGHT_NORMAL
-from rshell.link.core.errors import ErrorCode
+from rshell.link.core.constants import DEFAULT_WINDOW, SESSION_BYTES, WEIGHT_NORMAL
 
 __all__ = ["Client", "connect"]
 
-#: A listing of ten thousand devices is some 10 MB.
-MAX_ANSWER_BYTES = 256 * 1024 * 1024
 #: How long `Client.close` waits for the gateway to take our goodbye.
 CLOSE_SECONDS = 3.0
 
@@ -61,12 +62,13 @@ async def connect(reactor: Any, profile: Profile, *, renew: bool = True) -> Clie
             task.react(lambda reactor: ensureDeferred(main(reactor)))
     """
     wheel = TimerWheel(reactor)
+    uplink = Uplink(reactor, wheel, lambda: _dial_as(reactor, wheel, profile))
     try:
-        link = await _dial_as(reactor, wheel, profile)
+        await uplink.connect()
     except BaseException:
         wheel.stop()
         raise
-    client = Client(reactor, wheel, link)
+    client = Client(reactor, wheel, uplink)
     if renew:
         renew_when_due(client, profile)
     return client
@@ -74,7 +76,7 @@ async def connect(reactor: Any, profile: Profile, *, renew: bool = True) -> Clie
 
 async def _dial_as(reactor: Any, wheel: TimerWheel, profile: Profile) -> GatewayLink:
     try:
-        return await dial(reactor, wheel, profile.credentials, profile.addresses)
+        return await dial(reactor, wheel, _newest_credentials(profile), profile.addresses)
     except ConnectionFailed as error:
         # A renewal may be stored here that the gateway lost; then the older key still counts.
         previous = profile.store.previous() if error.code in ("auth", "expired") else None
@@ -83,17 +85,32 @@ async def _dial_as(reactor: Any, wheel: TimerWheel, profile: Profile) -> Gateway
         return await dial(reactor, wheel, previous, profile.addresses)
 
 
-class Client:
-    """One operator's link to a gateway; `connect` makes it.
+def _newest_credentials(profile: Profile) -> Credentials:
+    """Return those on disk: they may have been renewed since the profile was loaded."""
+    try:
+        return profile.store.load() or profile.credentials
+    except (CredentialsDamaged, OSError):
+        return profile.credentials
 
-    Calls may overlap freely: each is a stream of its own.  When the link breaks, everything that
-    runs ends with the outcome ``lost`` and every later call fails with `ConnectionFailed`.
+
+class Client(GatewayVerbs):
+    """One operator at a gateway; `connect` makes it.
+
+    Calls may overlap freely: each is a stream of its own.  When the link breaks, sessions go on
+    over the next one (see `Session`), and a call that finds no link waits for one, for a minute at
+    most.  A gateway that refuses us for good, say because the operator was revoked, ends
+    everything, and every later call fails with `ConnectionFailed`.
+
+    Args:
+        reactor: Twisted's, or a clock.
+        wheel: The timers of the links; stopped by `close`.
+        uplink: Has been connected.
     """
 
-    def __init__(self, reactor: Any, wheel: TimerWheel, gateway: GatewayLink) -> None:
+    def __init__(self, reactor: Any, wheel: TimerWheel, uplink: Uplink) -> None:
+        super().__init__(uplink)
         self._reactor = reactor
         self._wheel = wheel
-        self._gateway = gateway
 
     async def __aenter__(self) -> Client:
         return self
@@ -108,28 +125,27 @@ class Client:
 
     @property
     def closed(self) -> bool:
-        """Whether the link is gone."""
-        return self._gateway.lost_reason is not None
+        """Whether there will be no link any more: `close` was called, or we were refused."""
+        return self._uplink.refusal is not None
 
     @property
     def gateway_time_ms(self) -> int:
-        """The gateway's wall clock when it welcomed us, milliseconds since 1970."""
-        return 0 if self._gateway.welcome is None else self._gateway.welcome.time_ms
+        """The gateway's wall clock when it welcomed us last, milliseconds since 1970."""
+        return 0 if self._uplink.welcome is None else self._uplink.welcome.time_ms
 
     async def close(self) -> None:
-        """Say goodbye and wait, for `CLOSE_SECONDS` at most, until the link is gone."""
-        lost = self._gateway.when_lost()
-        self._gateway.end()
-        if not self.closed:
-            late = self._reactor.callLater(CLOSE_SECONDS, self._give_up)
+        """Say goodbye and wait, for `CLOSE_SECONDS` at most, until the link is gone.
+
+        Sessions that are open end with the outcome ``lost``.  On their devices they live on, as
+        after `Session.detach`.
+        """
+        lost = self._uplink.close()
+        if not lost.called:
+            late = self._reactor.callLater(CLOSE_SECONDS, self._uplink.abort)
             await lost
             if late.active():
                 late.cancel()
         self._wheel.stop()
-
-    def _give_up(self) -> None:
-        if self._gateway.link is not None:
-            self._gateway.link.abort("closed")
 
     # -- sessions --------------------------------------------------------------------------------
 
@@ -159,18 +175,80 @@ class Client:
             The session; refusals and all else come as its outcome.
 
         Raises:
-            ConnectionFailed: The link is gone.
+            ConnectionFailed: There is no link, and there will be none.
             Refused: The request does not fit into a control frame, or too many streams are open.
         """
-        link = self._gateway.link
-        if link is None or link.closed:
-            raise ConnectionFailed(
-                "link-lost", f"the link to the gateway is gone: {self._gateway.lost_reason}", ""
-            )
-        session = Session(device, handler, receiver)
-        weight = PRIORITIES.get(priority, WEIGHT_NORMAL)
-        encoded = encode_request(request)
-        session.start(link, self._wheel, encoded, login=login, weight=weight, window=window)
+        session = Session(self._uplink, device, handler, receiver)
+        session.start(
+            encode_request(request),
+            login=login,
+            weight=PRIORITIES.get(priority, WEIGHT_NORMAL),
+            window=window,
+            interactive=priority == "interactive",
+        )
+        return session
+
+    def attach(
+        self,
+        info: SessionInfo,
+        receiver: SessionReceiver,
+        *,
+        view: bool = False,
+        priority: str = "interactive",
+        window: int = DEFAULT_WINDOW,
+    ) -> Session:
+        """Go on with a session of ours that lives on a device, or watch it.
+
+        Output that nobody has taken comes first.  Of it, what is older than this is counted by
+        `Session.replay_left`, and what is gone already is told by the event ``gap``.
+
+        Args:
+            info: One of `sessions`.
+            receiver: Takes the output.
+            view: Only watch; whoever drives it goes on.  What is sent to it has no effect.
+            priority: As in `open`.
+            window: As in `open`.
+
+        Returns:
+            The session.  Whoever drove it until now is told ``duplicate``.  Send input once
+            `SessionReceiver.session_opened` was called.
+
+        Raises:
+            ConnectionFailed: There is no link, and there will be none.
+            Refused: There is no such id, or too many streams are open.
+
+        Example:
+            ::
+
+                for info in await client.sessions("pump-17"):
+                    if info.state == "detached":
+                        session = client.attach(info, receiver)
+                        print(await session.outcome)
+        """
+        session = Session(
+            self._uplink,
+            info.device_id or info.device,
+            info.handler,
+            receiver,
+            session_id=_session_id(info),
+            attempt=0 if view else info.attempt,
+            view=view,
+        )
+
+        async def newest() -> int | None:
+            for other in await self.sessions():
+                if other.session == info.session:
+                    return other.attempt
+            return None
+
+        session.start(
+            {},
+            login=info.login,
+            weight=PRIORITIES.get(priority, WEIGHT_NORMAL),
+            window=window,
+            interactive=priority == "interactive",
+            newest=None if view else newest,
+        )
         return session
 
     async def run(
@@ -252,163 +330,12 @@ class Client:
 
         return RunMany(devices, start, concurrency)
 
-    # -- what the gateway answers itself -----------------------------------------------------------
 
-    async def call_gateway(self, verb: str, request: Mapping[str, Any] | None = None) -> Any:
-        """Ask the gateway itself.
-
-        Args:
-            verb: The handler's name without ``gateway.``, for example ``devices``.
-            request: Its request.
-
-        Returns:
-            The JSON document that it answered.
-
-        Raises:
-            Refused: It did not, or said why not.
-            ConnectionFailed: The link is gone.
-        """
-        collected = Collected(MAX_ANSWER_BYTES)
-        session = self.open(None, f"gateway.{verb}", dict(request or {}), collected)
-        session.write_eof()
-        outcome = await session.outcome
-        if outcome.status != "ok":
-            raise _refusal(outcome, verb)
-        try:
-            return msgspec.json.decode(collected.stdout)
-        except (msgspec.DecodeError, RecursionError):  # a device's schema is within some answers
-            raise Refused(
-                "protocol", f"the gateway's answer to {verb} cannot be read", ""
-            ) from None
-
-    async def _ask(self, verb: str, kind: Any, request: Mapping[str, Any]) -> Any:
-        answer = await self.call_gateway(verb, request)
-        try:
-            return msgspec.convert(answer, kind)
-        except msgspec.ValidationError as error:
-            raise Refused(
-                "version",
-                f"the gateway's answer to {verb} is not understood: {error}",
-                "upgrade rshell here or on the gateway",
-            ) from None
-
-    async def devices(self, selector: str = "") -> list[Device]:
-        """Return the devices that a selector picks; all that may be seen if it is empty.
-
-        Raises:
-            Refused: The selector is wrong (code ``bad-request``), or the role forbids it.
-        """
-        found: list[Device] = await self._ask("devices", list[Device], {"selector": selector})
-        return found
-
-    async def handlers(self, device: str | None = None) -> list[Handler]:
-        """Return the handlers of a device, or the gateway's own for None.
-
-        Raises:
-            Refused: There is no such device, or the role forbids it.
-        """
-        found: list[Handler] = await self._ask("handlers", list[Handler], {"device": device})
-        return found
-
-    async def invite_device(
-        self,
-        *,
-        name: str | None = None,
-        labels: Mapping[str, str] | None = None,
-        ttl_seconds: int = 3600,
-        uses: int = 1,
-    ) -> Invitation:
-        """Make a join string for devices; it is a secret until it is used or expires.
-
-        Args:
-            name: What the device will be called; None lets it propose its host name.
-            labels: What it will be labelled with.
-            ttl_seconds: How long the string is good for.
-            uses: How many devices may join by it.
-
-        Raises:
-            Refused: The role forbids it, or a value is wrong.
-        """
-        request = {
-            "kind": "device",
-            "name": name,
-            "labels": dict(labels or {}),
-            "ttl_s": ttl_seconds,
-            "uses": uses,
-        }
-        invitation: Invitation = await self._ask("invite", Invitation, request)
-        return invitation
-
-    async def invite_operator(self, name: str, role: str, *, ttl_seconds: int = 3600) -> Invitation:
-        """Make a join string for a new operator; it is a secret until it is used or expires.
-
-        Raises:
-            Refused: The role forbids it, or there is no such role.
-        """
-        request = {"kind": "operator", "name": name, "role": role, "ttl_s": ttl_seconds}
-        invitation: Invitation = await self._ask("invite", Invitation, request)
-        return invitation
-
-    async def label(
-        self, device: str, put: Mapping[str, str], remove: Iterable[str] = ()
-    ) -> Device:
-        """Set and remove labels of a device, and return it.
-
-        Raises:
-            Refused: There is no such device, or the role forbids it.
-        """
-        request = {"device": device, "set": dict(put), "remove": sorted(remove)}
-        labelled: Device = await self._ask("label", Device, request)
-        return labelled
-
-    async def rename(self, device: str, name: str) -> Device:
-        """Give a device another name, and return it; its own name accepts a provisional one.
-
-        Raises:
-            Refused: There is no such device, the name is taken or none, or the role forbids it.
-        """
-        renamed: Device = await self._ask("rename", Device, {"device": device, "name": name})
-        return renamed
-
-    async def revoke(self, kind: str, name: str) -> int:
-        """Take a device's or operator's rights away, for good, and end its links.
-
-        Args:
-            kind: ``device`` or ``operator``.
-            name: Which.
-
-        Returns:
-            How many links were closed.
-
-        Raises:
-            Refused: There is no such one, or the role forbids it.
-        """
-        answer = await self.call_gateway("revoke", {"kind": kind, "name": name})
-        closed = answer.get("links_closed", 0) if isinstance(answer, dict) else 0
-        return closed if isinstance(closed, int) else 0
-
-    async def audit(
-        self, *, limit: int = 100, device: str | None = None, operator: str | None = None
-    ) -> list[AuditRow]:
-        """Return the newest rows of the audit log, newest first.
-
-        Raises:
-            Refused: The role forbids it.
-        """
-        request = {"limit": limit, "device": device, "operator": operator}
-        rows: list[AuditRow] = await self._ask("audit", list[AuditRow], request)
-        return rows
-
-    async def whoami(self) -> Whoami:
-        """Return this operator's name and role, as the gateway knows them."""
-        answer: Whoami = await self._ask("whoami", Whoami, {})
-        return answer
-
-
-def _refusal(outcome: Outcome, verb: str) -> RshellError:
-    code = outcome.code or outcome.status
-    if outcome.status == "lost":
-        return ConnectionFailed(code, describe_outcome(outcome), "")
-    # The advice for a bad request speaks of a device's handler; the gateway's text says it all.
-    hint = "" if code == ErrorCode.BAD_REQUEST else None
-    return Refused(code, outcome.message or f"the gateway refused {verb}: {code}", hint)
+def _session_id(info: SessionInfo) -> bytes:
+    try:
+        session_id = bytes.fromhex(info.session)
+    except ValueError:
+        session_id = b""
+    if len(session_id) != SESSION_BYTES:
+        raise Refused("bad-request", "a session's id is 32 hexadecimal digits", "")
+    return session_id

@@ -1,7 +1,7 @@
 """One authenticated link to a gateway: resolve, dial, TLS, HELLO, WELCOME.
 
 Addresses are tried one after the other until a gateway welcomes us.  What it is not: it does not
-dial again; a client whose link broke is over.
+dial again; `rshell.client.uplink` does.
 """
 
 from __future__ import annotations
@@ -70,17 +70,20 @@ class GatewayLink:
         welcome: What the gateway said; None before.
         link: The link protocol; None before it connected.
         lost_reason: Why it is gone; None while it lives.
+        goaway: The gateway's GOAWAY, if it sent one.
+        leaving: Called with a GOAWAY on a welcomed link: it takes no new streams.
     """
 
     def __init__(self, host: str, hello: Hello, wheel: TimerWheel) -> None:
-        self.welcomed: Deferred[GatewayLink] = Deferred()
+        self.welcomed: Deferred[GatewayLink] = Deferred(lambda _: self._not_wanted())
         self.welcome: Welcome | None = None
         self.link: LinkProtocol | None = None
         self.lost_reason: str | None = None
+        self.goaway: GoAway | None = None
+        self.leaving: Callable[[GoAway], None] | None = None
         self._host = host
         self._hello = hello
         self._wheel = wheel
-        self._goaway: GoAway | None = None
         self._told = False
         self._waiting: list[Deferred[None]] = []
 
@@ -102,6 +105,12 @@ class GatewayLink:
         """Say goodbye and close."""
         if self.link is not None and self.lost_reason is None:
             self.link.go_away(GoAway(code=ErrorCode.NONE.value), close=True, reason="closed")
+
+    def _not_wanted(self) -> None:
+        """Whoever waited for WELCOME gave up."""
+        self._told = True
+        if self.link is not None:
+            self.link.abort("not needed any more")
 
     # -- LinkOwner -------------------------------------------------------------------------------
 
@@ -130,7 +139,9 @@ class GatewayLink:
         """SESSIONS is for agents."""
 
     def goaway_received(self, link: LinkProtocol, goaway: GoAway) -> None:
-        self._goaway = goaway
+        self.goaway = goaway
+        if self.welcome is not None and self.leaving is not None:
+            self.leaving(goaway)
 
     def stream_requested(self, link: LinkProtocol, number: int, request: Open) -> None:
         link.refuse(number, ErrorCode.POLICY, "an operator's client serves nothing")
@@ -145,7 +156,7 @@ class GatewayLink:
             deferred.callback(None)
 
     def _refusal(self, reason: str) -> ConnectionFailed:
-        goaway = self._goaway
+        goaway = self.goaway
         if goaway is None:
             return ConnectionFailed("unreachable", f"no link to the gateway: {reason}", "")
         return ConnectionFailed(

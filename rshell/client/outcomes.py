@@ -23,6 +23,14 @@ _GONE = frozenset(
 )
 
 
+#: What to say where the other side gave a code and no words.
+_WORDS = {
+    ErrorCode.UNKNOWN: "the device cannot tell whether it ran before, and did not run it again",
+    ErrorCode.LOST: "the device does not have it any more",
+    ErrorCode.DUPLICATE: "taken over by another attach",
+}
+
+
 def read_outcome(body: dict[str, Any]) -> Outcome:
     """Return the outcome that a device sent; one of the wrong shape is an error of its own."""
     try:
@@ -55,7 +63,9 @@ def outcome_of_closing(code: str, message: str, opened: bool) -> Outcome:
         status = "error"
     else:
         status = "refused"
-    return Outcome(status=status, code=code, message=message or None)
+    if known is ErrorCode.DUPLICATE and opened:
+        message = _WORDS[known]
+    return Outcome(status=status, code=code, message=message or _WORDS.get(known))
 
 
 def describe_outcome(outcome: Outcome) -> str:

@@ -9,7 +9,18 @@ from typing import Any
 
 from msgspec import Struct, field
 
-__all__ = ["AuditRow", "Device", "Handler", "Invitation", "Whoami"]
+from rshell.handlers import Outcome
+
+__all__ = [
+    "AuditRow",
+    "Device",
+    "Handler",
+    "Invitation",
+    "LinkRecord",
+    "Probe",
+    "SessionInfo",
+    "Whoami",
+]
 
 
 class Device(Struct, frozen=True, kw_only=True):
@@ -19,6 +30,8 @@ class Device(Struct, frozen=True, kw_only=True):
     `rshell.access.printable.printable` only.
 
     ``name_provisional``: the device proposed its name, and no operator accepted it yet.
+    ``quarantined``: since when it is kept out, as a suspected clone.  ``alerts``: what is suspected
+    of it, a line each.
     """
 
     id: str
@@ -36,6 +49,8 @@ class Device(Struct, frozen=True, kw_only=True):
     facts: dict[str, str] = field(default_factory=dict)
     policy_error: str | None = None
     revoked: bool = False
+    quarantined: str | None = None
+    alerts: list[str] = field(default_factory=list)
 
     @property
     def live(self) -> bool:
@@ -94,3 +109,60 @@ class Whoami(Struct, frozen=True, kw_only=True):
 
     name: str
     role: str | None = None
+
+
+class SessionInfo(Struct, frozen=True, kw_only=True):
+    """A session that lives on a device, or ended there unheard.
+
+    ``session`` is its id in hexadecimal.  ``state`` is ``attached``, ``detached`` (nobody drives
+    it) or ``finished``; ``device_state`` tells whether the device is there: as of ``lost`` ones,
+    this is what was known last.  ``attempt`` is how often it was opened, ``viewers`` how many
+    watch it, ``outcome`` how it ended.
+    """
+
+    session: str
+    device: str
+    handler: str
+    state: str
+    device_id: str | None = None
+    device_state: str = "live"
+    operator: str = ""
+    login: str | None = None
+    started_at: str | None = None
+    age_ms: int = 0
+    detached_ms: int = 0
+    attempt: int = 1
+    viewers: int = 0
+    outcome: Outcome | None = None
+
+
+class Probe(Struct, frozen=True, kw_only=True):
+    """A device's answer, or silence, when it was asked for a sign of life.
+
+    ``silent_ms`` is how long nothing had come from it before, ``waited_ms`` how long the gateway
+    waited; ``message`` says what is known if it did not answer.
+    """
+
+    device: str
+    state: str
+    alive: bool
+    rtt_ms: float | None = None
+    silent_ms: int | None = None
+    epoch: int | None = None
+    address: str | None = None
+    waited_ms: int = 0
+    message: str | None = None
+
+
+class LinkRecord(Struct, frozen=True, kw_only=True):
+    """One thing that happened to a device's link.
+
+    ``source`` is who tells: ``agent`` or ``gateway``; ``seconds`` how long it lasted.
+    """
+
+    at: str
+    source: str
+    kind: str
+    message: str = ""
+    seconds: float | None = None
+    details: dict[str, Any] = field(default_factory=dict)

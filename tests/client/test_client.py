@@ -290,11 +290,31 @@ class RunTests(ClientCase):
         self.assertEqual(self.gateway.requests, [])
 
     async def test_link_lost(self) -> None:
-        """When the link breaks, what runs ends with `lost`."""
-        self.gateway.devices["pump"] = lambda stream: stream.link.abort("cut")
+        """When the link breaks before the device answered, the command is asked for again."""
+        attempts: list[int] = []
+
+        def behave(stream: FakeStream) -> None:
+            attempts.append(stream.request.attempt)
+            if len(attempts) < 3:
+                stream.link.abort("cut")
+            else:
+                prints(b"done")(stream)
+
+        self.gateway.devices["pump"] = behave
         client = await self.client()
-        outcome = (await client.run("pump", argv=["x"])).outcome
-        self.assertEqual((outcome.status, outcome.code), ("lost", "link-lost"))
+        done = await client.run("pump", argv=["x"])
+        self.assertEqual((done.stdout, done.outcome.status), (b"done", "ok"))
+        self.assertEqual(attempts, [1, 2, 3])
+
+    async def test_gateway_restarts(self) -> None:
+        """A client whose gateway was away, and came back with other links, works on."""
+        self.gateway.answers["whoami"] = {"name": "alice", "role": "admin"}
+        client = await self.client()
+        for link in list(self.gateway.links):
+            link.abort("killed")
+        self.assertEqual((await client.whoami()).name, "alice")
+        self.assertFalse(client.closed)
+        self.assertEqual(len(self.gateway.hellos), 2)
 
     async def test_unreadable_outcome(self) -> None:
         """A device whose outcome has the wrong shape is an error, not a crash."""

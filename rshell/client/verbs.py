@@ -1,0 +1,295 @@
+"""What a gateway answers itself, as methods: the part of `rshell.client.Client` about the fleet."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import msgspec
+
+from rshell.client.commands import Collected
+from rshell.client.errors import ConnectionFailed, Refused, RshellError
+from rshell.client.outcomes import Outcome, describe_outcome
+from rshell.client.records import (
+    AuditRow,
+    Device,
+    Handler,
+    Invitation,
+    LinkRecord,
+    Probe,
+    SessionInfo,
+    Whoami,
+)
+from rshell.client.session import Session
+from rshell.client.uplink import Uplink
+from rshell.link.core.errors import ErrorCode
+
+__all__ = ["GatewayVerbs"]
+
+#: A listing of ten thousand devices is some 10 MB.
+MAX_ANSWER_BYTES = 256 * 1024 * 1024
+#: Verbs that change nothing: asked again when the link broke before the answer was there.
+_READ_ONLY = frozenset(
+    {"audit", "devices", "handlers", "metrics", "probe", "sessions", "whoami", "why"}
+)
+
+
+class GatewayVerbs:
+    """Asks a gateway.
+
+    Args:
+        uplink: Connected.
+    """
+
+    def __init__(self, uplink: Uplink) -> None:
+        self._uplink = uplink
+
+    async def call_gateway(self, verb: str, request: Mapping[str, Any] | None = None) -> Any:
+        """Ask the gateway itself.
+
+        When the link breaks meanwhile, a verb that only reads is asked again, for the time of the
+        grace; one that changes something fails with ``link-lost``: it may or may not have happened.
+
+        Args:
+            verb: The handler's name without ``gateway.``, for example ``devices``.
+            request: Its request.
+
+        Returns:
+            The JSON document that it answered.
+
+        Raises:
+            Refused: It did not, or said why not.
+            ConnectionFailed: There is no link, or it broke.
+        """
+        wheel, first_lost = self._uplink.wheel, None
+        while True:
+            session, collected = self._open_verb(verb, request)
+            outcome = await session.outcome
+            if outcome.status == "ok":
+                return _decoded(collected.stdout, verb)
+            sent = session.attempt > 0
+            first_lost = wheel.seconds() if first_lost is None else first_lost
+            again = sent and verb in _READ_ONLY and outcome.code == ErrorCode.LINK_LOST
+            in_time = wheel.seconds() - first_lost < self._uplink.grace_seconds
+            # With a link that still stands, another try would end as this one did.
+            if not again or not in_time or self._uplink.link or self._uplink.refusal:
+                raise _refusal(outcome, verb, sent=sent)
+
+    def _open_verb(self, verb: str, request: Mapping[str, Any] | None) -> tuple[Session, Collected]:
+        collected = Collected(MAX_ANSWER_BYTES)
+        session = Session(self._uplink, None, f"gateway.{verb}", collected)
+        session.start(msgspec.to_builtins(dict(request or {})))
+        session.write_eof()
+        return session, collected
+
+    async def _ask(self, verb: str, kind: Any, request: Mapping[str, Any]) -> Any:
+        answer = await self.call_gateway(verb, request)
+        try:
+            return msgspec.convert(answer, kind)
+        except msgspec.ValidationError as error:
+            raise Refused(
+                "version",
+                f"the gateway's answer to {verb} is not understood: {error}",
+                "upgrade rshell here or on the gateway",
+            ) from None
+
+    async def devices(self, selector: str = "") -> list[Device]:
+        """Return the devices that a selector picks; all that may be seen if it is empty.
+
+        Raises:
+            Refused: The selector is wrong (code ``bad-request``), or the role forbids it.
+        """
+        found: list[Device] = await self._ask("devices", list[Device], {"selector": selector})
+        return found
+
+    async def handlers(self, device: str | None = None) -> list[Handler]:
+        """Return the handlers of a device, or the gateway's own for None.
+
+        Raises:
+            Refused: There is no such device, or the role forbids it.
+        """
+        found: list[Handler] = await self._ask("handlers", list[Handler], {"device": device})
+        return found
+
+    async def invite_device(
+        self,
+        *,
+        name: str | None = None,
+        labels: Mapping[str, str] | None = None,
+        ttl_seconds: int = 3600,
+        uses: int = 1,
+    ) -> Invitation:
+        """Make a join string for devices; it is a secret until it is used or expires.
+
+        Args:
+            name: What the device will be called; None lets it propose its host name.
+            labels: What it will be labelled with.
+            ttl_seconds: How long the string is good for.
+            uses: How many devices may join by it.
+
+        Raises:
+            Refused: The role forbids it, or a value is wrong.
+        """
+        request = {
+            "kind": "device",
+            "name": name,
+            "labels": dict(labels or {}),
+            "ttl_s": ttl_seconds,
+            "uses": uses,
+        }
+        invitation: Invitation = await self._ask("invite", Invitation, request)
+        return invitation
+
+    async def invite_operator(self, name: str, role: str, *, ttl_seconds: int = 3600) -> Invitation:
+        """Make a join string for a new operator; it is a secret until it is used or expires.
+
+        Raises:
+            Refused: The role forbids it, or there is no such role.
+        """
+        request = {"kind": "operator", "name": name, "role": role, "ttl_s": ttl_seconds}
+        invitation: Invitation = await self._ask("invite", Invitation, request)
+        return invitation
+
+    async def label(
+        self, device: str, put: Mapping[str, str], remove: Iterable[str] = ()
+    ) -> Device:
+        """Set and remove labels of a device, and return it.
+
+        Raises:
+            Refused: There is no such device, or the role forbids it.
+        """
+        request = {"device": device, "set": dict(put), "remove": sorted(remove)}
+        labelled: Device = await self._ask("label", Device, request)
+        return labelled
+
+    async def rename(self, device: str, name: str) -> Device:
+        """Give a device another name, and return it; its own name accepts a provisional one.
+
+        Raises:
+            Refused: There is no such device, the name is taken or none, or the role forbids it.
+        """
+        renamed: Device = await self._ask("rename", Device, {"device": device, "name": name})
+        return renamed
+
+    async def revoke(self, kind: str, name: str) -> int:
+        """Take a device's or operator's rights away, for good, and end its links.
+
+        Args:
+            kind: ``device`` or ``operator``.
+            name: Which.
+
+        Returns:
+            How many links were closed.
+
+        Raises:
+            Refused: There is no such one, or the role forbids it.
+        """
+        answer = await self.call_gateway("revoke", {"kind": kind, "name": name})
+        closed = answer.get("links_closed", 0) if isinstance(answer, dict) else 0
+        return closed if isinstance(closed, int) else 0
+
+    async def audit(
+        self, *, limit: int = 100, device: str | None = None, operator: str | None = None
+    ) -> list[AuditRow]:
+        """Return the newest rows of the audit log, newest first.
+
+        Raises:
+            Refused: The role forbids it.
+        """
+        request = {"limit": limit, "device": device, "operator": operator}
+        rows: list[AuditRow] = await self._ask("audit", list[AuditRow], request)
+        return rows
+
+    async def whoami(self) -> Whoami:
+        """Return this operator's name and role, as the gateway knows them."""
+        answer: Whoami = await self._ask("whoami", Whoami, {})
+        return answer
+
+    async def sessions(self, selector: str = "", *, everybodys: bool = False) -> list[SessionInfo]:
+        """Return the sessions that live on devices, attached or not.
+
+        Args:
+            selector: Of the devices; all if it is empty.
+            everybodys: Of all operators, which needs the role for it; else only our own.
+
+        Raises:
+            Refused: The selector is wrong, or the role forbids it.
+        """
+        request = {"selector": selector, "all": everybodys}
+        found: list[SessionInfo] = await self._ask("sessions", list[SessionInfo], request)
+        return found
+
+    async def end_session(self, session: str) -> None:
+        """End a session, and what runs in it, wherever it is attached.
+
+        Args:
+            session: Its id in hexadecimal, whole.
+
+        Raises:
+            Refused: There is none, its device is away, or the role forbids it.
+        """
+        await self.call_gateway("end-session", {"session": session})
+
+    async def probe(self, device: str) -> Probe:
+        """Ask a device for a sign of life over its link; it takes five seconds at most.
+
+        Raises:
+            Refused: There is no such device, or the role forbids it.
+        """
+        answer: Probe = await self._ask("probe", Probe, {"device": device})
+        return answer
+
+    async def why(self, device: str, limit: int = 200) -> list[LinkRecord]:
+        """Return what happened to a device's link, oldest first: its own record and the gateway's.
+
+        Args:
+            device: Name or id.
+            limit: The newest so many.
+
+        Raises:
+            Refused: There is no such device, or the role forbids it.
+        """
+        request = {"device": device, "limit": limit}
+        records: list[LinkRecord] = await self._ask("why", list[LinkRecord], request)
+        return records
+
+    async def quarantine(self, device: str, release: bool = False) -> Device:
+        """Keep a device out, without taking its identity away, or let it in again; return it.
+
+        Raises:
+            Refused: There is no such device, or the role forbids it.
+        """
+        request = {"device": device, "release": release}
+        changed: Device = await self._ask("quarantine", Device, request)
+        return changed
+
+    async def metrics(self) -> str:
+        """Return the gateway's counters in Prometheus's text format.
+
+        Raises:
+            Refused: The role forbids it.
+        """
+        answer = await self.call_gateway("metrics", {})
+        text = answer.get("text") if isinstance(answer, dict) else None
+        return text if isinstance(text, str) else ""
+
+
+def _decoded(document: bytes, verb: str) -> Any:
+    try:
+        return msgspec.json.decode(document)
+    except (msgspec.DecodeError, RecursionError):  # a device's schema is within some answers
+        raise Refused("protocol", f"the gateway's answer to {verb} cannot be read", "") from None
+
+
+def _refusal(outcome: Outcome, verb: str, *, sent: bool) -> RshellError:
+    code = outcome.code or outcome.status
+    if not sent:
+        return ConnectionFailed(code, outcome.message or f"there is no link: {code}")
+    if outcome.status == "lost":
+        text = describe_outcome(outcome)
+        if verb not in _READ_ONLY:
+            text += f"; {verb} may or may not have happened"
+        return ConnectionFailed(code, text, "")
+    # The advice for a bad request speaks of a device's handler; the gateway's text says it all.
+    hint = "" if code == ErrorCode.BAD_REQUEST else None
+    return Refused(code, outcome.message or f"the gateway refused {verb}: {code}", hint)
