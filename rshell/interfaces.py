@@ -36,8 +36,9 @@ class ICommandHandler(Interface):
     async def run(request: Any, channel: Any, device: Any) -> Outcome:
         """Serve one session, from its opening to its outcome.
 
-        A session whose process the keeper owns is resumed by calling ``run`` again with the
-        same request: so do nothing with side effects before ``channel.splice``.
+        Use the channel before you act: at its first use a session that has run before is refused,
+        and a session whose first answer was lost may be given to ``run`` once more until then.
+        After it, ``run`` goes on while the operator's link is away; see docs/handlers.md.
 
         Args:
             request: An instance of ``request_type``.
@@ -52,7 +53,8 @@ class ICommandHandler(Interface):
             Exception: Anything else ends the stream with status ``error``; the operator sees
                 a stable code, the device's log the traceback.
             twisted.internet.defer.CancelledError: Raised inside ``run`` when the operator
-                cancels or the stream breaks; clean up and let it pass.
+                cancels, or nobody has come back within 60 s after the link broke; clean up and
+                let it pass.
         """
 
 
@@ -77,6 +79,7 @@ class IHandlerChannel(ITransport, IConsumer, IPushProducer):
     async def read() -> bytes:
         """Return the next bytes of input; ``b""`` once the operator has ended it.
 
+        If the stream is over before that, an exception ends the handler: let it pass.
         Credit returns to the operator as bytes are read.  Not together with `start_protocol`.
         """
 

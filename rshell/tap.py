@@ -28,8 +28,10 @@ from rshell.gateway.config import (
     read_config_file,
     split_host,
 )
-from rshell.gateway.core import Gateway
+from rshell.gateway.core import Gateway, tls_of
+from rshell.gateway.handshake_cost import affordable_rate, handshake_seconds
 from rshell.gateway.home import GatewayHome, HomeError, lock_home, prepare_home
+from rshell.identity.tls import GatewayTLS
 from rshell.link.clock import TimerWheel, use_monotonic_clock
 from rshell.store.errors import StoreError
 from rshell.store.store import Store
@@ -62,7 +64,13 @@ class Options(usage.Options):
             "Directory of keys and data (default: $RSHELL_HOME, else "
             "/var/lib/rshell for root, else ~/.local/state/rshell).",
         ],
-        ["config", "c", None, "TOML file with a [gateway] table: links, ssh, web, advertise."],
+        [
+            "config",
+            "c",
+            None,
+            "TOML file: [gateway] links, ssh, web, advertise; "
+            "[admission] handshakes_per_second; [clones] action.",
+        ],
         ["ssh", None, None, "Endpoint of the ssh door; empty is off."],
         ["web", None, None, "Endpoint of the web door; empty is off."],
     ]
@@ -134,6 +142,7 @@ class GatewayService(service.Service):
         self._ports: list[Any] = []  # IListeningPort with a TCP address and a read switch
         self._store: Store | None = None
         self._gateway: Gateway | None = None
+        self._wheel: TimerWheel | None = None
         self._arrivals: Arrivals | None = None
         self._starting: Deferred[None] | None = None
 
@@ -163,8 +172,16 @@ class GatewayService(service.Service):
             raise
 
     def _open_ports(self, store: Store) -> None:
-        wheel = TimerWheel(self._reactor)
-        gateway = self._gateway = Gateway(self._home, store, wheel)
+        wheel = self._wheel = TimerWheel(self._reactor)
+        files = raise_descriptor_limit()
+        tls = tls_of(self._home)
+        gateway = self._gateway = Gateway(
+            self._home,
+            store,
+            wheel,
+            handshakes_per_second=self._handshake_rate(tls),
+            clone_action=self._config.clones,
+        )
         self._arrivals = Arrivals(
             gateway.tls,
             wheel,
@@ -172,11 +189,27 @@ class GatewayService(service.Service):
             LinkDoor(gateway),
             gateway.joiner,
             # Strangers must not use up the descriptors of those who are known.
-            min(MAX_WAITING, raise_descriptor_limit() // 4),
+            min(MAX_WAITING, files // 4),
+            admission=gateway.admission,
+            metrics=gateway.metrics,
+            max_files=files,
         )
         for endpoint in self._config.links:
             self._ports.append(self._listen(endpoint))
         gateway.advertised = self._advertised()
+
+    def _handshake_rate(self, tls: GatewayTLS) -> float:
+        """Return handshakes a second at most: as configured, else what this machine can do."""
+        if self._config.handshakes_per_second is not None:
+            return self._config.handshakes_per_second
+        seconds = handshake_seconds(tls, self._home.keys)
+        rate = affordable_rate(seconds)
+        self._log.info(
+            "a handshake takes {ms:.2f} ms: at most {rate:.0f} a second will begin",
+            ms=seconds * 1000,
+            rate=rate,
+        )
+        return rate
 
     def _listen(self, endpoint: str) -> Any:
         assert self._arrivals is not None
@@ -283,6 +316,8 @@ class GatewayService(service.Service):
             await self._gateway.stop()
         if self._store is not None:
             await self._store.close()
+        if self._wheel is not None:
+            self._wheel.stop()
 
 
 def _say(line: str) -> None:

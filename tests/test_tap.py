@@ -99,6 +99,17 @@ class OptionsTests(SynchronousTestCase):
         config = self.config("--config", path, "--ssh", "")
         self.assertEqual((config.links, config.ssh, config.advertise), (("tcp:5",), "", ("gw",)))
 
+    def test_admission_and_clones(self) -> None:
+        """The file sets the rate of handshakes and what happens to clones; both have defaults."""
+        config = self.config()
+        self.assertEqual((config.handshakes_per_second, config.clones), (None, "alert"))
+        text = '[admission]\nhandshakes_per_second = 150\n[clones]\naction = "quarantine"\n'
+        config = self.config("--config", self.file(text))
+        self.assertEqual((config.handshakes_per_second, config.clones), (150, "quarantine"))
+        for bad in ("handshakes_per_second = 0", "rate = 5", 'handshakes_per_second = "fast"'):
+            self.bad("--config", self.file(f"[admission]\n{bad}\n"))
+        self.bad("--config", self.file('[clones]\naction = "ignore"\n'))
+
     def test_bad_config_files(self) -> None:
         """A file that is absent, no TOML, or has unknown keys or wrong types is named."""
         self.assertIn("/no/such", self.bad("--config", "/no/such"))

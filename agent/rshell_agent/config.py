@@ -14,13 +14,16 @@ import attrs
 
 from rshell.identity.files import write_atomic
 from rshell.link.addresses import BadAddress, split_address
+from rshell.link.proxy import BadProxy, Proxy
 
 __all__ = ["AgentConfig", "BadConfig", "LinkConfig", "RebootConfig", "load_config"]
 
 _MAX_BYTES = 1 << 20
 _MAX_GATEWAYS = 16
+#: An agent that ends more often only makes noise: each attempt is made from nothing anyway.
+_MIN_RESTART = 3600
 _KNOWN = {
-    "link": ("gateways", "mode", "proxy"),
+    "link": ("gateways", "mode", "proxy", "restart_after_s"),
     "reboot": ("command", "boot_id_file"),
     "keeper": ("agent_user", "start"),
 }
@@ -38,10 +41,15 @@ class LinkConfig:
     Attributes:
         gateways: "host:port" each; empty means those that the gateway named at joining.
         mode: "connected": one link, kept alive.
+        proxy: ``http://[user:password@]host:port`` to dial through, or "".
+        restart_after_s: End, to be started anew, when for so long no gateway gave a WELCOME
+            although addresses were found; 0 is never.
     """
 
     gateways: tuple[str, ...] = ()
     mode: str = "connected"
+    proxy: str = attrs.field(default="", repr=False)
+    restart_after_s: int = 0
 
 
 @attrs.frozen
@@ -140,10 +148,17 @@ def _link(section: dict[str, Any]) -> LinkConfig:
     mode = section.get("mode", "connected")
     if mode != "connected":
         raise BadConfig(f'mode: {str(mode)[:40]!r} is not known to this version; use "connected"')
-    if section.get("proxy", "") != "":
+    proxy = section.get("proxy", "")
+    try:
+        if proxy != "":
+            Proxy.parse(proxy if isinstance(proxy, str) else "")
+    except BadProxy as error:
         # its value may hold a password: never repeated
-        raise BadConfig("proxy: this version cannot dial through a proxy; leave it empty")
-    return LinkConfig(gateways, mode)
+        raise BadConfig(f"proxy: {error}") from None
+    restart = section.get("restart_after_s", 0)
+    if type(restart) is not int or not (restart == 0 or restart >= _MIN_RESTART):
+        raise BadConfig(f"restart_after_s: neither 0 nor at least {_MIN_RESTART}")
+    return LinkConfig(gateways, mode, proxy, restart)
 
 
 def _reboot(section: dict[str, Any]) -> RebootConfig:
@@ -178,8 +193,11 @@ def _copy(home: Path) -> Path:
 def _keep(home: Path, link: LinkConfig) -> None:
     """Store a good ``[link]``; an unchanged one costs no write."""
     path = _copy(home)
-    # addresses have passed split_address: JSON text is TOML text for them
-    data = f"[link]\ngateways = {json.dumps(list(link.gateways))}\nmode = {json.dumps(link.mode)}\n"
+    # addresses and proxy are plain ASCII, as they were checked: JSON text is TOML text for them
+    data = (
+        f"[link]\ngateways = {json.dumps(list(link.gateways))}\nmode = {json.dumps(link.mode)}\n"
+        f"proxy = {json.dumps(link.proxy)}\nrestart_after_s = {link.restart_after_s}\n"
+    )
     if path.parent.is_dir() and (not path.exists() or path.read_text() != data):
         write_atomic(path, data.encode())
 

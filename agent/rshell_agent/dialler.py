@@ -1,4 +1,4 @@
-"""When to dial which address: the retry rules of docs/protocol.md (C6, H3, P7 and GOAWAY).
+"""When to dial which address: the retry rules of docs/protocol.md (C6, H3, L4, P7 and GOAWAY).
 
 It opens no socket and speaks no protocol: it is given `resolve` and `dial`, a clock and a source
 of randomness, and is told how each link fared.
@@ -9,25 +9,31 @@ of randomness, and is told how each link fared.
                           ^                   |              |             |            |
                           +--- a delay that depends on what went wrong ----+--- lost ---+
 
-A link that was told GOAWAY lives on until its streams are done or its successor is welcomed.
+CONNECTING races all addresses of all gateways (`targets.py` says in which order); what takes the
+connection first must also give a WELCOME.  A link that was told GOAWAY lives on until its streams
+are done or its successor is welcomed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from enum import Enum, auto
+from functools import partial
 from typing import Any, Protocol
 
-import attrs
 from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
+from twisted.internet.error import ConnectingCancelledError
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from rshell.identity.refusals import explain_tls_failure
-from rshell.link.addresses import split_address
 from rshell.link.core.errors import ErrorCode
 from rshell.link.core.messages import GoAway
+from rshell.link.dialling import connect_first
+from rshell.link.proxy import ProxyFailed
+from rshell_agent.journal import Journal, Unheard
+from rshell_agent.targets import Randomness, Target, Targets
 
 __all__ = ["DialledLink", "Dialler", "DiallerState", "Randomness", "Target"]
 
@@ -48,6 +54,8 @@ DUPLICATE_CAP_SECONDS = 900.0
 DUPLICATE_FORGOTTEN_SECONDS = 1800.0
 #: What a gateway may ask us to wait; a broken one must not put a device to sleep for weeks.
 MAX_HINT_SECONDS = 3600.0
+#: A machine that woke up dials at once, but not together with all that woke at the same hour.
+RESUME_SECONDS = 3.0
 
 _FOR_A_PERSON = frozenset(
     {ErrorCode.AUTH, ErrorCode.REVOKED, ErrorCode.VERSION, ErrorCode.CLONE_SUSPECTED}
@@ -65,18 +73,6 @@ class DiallerState(Enum):
     CONNECTED = auto()
 
 
-@attrs.frozen
-class Target:
-    """One address of one gateway: ``host`` is the name that its certificate must carry."""
-
-    host: str
-    address: str
-    port: int
-
-    def __str__(self) -> str:
-        return self.host if self.host == self.address else f"{self.host} ({self.address})"
-
-
 class DialledLink(Protocol):
     """What the dialler needs of a link."""
 
@@ -85,16 +81,6 @@ class DialledLink(Protocol):
 
     def go_away(self, goaway: GoAway, *, close: bool, reason: str = "") -> None:
         """Say goodbye; with ``close``, end it."""
-
-
-class Randomness(Protocol):
-    """What the dialler needs of `random.Random`."""
-
-    def uniform(self, a: float, b: float) -> float:
-        """Return a number between a and b."""
-
-    def shuffle(self, x: list[Any]) -> None:
-        """Put the list into random order."""
 
 
 class Dialler:
@@ -108,11 +94,14 @@ class Dialler:
             Cancelling it gives the attempt up.
         random: For jitter and the order of addresses.
         changed: Called after every change of state, with nothing.
+        journal: Is told what went wrong.
 
     Attributes:
         state: Where it stands.
         target: The address of the attempt or link in hand; None while waiting.
         last_error: Why the last attempt or link ended, one line; "" at first.
+        useless_since: Clock seconds since which addresses are found and none gives a WELCOME;
+            None if that is not so.
     """
 
     _log = Logger()
@@ -125,20 +114,25 @@ class Dialler:
         dial: Callable[[Target, int], Deferred[DialledLink]],
         random: Randomness,
         changed: Callable[[], None] = lambda: None,
+        journal: Journal | None = None,
     ) -> None:
         self.state = DiallerState.STOPPED
         self.target: Target | None = None
         self.last_error = ""
+        self.useless_since: float | None = None
         self._clock = clock
         self._gateways = gateways
-        self._resolve = resolve
         self._dial = dial
         self._random = random
         self._changed = changed
+        self._journal: Journal = journal or Unheard()
+        self._targets = Targets(clock, gateways, resolve, random, self._journal)
         self._link: DialledLink | None = None
         self._leaving: list[DialledLink] = []
-        self._targets: list[Target] = []
+        self._groups: list[list[Target]] = []
+        self._reasons: list[str] = []
         self._preferred: list[str] = []
+        self._avoided: Target | None = None
         self._pending: Deferred[Any] | None = None
         self._timer: IDelayedCall | None = None
         self._watchdog: IDelayedCall | None = None
@@ -147,6 +141,10 @@ class Dialler:
         self._duplicates = 0
         self._welcomed_at: float | None = None
         self._retry_spread = 0.0
+        #: What the upper bound is at least, from an unexpected loss to the next WELCOME (C6).
+        self._loss_spread = 0.0
+        #: Whether the wait in hand is one that a gateway asked for.
+        self._told = False
         self._goaway: GoAway | None = None
 
     # -- from outside ------------------------------------------------------------------------
@@ -176,18 +174,51 @@ class Dialler:
         self._wait(MIN_SECONDS)
         link.go_away(GoAway(code=ErrorCode.NONE.value), close=True, reason=reason)
 
+    def resumed(self, reason: str) -> None:
+        """The machine slept: what was connected is dead, and what waits shall try again soon.
+
+        A wait that a gateway asked for is kept.
+        """
+        if self.state is DiallerState.STOPPED:
+            return
+        delay = max(MIN_SECONDS, self._random.uniform(0.0, RESUME_SECONDS))
+        if self.state is DiallerState.WAITING:
+            assert self._timer is not None
+            if not self._told and self._timer.getTime() - self._clock.seconds() > delay:
+                self._wait(delay)
+            return
+        link, self._link = self._link, None
+        pending, self._pending = self._pending, None
+        leaving, self._leaving = self._leaving, []
+        self._failures = 0
+        self.last_error = reason
+        self._wait(delay)
+        if pending is not None:
+            pending.cancel()
+        for dead in [*leaving, *([link] if link else [])]:
+            dead.abort(reason)
+
     def welcomed(self, link: DialledLink, retry_spread_seconds: float) -> None:
         """The gateway accepted this link."""
         if link is not self._link:
             return
         self._cancel_timers()
-        self._targets.clear()
         self._welcomed_at = self._clock.seconds()
         self._retry_spread = min(retry_spread_seconds, MAX_HINT_SECONDS)
+        self._loss_spread = 0.0
+        self._avoided = None
+        self.useless_since = None
+        if self.target is not None:
+            self._targets.welcomed(self.target)
         self._enter(DiallerState.CONNECTED, self.target)
         leaving, self._leaving = self._leaving, []
         for old in leaving:
             old.go_away(GoAway(code=ErrorCode.NONE.value), close=True, reason="replaced")
+
+    def advised(self, link: DialledLink, retry_spread_seconds: float) -> None:
+        """The gateway steers anew (rule L4)."""
+        if link is self._link:
+            self._retry_spread = min(retry_spread_seconds, MAX_HINT_SECONDS)
 
     def goaway_received(self, link: DialledLink, goaway: GoAway) -> None:
         """The gateway ends this link, or lets it drain while we dial anew."""
@@ -196,7 +227,9 @@ class Dialler:
         self._goaway = goaway
         self._preferred = [name for name in goaway.alternatives if name in self._gateways()]
         if self.state is DiallerState.CONNECTED and not self._ends_at_once(goaway):
+            # its place is taken elsewhere first, if there is an elsewhere
             self._leaving.append(link)
+            self._avoided = self.target
             self._ended(f"the gateway goes away ({_told(goaway)})")
 
     def lost(self, link: DialledLink, reason: str) -> None:
@@ -211,64 +244,78 @@ class Dialler:
     def _attempt(self) -> None:
         self._timer = None
         self._watchdog = self._clock.callLater(WATCHDOG_SECONDS, self._too_slow)
-        if self._targets:
-            self._connect()
-            return
+        self._reasons = []
         self._enter(DiallerState.RESOLVING, None)
-        self._pending = Deferred.fromCoroutine(self._find_targets())
-        self._pending.addCallbacks(lambda _: self._resolved(), self._failed)
+        preferred, self._preferred = self._preferred, []
+        search = self._targets.find(preferred, self._avoided)
+        self._pending = Deferred.fromCoroutine(search)
+        self._pending.addCallbacks(self._resolved, self._failed)
 
-    async def _find_targets(self) -> None:
-        """Look up all gateways; those that cannot be resolved do not hinder the others."""
-        gateways, reasons = self._gateways(), []
-        preferred = {name for name in self._preferred if name in gateways}
-        first: list[Target] = []
-        rest: list[Target] = []
-        for name in gateways:
-            try:
-                host, port = split_address(name)
-                addresses = await self._resolve(host, port)
-            except (OSError, ValueError) as error:
-                reasons.append(f"{name}: {getattr(error, 'strerror', None) or error}")
-                continue
-            found = [Target(host, address, port) for address in addresses]
-            (first if name in preferred else rest).extend(found)
-        self._random.shuffle(first)
-        self._random.shuffle(rest)
-        self._preferred = []
-        self._targets = [*first, *rest]
-        if not self._targets:
-            raise OSError("; ".join(reasons)[:200] or "no gateway is configured")
-
-    def _resolved(self) -> None:
+    def _resolved(self, groups: list[list[Target]]) -> None:
         if self.state is DiallerState.RESOLVING:
+            if self.useless_since is None:
+                self.useless_since = self._clock.seconds()
+            self._groups = groups
             self._connect()
 
     def _connect(self) -> None:
-        target = self._targets.pop(0)
-        self._dials += 1
-        self._enter(DiallerState.CONNECTING, target)
-        self._pending = maybeDeferred(self._dial, target, self._dials)
-        self._pending.addCallbacks(self._connected, self._failed)
+        targets = self._groups.pop(0)
+        self._enter(DiallerState.CONNECTING, targets[0])
+        attempts = [partial(self._try, target) for target in targets]
+        self._pending = connect_first(self._clock, attempts, _unwanted)
+        self._pending.addCallbacks(self._connected, self._not_connected)
 
-    def _connected(self, link: DialledLink) -> None:
+    def _try(self, target: Target) -> Deferred[tuple[Target, DialledLink]]:
+        """Dial one address of those that race."""
+        self._dials += 1
+        dialled = maybeDeferred(self._dial, target, self._dials)
+
+        def failed(failure: Failure) -> Failure:
+            if not failure.check(CancelledError, ConnectingCancelledError):
+                self._note_unreachable(target, failure)
+            return failure
+
+        return dialled.addCallbacks(lambda link: (target, link), failed)
+
+    def _note_unreachable(self, target: Target, failure: Failure) -> None:
+        by_proxy = failure.check(ProxyFailed) is not None
+        reason = failure.getErrorMessage() if by_proxy else explain_tls_failure(failure)
+        self._reasons.append(f"{target}: {reason}")
+        self._journal.note("proxy" if by_proxy else "tcp", reason, target=str(target))
+
+    def _connected(self, won: tuple[Target, DialledLink]) -> None:
         self._pending = None
+        target, link = won
         if self.state is not DiallerState.CONNECTING:
             link.abort("not wanted any more")
             return
         self._link = link
-        self._enter(DiallerState.GREETING, self.target)
+        self._enter(DiallerState.GREETING, target)
+
+    def _not_connected(self, failure: Failure) -> None:
+        if (
+            self.state is DiallerState.CONNECTING
+            and self._groups
+            and not failure.check(CancelledError)
+        ):
+            self._connect()
+        else:
+            self._failed(failure)
 
     def _failed(self, failure: Failure) -> None:
         if self.state not in (DiallerState.RESOLVING, DiallerState.CONNECTING):
             return
+        self._pending = None
         if failure.check(CancelledError):
             reason = f"no answer within {WATCHDOG_SECONDS:g} s"
+            self._journal.note("tcp", reason, target=str(self.target or ""))
         elif self.state is DiallerState.RESOLVING:
+            self.useless_since = None
             reason = f"no address: {failure.getErrorMessage()}"
         else:
-            reason = explain_tls_failure(failure)
-        self._pending = None
+            # each says which address it is about
+            self.target = None
+            reason = "; ".join(dict.fromkeys(self._reasons))
         self._ended(reason)
 
     def _too_slow(self) -> None:
@@ -283,6 +330,12 @@ class Dialler:
     def _ended(self, reason: str) -> None:
         """The attempt or link in hand is over: wait as long as the rules say."""
         target, self._link = self.target, None
+        if target is not None:
+            if self.state is DiallerState.GREETING:
+                self._targets.failed(target)
+            elif self._welcomed_at is not None:
+                lived = self._clock.seconds() - self._welcomed_at
+                self._targets.lived(target, healthy=lived >= STABLE_SECONDS)
         delay = self._delay()
         self.last_error = f"{target}: {reason}" if target is not None else reason
         self._log.warn(
@@ -291,10 +344,14 @@ class Dialler:
             reason=reason,
             delay=delay,
         )
+        told = self._told
         self._wait(delay)
+        self._told = told
 
     def _wait(self, delay: float) -> None:
         self._cancel_timers()
+        self._told = False
+        self._groups = []
         self._welcomed_at = None
         self._goaway = None
         self._timer = self._clock.callLater(delay, self._attempt)
@@ -307,16 +364,18 @@ class Dialler:
             self._failures = 0
         if lived is not None and lived >= DUPLICATE_FORGOTTEN_SECONDS:
             self._duplicates = 0
+        self._told = False
         if self._goaway is not None:
             told = self._delay_told(self._goaway, lived is not None)
             if told is not None:
+                self._told = True
                 return told
-        upper = min(CAP_SECONDS, BASE_SECONDS * 2 ** min(self._failures, 16))
         if lived is not None:
             # the gateway steers a mass reconnect even if it died without a word
-            upper = max(upper, self._retry_spread)
+            self._loss_spread = max(self._loss_spread, self._retry_spread)
+        upper = min(CAP_SECONDS, BASE_SECONDS * 2 ** min(self._failures, 16))
         self._failures += 1
-        return max(MIN_SECONDS, self._random.uniform(0.0, upper))
+        return max(MIN_SECONDS, self._random.uniform(0.0, max(upper, self._loss_spread)))
 
     def _delay_told(self, goaway: GoAway, was_welcomed: bool) -> float | None:
         """Return the delay that a GOAWAY asks for; None if it leaves it to the back-off."""
@@ -328,9 +387,14 @@ class Dialler:
             self._duplicates += 1
             return min(DUPLICATE_CAP_SECONDS, delay)
         if goaway.retry_min_ms or goaway.retry_spread_ms:
-            spread = self._random.uniform(0.0, goaway.retry_spread_ms / 1000)
+            spread = min(goaway.retry_spread_ms / 1000, MAX_HINT_SECONDS)
+            self._loss_spread = max(self._loss_spread, spread)
+            # another gateway does not restart: nothing but the spread holds us back from it
+            elsewhere = self._avoided is not None and len(self._gateways()) > 1
+            least = 0.0 if elsewhere else goaway.retry_min_ms / 1000
             self._failures += 1
-            return min(MAX_HINT_SECONDS, max(MIN_SECONDS, goaway.retry_min_ms / 1000 + spread))
+            delay = least + self._random.uniform(0.0, spread)
+            return min(MAX_HINT_SECONDS, max(MIN_SECONDS, delay))
         return None
 
     @staticmethod
@@ -352,3 +416,7 @@ class Dialler:
 def _told(goaway: GoAway) -> str:
     text = "".join(c if c.isprintable() else "?" for c in goaway.message)
     return f"{goaway.code}: {text}" if text else goaway.code
+
+
+def _unwanted(won: tuple[Target, DialledLink]) -> None:
+    won[1].abort("another address was faster")

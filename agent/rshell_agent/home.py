@@ -5,7 +5,7 @@
     HOME/agent.toml      configuration, written by people
     HOME/agent.lock      held by the running agent
     HOME/identity/       key and certificate (rshell.identity.credentials)
-    HOME/state/          clock, link.json, link.toml: what must survive a restart
+    HOME/state/          clock, link.json, link.toml, flight/: what must survive a restart
     HOME/status.json     what `rshell-agent status` shows
     HOME/keeper.*        the keeper's (docs/keeper.md)
 """

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import socket
+import struct
 import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
@@ -12,7 +14,7 @@ import attrs
 import msgspec
 from cryptography import x509
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IHandshakeListener
+from twisted.internet.interfaces import IHandshakeListener, IStreamClientEndpoint
 from twisted.internet.protocol import Factory, connectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -27,6 +29,7 @@ from rshell.identity.tls import (
     explain_tls_failure,
     verify_gateway_name,
 )
+from rshell.link.addresses import NameLookup
 from rshell.link.clock import TimerWheel
 from rshell.link.core.constants import (
     DEFAULT_WINDOW,
@@ -37,6 +40,7 @@ from rshell.link.core.constants import (
 from rshell.link.core.errors import ErrorCode, LocalProtocolError
 from rshell.link.core.limits import AT_AGENT
 from rshell.link.core.messages import (
+    Advice,
     Clock,
     GoAway,
     Hello,
@@ -47,12 +51,15 @@ from rshell.link.core.messages import (
 )
 from rshell.link.dialling import LinkEndpoint
 from rshell.link.protocol import LinkProtocol
-from rshell.link.sockets import wrap_tls
+from rshell.link.proxy import Proxy, ProxyEndpoint
+from rshell.link.sockets import tcp_socket_of, wrap_tls
 from rshell_agent import __version__
 from rshell_agent.dialler import DialledLink, Dialler, Target
 from rshell_agent.dispatch import StreamDispatcher
+from rshell_agent.flight_report import FlightSender
 from rshell_agent.gateway_call import CallFailed, GatewayCall
 from rshell_agent.identity import DeviceIdentity, LinkMemory
+from rshell_agent.journal import Journal, Unheard
 from rshell_agent.link_watch import LinkWatch
 from rshell_agent.policy import PolicyWatch
 from rshell_agent.registry import HandlerRegistry
@@ -69,18 +76,22 @@ class GatewayPeer:
     Attributes:
         target: What was dialled.
         dial: The number of this attempt in this process.
+        dialled_at: Clock seconds of its begin.
         credentials: What we presented.
         certificate: The gateway's, once verified.
         hello: Ours, once sent.
         welcome: The gateway's, once it came.
+        goaway: The gateway's, once it came.
     """
 
     target: Target
     dial: int
     credentials: Credentials = attrs.field(repr=False)
+    dialled_at: float = 0.0
     certificate: x509.Certificate | None = None
     hello: Hello | None = None
     welcome: Welcome | None = None
+    goaway: GoAway | None = None
 
 
 @implementer(IHandshakeListener)
@@ -106,6 +117,7 @@ class Greeting:
         floor: Whether our clock can be trusted.
         facts: For listings.
         boot_id: Changes with every boot.
+        wall: Seconds since 1970, told for display only.
     """
 
     def __init__(
@@ -116,6 +128,7 @@ class Greeting:
         floor: ClockFloor,
         facts: Mapping[str, str],
         boot_id: str,
+        wall: Callable[[], float] = time.time,
     ) -> None:
         self._registry = registry
         self._policy = policy
@@ -123,6 +136,7 @@ class Greeting:
         self._floor = floor
         self._facts = dict(facts)
         self._boot_id = boot_id
+        self._wall = wall
         self._instance = os.urandom(INSTANCE_BYTES)
 
     def hello(self, dial: int) -> Hello:
@@ -137,7 +151,7 @@ class Greeting:
             max_streams=AT_AGENT.max_streams,
             window=DEFAULT_WINDOW,
             clock=Clock(
-                wall_ms=int(time.time() * 1000),
+                wall_ms=int(self._wall() * 1000),
                 monotonic_ms=int(time.monotonic() * 1000),
                 trusted=self._floor.trusted,
             ),
@@ -161,6 +175,12 @@ class AgentLinks:
     """Dials, and owns every link of this device; usually there is one.
 
     `dialler`, `renewal` and `dispatcher` are set once, by whoever wires the agent.
+
+    Args:
+        proxy: Dial by way of it; it resolves the gateways' names.
+        lookup: Finds the proxy itself.
+        journal: Is told how each link fared.
+        flights: Tells the gateway what the journal kept.
     """
 
     _log = Logger()
@@ -178,6 +198,11 @@ class AgentLinks:
         greeting: Greeting,
         sessions: SessionsExchange,
         changed: Callable[[], None],
+        *,
+        proxy: Proxy | None = None,
+        lookup: NameLookup | None = None,
+        journal: Journal | None = None,
+        flights: FlightSender | None = None,
     ) -> None:
         self.current: LinkProtocol | None = None
         self._reactor = reactor
@@ -188,6 +213,11 @@ class AgentLinks:
         self._greeting = greeting
         self._sessions = sessions
         self._changed = changed
+        self._proxy = proxy
+        self._lookup = lookup or NameLookup(reactor)
+        self._journal: Journal = journal or Unheard()
+        self._flights = flights
+        self._local_host = ""
         self._watch: LinkWatch | None = None
         self._live: set[LinkProtocol] = set()
         self._drained: Deferred[None] | None = None
@@ -196,23 +226,38 @@ class AgentLinks:
         """Connect to one address; the Deferred fires with the link when TCP is up."""
         credentials = self._identity.for_dial()
         link = _TLSLink(self, self._wheel, dialler=True, limits=AT_AGENT)
-        link.peer = GatewayPeer(target, number, credentials)
-        inner = Factory.forProtocol(lambda: link)
-        inner.noisy = False
-        factory = wrap_tls(ClientTLS(credentials, self._floor), client=True, factory=inner)
-        connected = LinkEndpoint(self._reactor, target.address, target.port).connect(factory)
+        link.peer = GatewayPeer(target, number, credentials, self._wheel.seconds())
+        link.advised = lambda advice: self._advised(link, advice)
 
         def up(_: object) -> DialledLink:
             self._live.add(link)
             return link
 
-        return connected.addCallback(up)
+        return self._connect(target, link, credentials).addCallback(up)
+
+    def _connect(
+        self, target: Target, link: LinkProtocol, credentials: Credentials
+    ) -> Deferred[Any]:
+        """Bring ``link`` onto a connection with TLS; the Deferred fires when TCP is up."""
+        inner = Factory.forProtocol(lambda: link)
+        inner.noisy = False
+        factory = wrap_tls(ClientTLS(credentials, self._floor), client=True, factory=inner)
+        return self._endpoint(target).connect(factory)
+
+    def _endpoint(self, target: Target) -> IStreamClientEndpoint:
+        if self._proxy is None:
+            return LinkEndpoint(self._reactor, target.address, target.port)
+        return ProxyEndpoint(self._reactor, self._proxy, target.address, target.port, self._lookup)
+
+    def _advised(self, link: LinkProtocol, advice: Advice) -> None:
+        self.dialler.advised(link, advice.retry_spread_ms / 1000)
 
     def drained(self) -> Deferred[None]:
         """Return a Deferred that fires when no link is left."""
-        self._drained = Deferred()
+        drained: Deferred[None] = Deferred()
+        self._drained = drained
         self._check_drained()
-        return self._drained
+        return drained
 
     def _check_drained(self) -> None:
         if self._drained is not None and not self._live:
@@ -253,12 +298,16 @@ class AgentLinks:
             epoch=welcome.epoch,
             note=", to renew the certificate only" if welcome.renew_only else "",
         )
-        self.dialler.welcomed(link, welcome.retry_spread_ms / 1000)
+        self._note_welcome(link, peer, welcome)
+        spread = welcome.retry_spread_ms / 1000
+        self.dialler.welcomed(link, spread)
         self.renewal.link_welcomed(link, at_once=welcome.renew_only)
         self._stop_watch()
         if not welcome.renew_only:
             self._start(self._sessions.report(link))
             self._watch = LinkWatch(link, self._wheel, self._refresh, self._sessions.report_over)
+            if self._flights is not None:
+                self._flights.link_welcomed(link, spread)
         self._changed()
 
     async def _refresh(self, link: LinkProtocol) -> None:
@@ -291,6 +340,8 @@ class AgentLinks:
         watch, self._watch = self._watch, None
         if watch is not None:
             watch.stop()
+        if self._flights is not None:
+            self._flights.stop()
 
     def renewed(self, link: LinkProtocol) -> None:
         """The certificate was renewed over this link; a link only for that has done its work."""
@@ -300,10 +351,20 @@ class AgentLinks:
 
     def sessions_received(self, link: LinkProtocol, sessions: Sessions) -> None:
         if link is self.current:
+            if sessions.end:
+                self.dispatcher.end_sessions(sessions.end)
             self._start(self._sessions.obey(sessions))
 
     def goaway_received(self, link: LinkProtocol, goaway: GoAway) -> None:
         peer: GatewayPeer = link.peer
+        if peer.goaway is None:
+            peer.goaway = goaway
+            self._journal.note(
+                "goaway" if peer.welcome is not None else "refused",
+                f"{goaway.code}: {goaway.message}".rstrip(": "),
+                target=str(peer.target),
+                code=goaway.code,
+            )
         if (
             peer.welcome is None
             and goaway.code in (ErrorCode.AUTH, ErrorCode.EXPIRED)
@@ -317,6 +378,8 @@ class AgentLinks:
         self.dispatcher.stream_requested(link, number, request)
 
     def link_lost(self, link: LinkProtocol, reason: str) -> None:
+        if link in self._live:
+            self._note_end(link, link.peer, reason)
         self._live.discard(link)
         if link is self.current:
             self.current = None
@@ -326,9 +389,55 @@ class AgentLinks:
         self._changed()
         self._check_drained()
 
+    # -- for the journal -----------------------------------------------------------------------
+
+    def _note_welcome(self, link: LinkProtocol, peer: GatewayPeer, welcome: Welcome) -> None:
+        _, sock = tcp_socket_of(link.transport)
+        host = "" if sock is None else str(sock.getsockname()[0])
+        if host and self._local_host and host != self._local_host:
+            self._journal.note(
+                "address", f"the address of this device changed from {self._local_host} to {host}"
+            )
+        self._local_host = host or self._local_host
+        self._journal.note(
+            "welcomed",
+            f"as {welcome.name}" + (", to renew the certificate only" * welcome.renew_only),
+            target=str(peer.target),
+            seconds=self._wheel.seconds() - peer.dialled_at,
+            epoch=welcome.epoch,
+            rtt_ms=None if sock is None else _round_trip_ms(sock),
+            address=host,
+        )
+
+    def _note_end(self, link: LinkProtocol, peer: GatewayPeer, reason: str) -> None:
+        rtt = link.rtt_seconds
+        if link.connected_at is not None:
+            beat = reason.startswith("no answer to a heartbeat")
+            self._journal.note(
+                "heartbeat-lost" if beat else "lost",
+                reason,
+                target=str(peer.target),
+                seconds=self._wheel.seconds() - link.connected_at,
+                rtt_ms=None if rtt is None else round(rtt * 1000, 1),
+            )
+        elif peer.goaway is None:
+            kind = "tls" if peer.certificate is None else "unwelcomed"
+            self._journal.note(kind, reason, target=str(peer.target))
+
     def _start(self, work: Any) -> None:
         running: Deferred[None] = Deferred.fromCoroutine(work)
         running.addErrback(self._log_failure)
 
     def _log_failure(self, failure: Failure) -> None:
         self._log.failure("an exchange with the gateway failed", failure)
+
+
+def _round_trip_ms(sock: socket.socket) -> float | None:
+    """Return the kernel's own measure, from the handshake (tcpi_rtt in linux/tcp.h)."""
+    try:
+        (microseconds,) = struct.unpack_from(
+            "=I", sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 72), 68
+        )
+    except (OSError, struct.error):
+        return None
+    return int(microseconds) / 1000

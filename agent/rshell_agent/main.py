@@ -26,6 +26,9 @@ The home is --home, else $RSHELL_AGENT_HOME, else /var/lib/rshell-agent for root
 ~/.local/state/rshell-agent for others.
 """
 
+#: Lines of the flight recorder that `status` shows.
+_RECENT = 5
+
 
 class _Failed(Exception):
     """The command ends with this line and status 1."""
@@ -170,6 +173,7 @@ def _status(home: Path, options: argparse.Namespace) -> int:
     """Show what the agent wrote; status 0 only if it is connected."""
     from msgspec import DecodeError, json, structs
 
+    from rshell_agent.flight_recorder import recorded
     from rshell_agent.status import read_status
 
     try:
@@ -180,13 +184,36 @@ def _status(home: Path, options: argparse.Namespace) -> int:
         raise _Failed(f"no agent has run on {home}; start one with: rshell-agent run --home {home}")
     if status.state != "stopped" and not _alive(status.pid):
         status = structs.replace(status, state="stopped", gateway=None, epoch=0)
+    recent = recorded(home, _RECENT)
     if options.json:
-        print(json.encode(status).decode())
+        document = structs.asdict(status) | {"recent": recent}
+        print(json.encode(document).decode())
     else:
         for key, value in structs.asdict(status).items():
             if value not in (None, "", {}):
                 print(f"{key.replace('_', ' ') + ':':<17} {_line(value)}")
+        for record in recent:
+            print(f"{'then:':<17} {_line(_told(record))}")
     return 0 if status.state == "connected" else 1
+
+
+def _told(record: Any) -> str:
+    """Say what the flight recorder kept, in a line."""
+    from datetime import UTC, datetime
+
+    from rshell_agent.status import stamp
+
+    try:
+        when = stamp(datetime.fromtimestamp(record.wall_ms / 1000, UTC))
+    except (OverflowError, ValueError, OSError):
+        when = "?"
+    words = [when if record.clock_trusted else f"({when})", record.kind, record.target]
+    words.append(record.message)
+    if record.seconds is not None:
+        words.append(f"[{record.seconds:.1f} s]")
+    if record.count > 1:
+        words.append(f"({record.count} times)")
+    return " ".join(filter(None, words))
 
 
 def _line(value: object) -> str:

@@ -7,21 +7,24 @@ from pathlib import Path
 from typing import Any
 
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 
 from rshell.identity.clock_floor import ClockFloor
 from rshell.identity.credentials import CredentialsDamaged, CredentialStore
-from rshell.link.addresses import resolve
+from rshell.link.addresses import NameLookup
 from rshell.link.clock import TimerWheel
 from rshell.link.core.errors import ErrorCode
 from rshell.link.core.messages import GoAway
+from rshell.link.proxy import Proxy
 from rshell_agent import __version__
 from rshell_agent.config import AgentConfig, load_config
 from rshell_agent.device import DeviceContext, read_boot_id, read_facts
 from rshell_agent.dialler import Dialler, DiallerState
 from rshell_agent.dispatch import StreamDispatcher
+from rshell_agent.flight_recorder import DeviceTimes, FlightRecorder
+from rshell_agent.flight_report import FlightSender
 from rshell_agent.home import HomeLock, state_directory
 from rshell_agent.identity import DeviceIdentity, LinkMemory
 from rshell_agent.keeper_client import KeeperClient, KeeperUnavailable
@@ -31,6 +34,8 @@ from rshell_agent.registry import HandlerRegistry
 from rshell_agent.renewal import Renewal
 from rshell_agent.session_report import SessionsExchange
 from rshell_agent.status import Status, StatusFile, stamp
+from rshell_agent.suspension import SuspensionWatch
+from rshell_agent.watchdog import Watchdog
 
 __all__ = ["AgentService", "NotJoined"]
 
@@ -51,12 +56,20 @@ class AgentService(Service):
         home: The agent's home; created if absent.
         lock: Held for as long as the service lives.
         config: As loaded.
+        watchdog: Hears that we live; nobody by default.
     """
 
     name = "rshell-agent"
     _log = Logger()
 
-    def __init__(self, reactor: Any, home: Path, lock: HomeLock, config: AgentConfig) -> None:
+    def __init__(
+        self,
+        reactor: Any,
+        home: Path,
+        lock: HomeLock,
+        config: AgentConfig,
+        watchdog: Watchdog | None = None,
+    ) -> None:
         self._reactor = reactor
         self._home = home
         self._lock = lock
@@ -67,10 +80,12 @@ class AgentService(Service):
         self._keeper_sessions = 0
         self._minute: IDelayedCall | None = None
         self._minutes = 0
+        self._ending = "told to end"
+        self._watchdog = watchdog or Watchdog(reactor, None)
         self._wire()
 
     @classmethod
-    def new(cls, reactor: Any, home: Path) -> AgentService:
+    def new(cls, reactor: Any, home: Path, watchdog: Watchdog | None = None) -> AgentService:
         """Lock the home, read configuration and credentials, wire everything.
 
         Raises:
@@ -83,7 +98,7 @@ class AgentService(Service):
         state_directory(home)
         lock = HomeLock(home)
         try:
-            return cls(reactor, home, lock, load_config(home))
+            return cls(reactor, home, lock, load_config(home), watchdog)
         except BaseException:
             lock.release()
             raise
@@ -105,15 +120,25 @@ class AgentService(Service):
         greeting = Greeting(
             self._registry, self._policy, self._memory, self._floor, self._facts, boot_id
         )
+        times = DeviceTimes(trusted=lambda: self._floor.trusted)
+        self._recorder = FlightRecorder(self._state / "flight", reactor, boot_id, times)
+        self._suspension = SuspensionWatch(reactor, self._slept, self._clock_stepped)
+        chance, wheel = random.SystemRandom(), TimerWheel(reactor)
+        proxy = Proxy.parse(self._config.link.proxy) if self._config.link.proxy else None
+        lookup = NameLookup(reactor)
         links = AgentLinks(
             reactor,
-            TimerWheel(reactor),
+            wheel,
             self._identity,
             self._memory,
             self._floor,
             greeting,
             SessionsExchange(self._keeper),
             changed,
+            proxy=proxy,
+            lookup=lookup,
+            journal=self._recorder,
+            flights=FlightSender(self._recorder, wheel, reactor, chance.uniform),
         )
         links.dispatcher = StreamDispatcher(
             self._registry, self._policy, self._keeper, self._context, reactor
@@ -124,12 +149,24 @@ class AgentService(Service):
         links.dialler = Dialler(
             reactor,
             self._gateways,
-            lambda host, port: resolve(reactor, host, port),
+            # a proxy is given the name: this device may not be able to resolve it
+            lookup.resolve if proxy is None else lambda host, port: succeed([host]),
             links.dial,
-            random.SystemRandom(),
+            chance,
             changed,
+            self._recorder,
         )
         self._links = links
+
+    def _slept(self, seconds: float) -> None:
+        self._recorder.note("suspended", "the machine slept", seconds=seconds)
+        self._log.info("the machine slept for {seconds:.0f} s", seconds=seconds)
+        self._links.dialler.resumed("the machine slept")
+
+    def _clock_stepped(self, seconds: float) -> None:
+        way = "forward" if seconds > 0 else "back"
+        self._recorder.note("clock", f"the clock was set {way}", seconds=abs(seconds))
+        self._log.info("the clock was set {way} by {seconds:.0f} s", way=way, seconds=abs(seconds))
 
     def _policy_changed(self) -> None:
         self._status.changed()
@@ -171,6 +208,9 @@ class AgentService(Service):
         for line in self._config.warnings:
             self._log.warn("{line}", line=line)
         self._status.write()
+        self._recorder.started(__version__)
+        self._suspension.start()
+        self._watchdog.start()
         Deferred.fromCoroutine(self._start())
 
     async def _start(self) -> None:
@@ -190,6 +230,7 @@ class AgentService(Service):
         self._minutes += 1
         if self._minutes % 60 == 0:
             self._floor.save()
+        self._end_if_useless()
         await self._policy.refresh()
         try:
             reply = await self._keeper.call("status")
@@ -197,21 +238,33 @@ class AgentService(Service):
         except KeeperUnavailable:
             self._keeper_sessions = 0
 
+    def _end_if_useless(self) -> None:
+        """Make room for a fresh process, if the owner wants that: see `LinkConfig`."""
+        limit, since = self._config.link.restart_after_s, self._links.dialler.useless_since
+        if limit and since is not None and self._reactor.seconds() - since >= limit:
+            self._ending = f"no WELCOME for {limit} s although addresses were found"
+            self._log.error("{why}: ending, to be started anew", why=self._ending)
+            self._reactor.stop()
+
     def _next_minute(self) -> None:
         Deferred.fromCoroutine(self._each_minute())
 
     async def _stop(self) -> None:
         self._stopped = True
+        self._watchdog.stop()
+        self._suspension.stop()
         if self._minute is not None and self._minute.active():
             self._minute.cancel()
         goaway = GoAway(code=ErrorCode.SHUTDOWN.value, message="the agent is ending")
         drained = self._links.drained()
+        self._links.dispatcher.stop()
         self._links.dialler.stop(goaway)
         drained.addTimeout(STOP_SECONDS, self._reactor, lambda *_: None)
         await drained
         self._keeper.stop()
         self._floor.save()
         self._status.close()
+        self._recorder.close(self._ending)
         self._lock.release()
         self._log.info("rshell-agent ended; the keeper and its sessions live on")
 

@@ -15,6 +15,7 @@ from rshell.link.clock import use_monotonic_clock
 from rshell_agent.home import HomeInUse, default_home
 from rshell_agent.lazy import give_back_memory
 from rshell_agent.service import AgentService, NotJoined
+from rshell_agent.watchdog import Watchdog
 
 __all__ = ["Options", "makeService", "run"]
 
@@ -32,7 +33,8 @@ def _new(home: Path) -> AgentService:
 
     use_monotonic_clock(reactor)
     try:
-        return AgentService.new(reactor, home)
+        clock: Any = reactor
+        return AgentService.new(reactor, home, Watchdog.from_environment(clock, os.environ))
     except (HomeInUse, NotJoined, UnsafeDirectory, OSError) as error:
         raise SystemExit(f"rshell-agent: {error}") from None
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
@@ -13,21 +12,22 @@ from twisted.python.failure import Failure
 from rshell.access.audit import AuditRecord
 from rshell.access.printable import printable
 from rshell.gateway.arrivals import address_text
-from rshell.gateway.core import Gateway
+from rshell.gateway.callers import Caller, OpenRefused
+from rshell.gateway.core import Gateway, planned_stop
 from rshell.gateway.device_links import welcome_for
-from rshell.gateway.switchboard import Caller, OpenRefused, StreamEnder
 from rshell.identity.tls import PeerCertificate
 from rshell.link.core.errors import ErrorCode, LocalProtocolError
+from rshell.link.core.events import DataReceived, EventReceived, LimitReceived
 from rshell.link.core.limits import AT_GATEWAY_FROM_OPERATOR
-from rshell.link.core.messages import GoAway, Hello, Open, Sessions, Welcome
-from rshell.link.hops import RelayedStream
+from rshell.link.core.messages import GoAway, Hello, Open, Opened, Sessions, Welcome
+from rshell.link.core.sources import OutData, OutEvent, OutLimit
+from rshell.link.hops import RelayedStream, StreamWitness
 from rshell.link.protocol import LinkProtocol
 from rshell.store.errors import StoreError
 
 __all__ = ["LinkDoor"]
 
 _GATEWAY_VERB = "gateway."
-_Ended = Callable[[dict[str, Any] | None, str, str], None]
 
 
 class LinkDoor:
@@ -123,6 +123,9 @@ class LinkDoor:
             # Revoked while the row was written; this link was on no list yet.
             self._refuse(link, ErrorCode.REVOKED, "this operator is revoked")
             return
+        if self._gateway.stopping:
+            link.go_away(planned_stop(0), close=True, reason="the gateway is going down")
+            return
         self._callers[link] = caller
         self._gateway.link_opened(link)
         self._gateway.revocation.operator_came(found.operator.name, link)
@@ -152,16 +155,8 @@ class LinkDoor:
     # -- streams -------------------------------------------------------------------------------
 
     async def _open(self, link: LinkProtocol, number: int, request: Open, caller: Caller) -> None:
-        def join(
-            device_link: LinkProtocol, device_open: Open, ended: _Ended, weight: int
-        ) -> StreamEnder:
-            if not link.waiting(number):
-                raise OpenRefused(ErrorCode.CANCELLED, "the operator gave up")
-            stream = RelayedStream(link, number, request, device_link, ended, weight)
-            stream.open(device_open)
-            return stream
-
-        await self._gateway.switchboard.open(caller, request, join)
+        petition = _Petition(link, number, request)
+        await self._gateway.switchboard.open(caller, request, petition)
 
     def _not_opened(self, failure: Failure, link: LinkProtocol, number: int) -> None:
         error = failure.value
@@ -173,3 +168,73 @@ class LinkDoor:
         else:
             self._log.failure("a stream could not be opened", failure)
             link.refuse(number, ErrorCode.INTERNAL, "the gateway failed; its log says why")
+
+
+class _Petition:
+    """A stream of an operator's link until the gate has answered: it listens for their RESET.
+
+    It is the stream's receiver until it is joined; of a stream without an answer nothing but its
+    end can arrive (rule O1).
+    """
+
+    def __init__(self, link: LinkProtocol, number: int, request: Open) -> None:
+        self._link = link
+        self._number = number
+        self._request = request
+        self._gone: Callable[[str, str], None] | None = None
+
+    def watch(self, gone: Callable[[str, str], None]) -> None:
+        if self._link.waiting(self._number):
+            self._gone = gone
+            self._link.watch(self._number, self)
+        elif self._link.closed:
+            gone(ErrorCode.LINK_LOST.value, "the operator's link is gone")
+        else:
+            gone(ErrorCode.CANCELLED.value, "the operator gave up")
+
+    def join(
+        self, device_link: LinkProtocol, request: Open, witness: StreamWitness, weight: int
+    ) -> RelayedStream:
+        if not self._link.waiting(self._number):
+            code = ErrorCode.LINK_LOST if self._link.closed else ErrorCode.CANCELLED
+            raise OpenRefused(code, "the operator gave up")
+        stream = RelayedStream(
+            self._link, self._number, self._request, device_link, witness, weight
+        )
+        stream.open(request)
+        return stream
+
+    def stream_reset(self, code: str, message: str) -> None:
+        self._tell(code, message)
+
+    def link_lost(self, reason: str) -> None:
+        self._tell(ErrorCode.LINK_LOST.value, reason)
+
+    def _tell(self, code: str, message: str) -> None:
+        gone, self._gone = self._gone, None
+        if gone is not None:
+            gone(code, message)
+
+    def next_control(self) -> OutEvent | OutLimit | None:
+        return None
+
+    def next_frame(self, room: int, credit: int) -> OutData | OutEvent | None:
+        return None
+
+    def stream_opened(self, opened: Opened) -> None:
+        """Not for a stream that the peer asked for."""
+
+    def stream_refused(self, code: str, message: str) -> None:
+        """Likewise."""
+
+    def stream_finished(self) -> None:
+        """Not before an outcome."""
+
+    def data_received(self, event: DataReceived) -> None:
+        """Not before OPENED."""
+
+    def event_received(self, event: EventReceived) -> None:
+        """Likewise."""
+
+    def limit_received(self, event: LimitReceived) -> None:
+        """Likewise."""

@@ -2,13 +2,28 @@
 
 ::
 
-    arrivals.py      every new connection: TLS, who is it, which protocol; admission
+    arrivals.py      every new connection: TLS, who is it, which protocol
+    admission.py     how many handshakes begin, whose is next; handshake_cost.py measures
+    steering.py      how many devices may come back at once, and telling them
     joining.py       the join exchange (no certificate yet)
-    device_links.py  a device's link from HELLO to its end: epochs, catalogue, sessions
+    device_links.py  a device's link from HELLO to its end: epochs, sessions
+    catalogues.py    what each device can do, asked for once
     presence.py      which device is live, on which link, since when
+    probing.py       is it there now: one PING, shared
+    clones.py        two machines with one identity: alert, quarantine
     switchboard.py   the one gate: policy, audit, route, stream
+      callers.py         what a door and the gate say to each other
+      live_sessions.py   one attempt at the gate, parked or joined
+      parking.py         where attempts wait for a device that is away
+      session_rights.py  whose a session is, and whether it may go on
+      session_audit.py   what the audit log is told of sessions
+      session_witness.py what becomes of a joined attempt
+      session_table.py   which sessions live on which device, for listings
+    session_services.py  the verbs about sessions
     verbs.py         what the gateway itself answers (``gateway.*``), and for whom
-    services.py      those verbs' work
+    services.py      those verbs' work; link_services.py of links, device_rows.py a device's row
+    why_services.py  what happened to a device's link; flights.py of it what devices tell
+    metrics.py       what is counted
     throttle.py      how often one peer may make us write what stays
     summaries.py     what a request asked for, in a line
     revocation.py    ends what is no longer allowed, within a second

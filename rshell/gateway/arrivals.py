@@ -2,6 +2,9 @@
 
 Nothing here admits anybody.  A connection costs us at most a TLS handshake and ten seconds before
 it is known; whatever is wrong with it ends in one log line and a closed socket.
+
+Near the limit of open files strangers make room, oldest first, before ``accept()`` fails: then
+Twisted would close whatever else waits in the listening queue, devices and all.
 """
 
 from __future__ import annotations
@@ -18,17 +21,27 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from rshell.access.printable import printable
+from rshell.gateway.admission import Admission, AdmittingTLS, source_of
+from rshell.gateway.metrics import Metrics, descriptor_limit
+from rshell.gateway.throttle import Throttle
 from rshell.identity.tls import GatewayTLS, PeerCertificate, PeerRefused, explain_tls_failure
 from rshell.link.clock import TimerWheel, WheelTimer
 from rshell.link.core.constants import HELLO_SECONDS
 from rshell.link.core.limits import AT_GATEWAY_FROM_DEVICE, AT_GATEWAY_FROM_OPERATOR
 from rshell.link.protocol import LinkOwner, LinkProtocol
-from rshell.link.sockets import wrap_tls
+from rshell.link.sockets import tcp_socket_of, wrap_tls
 
 __all__ = ["Arrivals", "address_text"]
 
 #: Connections in their handshake, without HELLO yet, or joining; each costs about 60 KB.
 MAX_WAITING = 2_000
+#: From here on strangers are dropped for newcomers; the rest is for files, the store and children.
+CROWDED = 0.9
+#: From here on the newcomer itself is dropped if nobody else is a stranger.
+FULL = 0.97
+#: Lines about refused connections of one source; a flood must not fill the log.
+LINES_RATE, LINES_BURST = 5.0, 200
+WARN_EVERY_SECONDS = 60.0
 
 
 def address_text(transport: Any) -> str:
@@ -55,10 +68,11 @@ class Arrival(Protocol):
     def connectionMade(self) -> None:
         transport: Any = self.transport
         self._address = address_text(transport)
-        self.source = getattr(transport.getPeer(), "host", "")
+        self.source = source_of(getattr(transport.getPeer(), "host", ""))
         self._deadline = self._arrivals.wheel.seconds() + HELLO_SECONDS
         self._timer = self._arrivals.wheel.call_later(HELLO_SECONDS, self._late)
-        self._arrivals.came(self)
+        _, sock = tcp_socket_of(transport)
+        self._arrivals.came(self, -1 if sock is None else sock.fileno())
 
     def handshakeCompleted(self) -> None:
         transport: Any = self.transport
@@ -66,8 +80,9 @@ class Arrival(Protocol):
         try:
             peer = self._arrivals.tls.peer_of(connection)
         except PeerRefused as error:
-            self._refuse(str(error))
+            self._refuse(str(error), "certificate")
             return
+        self._arrivals.metrics.handshakes.inc()
         self._cancel()
         left = self._deadline - self._arrivals.wheel.seconds()
         inner = self._arrivals.protocol_for(peer, self._address, max(0.1, left))
@@ -86,30 +101,40 @@ class Arrival(Protocol):
         if self._inner is not None:
             self._inner.connectionLost(reason)
         elif self._address:
-            self._say(explain_tls_failure(reason))
+            self._say(explain_tls_failure(reason), "tls")
 
     def _late(self) -> None:
-        self._refuse("no TLS handshake in time")
+        self._refuse("no TLS handshake in time", "timeout")
 
-    def _refuse(self, why: str) -> None:
-        self._say(why)
+    def not_served(self, why: str) -> None:
+        """Its handshake could not begin in time."""
+        self._refuse(why, "admission")
+
+    def _refuse(self, why: str, label: str) -> None:
+        if self._address:
+            self._say(why, label)
         self._cancel()
         transport: Any = self.transport
         transport.abortConnection()
 
-    def abort(self, why: str) -> None:
+    def abort(self, why: str, label: str) -> None:
         """Make room for others."""
         if isinstance(self._inner, LinkProtocol):
+            self._arrivals.metrics.connections_refused.labels(label).inc()
             self._inner.abort(why)
         else:
-            self._refuse(why)
+            self._refuse(why, label)
 
-    def _say(self, why: str) -> None:
-        self._log.info(
-            "refused a connection from {address}: {why}",
-            address=self._address,
-            why=printable(why, 200),
-        )
+    def _say(self, why: str, label: str) -> None:
+        self._arrivals.metrics.connections_refused.labels(label).inc()
+        left_out = self._arrivals.lines.admit(self.source)
+        if left_out is not None:
+            self._log.info(
+                "refused a connection from {address}: {why}{more}",
+                address=self._address,
+                why=printable(why, 200),
+                more=f" ({left_out} lines about this source left out)" if left_out else "",
+            )
         self._address = ""
 
     def _cancel(self) -> None:
@@ -128,9 +153,16 @@ class Arrivals(Factory):
         join: Builds the protocol of a machine that joins, from its address.
         max_waiting: Connections of strangers at once; beyond, the oldest of the busiest source
             is dropped.
+        admission: When handshakes may begin; by default at the usual rate.
+        metrics: What is counted.
+        max_files: Open files that this process may have.
+
+    Attributes:
+        lines: How many lines of the log each source gets.
     """
 
     noisy = False
+    _log = Logger()
 
     def __init__(
         self,
@@ -140,9 +172,18 @@ class Arrivals(Factory):
         operators: LinkOwner,
         join: Callable[[str], Protocol],
         max_waiting: int = MAX_WAITING,
+        *,
+        admission: Admission | None = None,
+        metrics: Metrics | None = None,
+        max_files: int | None = None,
     ) -> None:
         self.tls = tls
         self.wheel = wheel
+        self.admission = Admission(wheel) if admission is None else admission
+        self.metrics = Metrics() if metrics is None else metrics
+        self.lines = Throttle(wheel.seconds, LINES_RATE, LINES_BURST)
+        self._max_files = descriptor_limit() if max_files is None else max_files
+        self._warned_at: float | None = None
         self._devices = devices
         self._operators = operators
         self._join = join
@@ -153,24 +194,54 @@ class Arrivals(Factory):
 
     def wrapped(self) -> TLSMemoryBIOFactory:
         """Return this factory behind TLS, ready for an endpoint to listen with."""
-        return wrap_tls(self.tls, client=False, factory=self)
+        wrapped = wrap_tls(self.tls, client=False, factory=self)
+        build: Any = self._admitting
+        wrapped.protocol = build
+        return wrapped
+
+    def _admitting(self, factory: TLSMemoryBIOFactory, arrival: Arrival) -> AdmittingTLS:
+        return AdmittingTLS(factory, arrival, self.admission, arrival.not_served)
 
     def buildProtocol(self, addr: IAddress | None) -> Protocol:
         return Arrival(self)
 
-    def came(self, arrival: Arrival) -> None:
+    def came(self, arrival: Arrival, descriptor: int = -1) -> None:
         """Count a connection that is not known yet.
 
         At the cap the oldest of the busiest source goes, which may be the new one itself.  A
         source is only ranked, never capped: a whole site may sit behind one NAT.
+
+        Args:
+            descriptor: Its number.  The kernel gives the lowest free one, so all below are open:
+                the number says how near the limit is, without counting.
         """
         self._waiting.setdefault(arrival.source, {})[arrival] = None
         self._count += 1
-        if self._count > self._max_waiting:
-            busiest = max(self._waiting.values(), key=len)
-            oldest = next(iter(busiest))
-            self.went(oldest)
-            oldest.abort("dropped for newer connections before it was known")
+        self.metrics.connections.inc()
+        if descriptor >= self._max_files * CROWDED:
+            self._make_room(descriptor)
+        elif self._count > self._max_waiting:
+            self._drop_one("dropped for newer connections before it was known", "crowded")
+        self.metrics.strangers.set(self._count)
+
+    def _make_room(self, descriptor: int) -> None:
+        now = self.wheel.seconds()
+        if self._warned_at is None or now - self._warned_at >= WARN_EVERY_SECONDS:
+            self._warned_at = now
+            self._log.error(
+                "{used} of {limit} files are open: connections that are not known yet are dropped;"
+                " raise LimitNOFILE",
+                used=descriptor,
+                limit=self._max_files,
+            )
+        if self._count > 1 or descriptor >= self._max_files * FULL:
+            self._drop_one("dropped: too many files are open", "descriptors")
+
+    def _drop_one(self, why: str, label: str) -> None:
+        busiest = max(self._waiting.values(), key=len)
+        oldest = next(iter(busiest))
+        self.went(oldest)
+        oldest.abort(why, label)
 
     def went(self, arrival: Arrival) -> None:
         """The connection is known, or gone."""
@@ -178,6 +249,7 @@ class Arrivals(Factory):
         if arrival in same:
             del same[arrival]
             self._count -= 1
+            self.metrics.strangers.set(self._count)
             if not same:
                 del self._waiting[arrival.source]
 

@@ -7,13 +7,13 @@ import os
 import re
 import socket
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import attrs
 import msgspec
 from msgspec import Meta, Struct
 
-__all__ = ["BadConfig", "GatewayConfig", "default_home", "read_config_file"]
+__all__ = ["BadConfig", "CloneAction", "GatewayConfig", "default_home", "read_config_file"]
 
 #: The registered default of the link protocol.
 DEFAULT_PORT = 7411
@@ -24,6 +24,8 @@ _NAME = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]{0,251}[A-Za-z0-9_.])?", re.ASCI
 _INTERFACE = re.compile(r":interface=((?:\\.|[^:\\])+)")
 
 Endpoint = Annotated[str, Meta(max_length=1024)]
+#: What happens to a device of which there seem to be two.
+CloneAction = Literal["alert", "quarantine"]
 
 
 class BadConfig(ValueError):
@@ -37,8 +39,18 @@ class _Section(Struct, frozen=True, forbid_unknown_fields=True):
     advertise: list[Annotated[str, Meta(max_length=260)]] | None = None
 
 
+class _Admission(Struct, frozen=True, forbid_unknown_fields=True):
+    handshakes_per_second: Annotated[float, Meta(ge=1, le=100_000)] | None = None
+
+
+class _Clones(Struct, frozen=True, forbid_unknown_fields=True):
+    action: CloneAction | None = None
+
+
 class _File(Struct, frozen=True, forbid_unknown_fields=True):
     gateway: _Section = msgspec.field(default_factory=_Section)
+    admission: _Admission = msgspec.field(default_factory=_Admission)
+    clones: _Clones = msgspec.field(default_factory=_Clones)
 
 
 @attrs.frozen(kw_only=True)
@@ -51,6 +63,8 @@ class GatewayConfig:
         ssh: endpoint of the ssh door; "" is off.
         web: endpoint of the web door; "" is off.
         advertise: ``HOST`` or ``HOST:PORT`` under which devices and operators dial in.
+        handshakes_per_second: at most; None is measured at start.
+        clones: what happens to a device of which there seem to be two.
     """
 
     home: Path
@@ -58,6 +72,8 @@ class GatewayConfig:
     ssh: str = ""
     web: str = ""
     advertise: tuple[str, ...] = ()
+    handshakes_per_second: float | None = None
+    clones: CloneAction = "alert"
 
     def names(self) -> tuple[str, ...]:
         """Return the hosts that the gateway's certificate has to name."""
@@ -118,20 +134,25 @@ def _is_address(text: str) -> bool:
 def read_config_file(path: Path, config: GatewayConfig) -> GatewayConfig:
     """Return ``config`` with what a TOML file says; options of the command line come later.
 
-    The file has one table, ``[gateway]``, with ``links``, ``ssh``, ``web`` and ``advertise``.
+    The file has the tables ``[gateway]`` with ``links``, ``ssh``, ``web`` and ``advertise``,
+    ``[admission]`` with ``handshakes_per_second``, and ``[clones]`` with ``action``.
 
     Raises:
         BadConfig: It cannot be read, is not TOML, or has an unknown key or a wrong type.
     """
     try:
-        section = msgspec.toml.decode(path.read_bytes(), type=_File).gateway
+        found = msgspec.toml.decode(path.read_bytes(), type=_File)
     except OSError as error:
         raise BadConfig(f"cannot read {path}: {error.strerror}") from None
     except (msgspec.MsgspecError, UnicodeDecodeError, ValueError) as error:
         raise BadConfig(f"{path}: {error}") from None
     given: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value
-        for name in section.__struct_fields__
-        if (value := getattr(section, name)) is not None
+        for name in found.gateway.__struct_fields__
+        if (value := getattr(found.gateway, name)) is not None
     }
+    if found.admission.handshakes_per_second is not None:
+        given["handshakes_per_second"] = found.admission.handshakes_per_second
+    if found.clones.action is not None:
+        given["clones"] = found.clones.action
     return attrs.evolve(config, **given)

@@ -15,12 +15,23 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from rshell.access.printable import printable
+from rshell.gateway import link_services as _link_services  # noqa: F401  # fills the registry of verbs
 from rshell.gateway import services as _services  # noqa: F401  # fills the registry of verbs
-from rshell.gateway.device_links import ADMISSION_RATE, DeviceLinks
+from rshell.gateway import session_services as _sessions  # noqa: F401  # likewise
+from rshell.gateway import why_services as _why  # noqa: F401  # likewise
+from rshell.gateway.admission import DEFAULT_RATE, Admission
+from rshell.gateway.clones import Clones
+from rshell.gateway.config import CloneAction
+from rshell.gateway.device_links import DeviceLinks
+from rshell.gateway.flights import Flights
 from rshell.gateway.home import GatewayHome
 from rshell.gateway.joining import Joiner, JoinExchange
+from rshell.gateway.metrics import Metrics, ReactorLag
 from rshell.gateway.presence import Presence
+from rshell.gateway.probing import Probes
 from rshell.gateway.revocation import Revocation
+from rshell.gateway.session_table import SessionTable
+from rshell.gateway.steering import Fleet
 from rshell.gateway.switchboard import Switchboard
 from rshell.gateway.throttle import Throttle
 from rshell.gateway.verbs import Verbs
@@ -32,7 +43,7 @@ from rshell.link.core.messages import GoAway
 from rshell.link.protocol import LinkProtocol
 from rshell.store.store import Store
 
-__all__ = ["Catalogues", "Gateway"]
+__all__ = ["Catalogues", "Gateway", "planned_stop", "tls_of"]
 
 #: As JSON text; parsed, they take about ten times as much.  A usual one has 4 KiB.
 MAX_CATALOGUES_BYTES = 4 * 1024 * 1024
@@ -40,8 +51,32 @@ MAX_CATALOGUES_BYTES = 4 * 1024 * 1024
 RENEWALS_RATE, RENEWALS_BURST = 3 / 3600, 10
 #: Rows about refused uses of one invite.
 REFUSED_JOINS_RATE, REFUSED_JOINS_BURST = 1 / 60, 10
+#: Probes that one operator may ask for, of all devices: a look at a whole site at once.
+PROBES_RATE, PROBES_BURST = 20.0, 500
 #: Agents come back this soon after a planned stop, and not all at once.
 RESTART_SECONDS = 2
+#: A peer that has not taken our last words by then is cut off by the end of the process.
+STOP_SECONDS = 3.0
+
+
+def planned_stop(spread_ms: int) -> GoAway:
+    """Return what a peer is told when the gateway goes down on purpose."""
+    return GoAway(
+        code=ErrorCode.SHUTDOWN.value,
+        message="the gateway is going down",
+        retry_min_ms=RESTART_SECONDS * 1000,
+        retry_spread_ms=spread_ms,
+    )
+
+
+def tls_of(home: GatewayHome) -> GatewayTLS:
+    """Return a gateway's side of TLS."""
+    return GatewayTLS(
+        home.leaf.key,
+        home.leaf.chain,
+        home.keys.device.certificate,
+        home.keys.operator.certificate,
+    )
 
 
 class Catalogues:
@@ -83,10 +118,13 @@ class Gateway:
         store: Open.
         wheel: Timers of this process.
         wall: Seconds since 1970, for records only.
+        handshakes_per_second: At most.
+        clone_action: What happens to a device of which there seem to be two.
 
     Attributes:
         advertised: ``(host, port)`` pairs under which devices and operators dial in; set by
             whoever opens the ports.
+        stopping: It is going down on purpose: nobody is let in any more.
     """
 
     _log = Logger()
@@ -97,6 +135,9 @@ class Gateway:
         store: Store,
         wheel: TimerWheel,
         wall: Callable[[], float] = time.time,
+        *,
+        handshakes_per_second: float = DEFAULT_RATE,
+        clone_action: CloneAction = "alert",
     ) -> None:
         self.home = home
         self.store = store
@@ -106,16 +147,25 @@ class Gateway:
         self.advertised: Sequence[tuple[str, int]] = ()
         self.catalogues = Catalogues()
         self.presence = Presence(0)
+        self.metrics = Metrics()
+        self.lag = ReactorLag(wheel)
+        self.fleet = Fleet(self)
+        self.admission = Admission(
+            wheel,
+            handshakes_per_second,
+            self.fleet.size,
+            self.metrics.admission_wait.observe,
+        )
+        self.clones = Clones(self, clone_action)
+        self.probes = Probes(self)
+        self.flights = Flights(wheel.seconds, self.now_us)
+        self.probing = Throttle(wheel.seconds, PROBES_RATE, PROBES_BURST)
+        self.sessions = SessionTable(wheel.seconds)
         self.switchboard = Switchboard(self)
         self.verbs = Verbs(self)
         self.revocation = Revocation(self)
         self.devices = DeviceLinks(self, wall)
-        self.tls = GatewayTLS(
-            home.leaf.key,
-            home.leaf.chain,
-            home.keys.device.certificate,
-            home.keys.operator.certificate,
-        )
+        self.tls = tls_of(home)
         self.renewals = Throttle(wheel.seconds, RENEWALS_RATE, RENEWALS_BURST)
         self._joiner = Joiner(
             home,
@@ -125,6 +175,7 @@ class Gateway:
             wall,
         )
         self._links: set[LinkProtocol] = set()
+        self.stopping = False
 
     def now_us(self) -> int:
         """Return the wall clock in the store's unit, microseconds since 1970 UTC."""
@@ -158,27 +209,35 @@ class Gateway:
         start = await self.store.next_start()
         self.presence = Presence(start)
         await self.switchboard.complete_interrupted()
+        await self.fleet.start()
+        self.probes.start()
+        self.lag.start()
 
     async def stop(self) -> None:
-        """Tell every peer when to come back, and wait until they have heard or two seconds.
+        """Tell every peer when to come back, and wait until they have heard or three seconds.
 
-        Sessions are not ended: devices keep them, and operators resume.
+        Sessions are not ended: devices keep them, and operators resume.  To the audit each
+        attempt is detached; none has failed.
         """
-        links = self.devices.links() + list(self._links)
-        spread = len(links) * 1000 // ADMISSION_RATE
-        goaway = GoAway(
-            code=ErrorCode.SHUTDOWN.value,
-            message="the gateway is going down",
-            retry_min_ms=RESTART_SECONDS * 1000,
-            retry_spread_ms=spread,
-        )
-        for link in links:
-            link.go_away(goaway, close=True, reason="the gateway is going down")
-        if links:
+        self.stopping = True
+        for part in (self.fleet, self.probes, self.lag):
+            part.stop()
+        devices, operators = self.devices.links(), list(self._links)
+        self._send_away(devices, self.admission.spread_ms())
+        # They are few beside the devices, and people wait at them.
+        self._send_away(operators, int(len(operators) * 1000 / self.admission.rate))
+        count = len(devices) + len(operators)
+        if count:
             waited: Deferred[None] = Deferred()
-            self._await_links(waited, self.wheel.seconds() + 3.0)
+            self._await_links(waited, self.wheel.seconds() + STOP_SECONDS)
             await waited
-        self._log.info("told {count} links to come back later", count=len(links))
+        self._log.info("told {count} links to come back later", count=count)
+
+    @staticmethod
+    def _send_away(links: list[LinkProtocol], spread_ms: int) -> None:
+        goaway = planned_stop(spread_ms)
+        for link in links:
+            link.go_away(goaway, close=True, reason=goaway.message)
 
     def _await_links(self, waited: Deferred[None], until: float) -> None:
         if not (self.devices.links() or self._links) or self.wheel.seconds() >= until:

@@ -6,13 +6,10 @@ link (rule H2).  A certificate that has expired admits to renewal only (rule E4)
 
 from __future__ import annotations
 
-import hashlib
-import secrets
 import time
 from collections import deque
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -24,11 +21,11 @@ from rshell import __version__
 from rshell.access.audit import AuditRecord
 from rshell.access.printable import printable
 from rshell.gateway.arrivals import address_text
+from rshell.gateway.catalogues import CatalogueLearner
+from rshell.gateway.clones import QUARANTINED, Sighting
 from rshell.gateway.presence import Arrival, LiveDevice
 from rshell.gateway.throttle import Throttle
-from rshell.handlers import HandlerDescription
 from rshell.identity.tls import PeerCertificate
-from rshell.link.channel import StreamChannel
 from rshell.link.clock import WheelTimer
 from rshell.link.core.connection import choose_version
 from rshell.link.core.constants import DEFAULT_WINDOW, HEARTBEAT_SECONDS, MAX_OFFSET
@@ -38,7 +35,6 @@ from rshell.link.core.messages import (
     GoAway,
     Hello,
     Open,
-    Opened,
     PolicyState,
     Sessions,
     Welcome,
@@ -54,14 +50,8 @@ if TYPE_CHECKING:
 __all__ = ["FEATURES", "DeviceLinks", "reported", "welcome_for"]
 
 FEATURES = ("resume",)
-#: Mutual TLS handshakes a second that two cores do beside their other work.
-ADMISSION_RATE = 400
 #: A device that lay in a drawer for longer has to be invited again (rule E4).
 MAX_EXPIRED = timedelta(days=400)
-#: Twenty handlers with long schemas.
-MAX_CATALOGUE_BYTES = 64 * 1024
-#: New catalogues that one device may bring: an upgrade or a change of policy, now and then.
-CATALOGUES_RATE, CATALOGUES_BURST = 4 / 3600, 8
 #: Rows of coming and going that one device may add to the audit log, which is for ever.
 ROWS_RATE, ROWS_BURST = 1 / 15, 60
 #: Changes of policy or handlers that one device may tell.
@@ -70,10 +60,10 @@ REPORTS_RATE, REPORTS_BURST = 1 / 30, 10
 MAX_UNJUDGED = 4
 #: What runs on a link that said GOAWAY may finish for so long (rule R7).
 DRAIN_SECONDS = 60.0
-#: Others with the same catalogue wait for the one that was asked first.
-CATALOGUE_SECONDS = 30.0
 #: SESSIONS frames of one device that may wait for the store: a thousand sessions and more.
 MAX_REPORTS = 16
+#: How the reason begins when a link ends by rule L2.
+SILENT = "silent for "
 
 
 def reported(facts: dict[str, str]) -> dict[str, str]:
@@ -106,11 +96,10 @@ class DeviceLinks:
         self._entries: dict[LinkProtocol, LiveDevice | None] = {}
         self._by_device: dict[str, dict[LinkProtocol, None]] = {}
         self._reports: dict[LinkProtocol, deque[Sessions]] = {}
-        self._fetching: dict[str, list[LiveDevice]] = {}
         self._draining: dict[LinkProtocol, WheelTimer] = {}
         seconds = gateway.wheel.seconds
         self._rows = Throttle(seconds, ROWS_RATE, ROWS_BURST)
-        self._catalogues = Throttle(seconds, CATALOGUES_RATE, CATALOGUES_BURST)
+        self._catalogues = CatalogueLearner(gateway)
         self._reported = Throttle(seconds, REPORTS_RATE, REPORTS_BURST)
 
     # -- LinkOwner -----------------------------------------------------------------------------
@@ -198,8 +187,17 @@ class DeviceLinks:
             reason=printable(reason),
         )
         self._record(entry, "device.lost", reason)
-        # Also of one that said GOAWAY before; the store lets no older epoch write.
-        seen = self._gateway.store.record_seen(entry.device.id, entry.epoch, Seen())
+        if reason.startswith(SILENT):
+            self._gateway.metrics.heartbeats_lost.inc()
+        # When it was heard, not when that was noticed.  Also of one that said GOAWAY before; the
+        # store lets no older epoch write.
+        silent = entry.silent(self._gateway.wheel.seconds())
+        seen = self._gateway.store.record_seen(
+            entry.device.id,
+            entry.epoch,
+            Seen(),
+            self._gateway.now_us() - int(silent * 1_000_000),
+        )
         seen.addErrback(self._log_failure)
 
     def close_all(self, device_id: str, code: ErrorCode, message: str) -> int:
@@ -234,6 +232,9 @@ class DeviceLinks:
         if refusal is not None or self._gateway.revocation.is_revoked("device", found.device.id):
             self._refuse(link, ErrorCode.REVOKED, "this device is revoked")
             return
+        if found.device.quarantined_at is not None:
+            self._refuse(link, ErrorCode.CLONE_SUSPECTED, QUARANTINED)
+            return
         if peer.expired:
             expired_for = datetime.fromtimestamp(self._wall(), UTC) - peer.not_after
             if expired_for > MAX_EXPIRED:
@@ -248,6 +249,10 @@ class DeviceLinks:
         self._admit(link, hello, found.device)
 
     def _refuse(self, link: LinkProtocol, code: ErrorCode, message: str) -> None:
+        self._gateway.metrics.links_refused.labels(code.value).inc()
+        if self._entries.get(link) is None and not link.closed:
+            address = address_text(link.transport)
+            self._gateway.flights.refused(link.peer.name.name, address, code.value, message)
         link.go_away(GoAway(code=code.value, message=message), close=True, reason=message)
 
     def _welcome_to_renew(self, link: LinkProtocol, hello: Hello, device: Device) -> None:
@@ -259,13 +264,16 @@ class DeviceLinks:
         )
 
     def _admit(self, link: LinkProtocol, hello: Hello, device: Device) -> None:
-        presence = self._gateway.presence
+        presence, address = self._gateway.presence, address_text(link.transport)
+        if not self._gateway.clones.presented(device, hello, address):
+            self._refuse(link, ErrorCode.CLONE_SUSPECTED, QUARANTINED)
+            return
         entry = LiveDevice(
             device=device,
             link=link,
             hello=msgspec.structs.replace(hello, facts=reported(hello.facts)),
             epoch=presence.next_epoch(),
-            address=address_text(link.transport),
+            address=address,
             connected_at=datetime.fromtimestamp(self._wall(), UTC),
         )
         arrival, other = presence.arrive(entry)
@@ -276,7 +284,8 @@ class DeviceLinks:
         if other is not None:
             self._displace(other, entry)
         self._close_older(link)
-        generation = min(max(device.link_generation, hello.link_generation), MAX_OFFSET - 1) + 1
+        generation = max(device.link_generation, hello.link_generation)
+        entry.told_ms = self._gateway.admission.spread_ms()
         link.welcome(
             welcome_for(
                 hello,
@@ -284,8 +293,8 @@ class DeviceLinks:
                 self._wall,
                 epoch=entry.epoch,
                 max_streams=AT_GATEWAY_FROM_DEVICE.max_streams,
-                retry_spread_ms=len(presence) * 1000 // ADMISSION_RATE,
-                link_generation=generation,
+                retry_spread_ms=entry.told_ms,
+                link_generation=min(generation, MAX_OFFSET - 1) + 1,
             )
         )
         self._log.info(
@@ -295,8 +304,9 @@ class DeviceLinks:
             address=entry.address,
         )
         self._record(entry, "device.live", "")
-        self._remember(entry, generation)
-        self._learn_handlers(entry)
+        self._remember(entry)
+        self._catalogues.learn(entry)
+        self._gateway.switchboard.device_came(entry)
 
     def _close_older(self, newest: LinkProtocol, *, only_renewing: bool = False) -> None:
         """End what else was welcomed for this device: links that leave, or may only renew."""
@@ -317,13 +327,17 @@ class DeviceLinks:
             address=new.address,
             who="same agent" if same else "another agent process",
         )
+        self._gateway.metrics.displaced.inc()
+        self._gateway.clones.displaced(
+            new.device, Sighting.of(old.hello, old.address), Sighting.of(new.hello, new.address)
+        )
         old.link.go_away(
             GoAway(code=ErrorCode.DUPLICATE.value, message="a newer link of this device took over"),
             close=True,
             reason=f"displaced by epoch {new.epoch:#x}",
         )
 
-    def _remember(self, entry: LiveDevice, generation: int) -> None:
+    def _remember(self, entry: LiveDevice) -> None:
         hello = entry.hello
         seen = self._gateway.store.record_seen(
             entry.device.id,
@@ -335,7 +349,7 @@ class DeviceLinks:
                 boot_id=printable(hello.boot_id, 64) or None,
                 instance=hello.instance.hex(),
                 dial=hello.dial,
-                link_generation=generation,
+                link_generation=hello.link_generation,
                 facts=hello.facts,
             ),
         )
@@ -367,8 +381,6 @@ class DeviceLinks:
             self._log.failure("a device's link failed", failure)
         self._refuse(link, ErrorCode.INTERNAL, "the gateway failed; try again")
 
-    # -- the catalogue -------------------------------------------------------------------------
-
     def reported(self, entry: LiveDevice, policy: PolicyState, catalogue: str) -> bool:
         """Take in what a device's HELLO would tell now; say no if it tells too often."""
         if self._reported.admit(entry.device.id) is None:
@@ -378,97 +390,5 @@ class DeviceLinks:
             entry.device.id, entry.epoch, Seen(catalogue=catalogue or None)
         )
         seen.addErrback(self._log_failure)
-        self._learn_handlers(entry)
+        self._catalogues.learn(entry)
         return True
-
-    def _learn_handlers(self, entry: LiveDevice) -> None:
-        digest = entry.hello.catalogue
-        if digest:
-            learned = Deferred.fromCoroutine(self._catalogue(entry, digest))
-            learned.addErrback(self._log_failure)
-
-    async def _catalogue(self, entry: LiveDevice, digest: str) -> None:
-        """Learn what the device can do: from the store, else once from the device."""
-        known = self._gateway.catalogues.get(digest)
-        if known is None:
-            body = await self._gateway.store.catalogue(digest)
-            if body is None and digest in self._fetching:
-                self._fetching[digest].append(entry)
-                return
-            if body is None and self._catalogues.admit(entry.device.id) is not None:
-                body = await self._fetch_for_all(entry, digest)
-            if body is None:
-                return
-            known = self._gateway.catalogues.keep(digest, body)
-        entry.handlers = tuple(handler.name for handler in known)
-
-    async def _fetch_for_all(self, entry: LiveDevice, digest: str) -> str | None:
-        """Ask one device; those that came meanwhile look again, and one of them asks if need be."""
-        self._fetching[digest] = []
-        try:
-            return await self._fetch(entry, digest)
-        finally:
-            for waiting in self._fetching.pop(digest):
-                if not waiting.link.closed:
-                    self._gateway.wheel.call_later(0, partial(self._learn_handlers, waiting))
-
-    async def _fetch(self, entry: LiveDevice, digest: str) -> str | None:
-        if entry.link.closed:
-            return None
-        collector = _Collector(entry.link)
-        timer = self._gateway.wheel.call_later(CATALOGUE_SECONDS, collector.give_up)
-        body = await collector.collected
-        timer.cancel()
-        if body is None or hashlib.sha256(body).hexdigest() != digest:
-            self._log.warn(
-                "device {name} gave no catalogue that fits its digest", name=entry.device.name
-            )
-            return None
-        try:
-            msgspec.json.decode(body, type=list[HandlerDescription])
-        except msgspec.MsgspecError:
-            self._log.warn("device {name} gave a malformed catalogue", name=entry.device.name)
-            return None
-        text = body.decode()
-        await self._gateway.store.put_catalogue(digest, text)
-        return text
-
-
-class _Collector:
-    """Asks a device for its catalogue and collects the bytes."""
-
-    def __init__(self, link: LinkProtocol) -> None:
-        self.collected: Deferred[bytes | None] = Deferred()
-        self._data = bytearray()
-        self._channel = StreamChannel(link, self)
-        try:
-            self._channel.request(Open(handler="catalogue", session=secrets.token_bytes(16)))
-        except LocalProtocolError:
-            self._done(None)
-
-    def _done(self, body: bytes | None) -> None:
-        if not self.collected.called:
-            self.collected.callback(body)
-
-    def give_up(self) -> None:
-        """Wait no longer."""
-        self._channel.reset(ErrorCode.TIMEOUT, "no catalogue in time")
-        self._done(None)
-
-    def channel_opened(self, opened: Opened) -> None:
-        self._channel.loseConnection()
-
-    def data_received(self, data: bytes, stderr: bool) -> None:
-        self._data += data
-        if len(self._data) > MAX_CATALOGUE_BYTES:
-            self._channel.reset(ErrorCode.OVERLOAD, "too large a catalogue")
-
-    def input_ended(self) -> None:
-        pass
-
-    def event_received(self, kind: str, body: dict[str, Any], urgent: bool) -> None:
-        if kind == "outcome" and body.get("status") == "ok":
-            self._done(bytes(self._data))
-
-    def channel_closed(self, code: str, message: str) -> None:
-        self._done(None)

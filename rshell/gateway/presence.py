@@ -49,6 +49,8 @@ class LiveDevice:
         address: of the peer, for people.
         connected_at: aware, UTC.
         handlers: names, once its catalogue is known.
+        told_ms: the reconnect spread that it was told last (rule L4).
+        asked_since: when it was last heard before a silence that it was asked about.
     """
 
     device: Device
@@ -58,6 +60,12 @@ class LiveDevice:
     address: str
     connected_at: datetime
     handlers: tuple[str, ...] = ()
+    told_ms: int = 0
+    asked_since: float = -1.0
+
+    def silent(self, now: float) -> float:
+        """Return for how many seconds nothing was heard, at ``now`` of the link's clock."""
+        return max(0.0, now - self.link.last_received)
 
     def state(self, now: float) -> State:
         """Return LIVE, or SUSPECT when nothing was heard for longer than a heartbeat allows.
@@ -65,8 +73,7 @@ class LiveDevice:
         Args:
             now: Seconds of the clock that the link uses.
         """
-        silent = now - self.link.last_received
-        return State.SUSPECT if silent > SUSPECT_SECONDS else State.LIVE
+        return State.SUSPECT if self.silent(now) > SUSPECT_SECONDS else State.LIVE
 
 
 class Presence:

@@ -12,7 +12,7 @@ from twisted.internet.defer import DeferredLock
 from twisted.logger import Logger
 
 from rshell.access.roles import ADMIN
-from rshell.gateway.switchboard import OpenRefused
+from rshell.gateway.callers import OpenRefused
 from rshell.link.core.errors import ErrorCode
 from rshell.link.core.messages import GoAway, Sessions
 from rshell.link.protocol import LinkProtocol
@@ -75,6 +75,7 @@ class Revocation:
         self._gateway.switchboard.end_where(
             lambda session: session.device.id == device.id, ErrorCode.REVOKED, text
         )
+        self._gateway.sessions.forget_device(device.id)
         closed = self._gateway.devices.close_all(device.id, ErrorCode.REVOKED, text)
         self._log.info("{text}", text=text)
         return device.name, closed
@@ -127,29 +128,47 @@ class Revocation:
     async def _end_detached(self, operator: str) -> None:
         """Tell the live devices to end sessions of an operator that nobody is attached to.
 
-        Devices that are away are told when they list their sessions (rule S2).
+        First those that are known, at once; then whatever the log of a day tells of, because what
+        is known is bounded.  Devices that are away are told when they list theirs (rule S2).
         """
+        known: dict[str, set[bytes]] = {}
+        for entry in self._gateway.sessions.entries():
+            if entry.operator == operator:
+                known.setdefault(entry.device_id, set()).add(entry.session)
+        self._end_on_devices(known)
         since = self._gateway.now_us() - LONGEST_SESSION_US
-        by_device: dict[str, set[bytes]] = {}
         before: int | None = None
+        told: set[bytes] = set().union(*known.values())
         while True:
             rows = await self._gateway.store.audit_rows(
                 operator=operator, since=since, before=before, limit=PAGE_ROWS
             )
+            by_device: dict[str, set[bytes]] = {}
             for row in rows:
                 record = row.record
                 if record.opens and record.device and record.session:
-                    by_device.setdefault(record.device, set()).add(bytes.fromhex(record.session))
+                    session = bytes.fromhex(record.session)
+                    # Somebody may have asked for a session that is another's, in vain.
+                    owner = self._gateway.sessions.owner(record.device, session)
+                    if session not in told and owner in (None, operator):
+                        told.add(session)
+                        by_device.setdefault(record.device, set()).add(session)
+            self._end_on_devices(by_device)
             if len(rows) < PAGE_ROWS:
                 break
             before = rows[-1].seq
+
+    def _end_on_devices(self, by_device: dict[str, set[bytes]]) -> None:
         for device_id, sessions in by_device.items():
             live = self._gateway.presence.find(device_id)
+            if live is None or live.link.closed:
+                continue
             ids = sorted(sessions)
             for start in range(0, len(ids), SESSIONS_A_FRAME):
                 # A device ignores what it does not have (any more).
-                if live is not None and not live.link.closed:
-                    live.link.sessions(Sessions(end=ids[start : start + SESSIONS_A_FRAME]))
+                live.link.sessions(Sessions(end=ids[start : start + SESSIONS_A_FRAME]))
+            for session in ids:
+                self._gateway.sessions.forget(device_id, session)
 
     @staticmethod
     def _close(link: LinkProtocol, text: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
@@ -13,8 +13,8 @@ from rshell.access.labels import BadLabel, parse_label, parse_label_changes
 from rshell.access.names import BadName, check_name
 from rshell.access.printable import printable
 from rshell.access.roles import ADMIN
+from rshell.gateway.device_rows import device_row, device_state
 from rshell.gateway.joining import issue
-from rshell.gateway.presence import LiveDevice, State
 from rshell.gateway.summaries import summary
 from rshell.gateway.switchboard import OpenRefused
 from rshell.gateway.verbs import Asker, descriptions, verb
@@ -24,7 +24,7 @@ from rshell.identity.keys import BadCertificateRequest, read_csr, spki_hash
 from rshell.identity.names import BadPeerName, PeerName
 from rshell.link.core.errors import ErrorCode
 from rshell.link.core.messages import PolicyState
-from rshell.store.records import AuditRow, Device, NewToken
+from rshell.store.records import AuditRow, NewToken
 from rshell.store.times import rfc3339
 
 if TYPE_CHECKING:
@@ -130,66 +130,12 @@ async def devices(gateway: Gateway, asker: Asker, request: DevicesRequest) -> An
             raise BadRequest(error.message) from None
     rows = []
     for device in await gateway.store.find_devices():
-        live = gateway.presence.find(device.id)
-        state = _state(gateway, device, live)
+        state = device_state(gateway, device).value
         if selector is None or selector.matches(
-            device.name, device.labels, state=state.value, device_id=device.id
+            device.name, device.labels, state=state, device_id=device.id
         ):
-            rows.append(_device_row(gateway, device, live, state))
+            rows.append(device_row(gateway, device))
     return rows
-
-
-def _state(gateway: Gateway, device: Device, live: LiveDevice | None) -> State:
-    if live is not None:
-        return live.state(gateway.wheel.seconds())
-    return State.NEVER if device.last_seen is None else State.LOST
-
-
-def _device_row(
-    gateway: Gateway, device: Device, live: LiveDevice | None, state: State
-) -> dict[str, Any]:
-    row: dict[str, Any] = {
-        "id": device.id,
-        "name": device.name,
-        "name_provisional": device.name_provisional,
-        "state": state.value,
-        "labels": dict(device.labels),
-        "gateway": gateway.name if live else None,
-        "epoch": device.epoch or None,
-        "address": device.last_address,
-        "connected_at": None,
-        "last_seen": None if device.last_seen is None else rfc3339(device.last_seen),
-        "agent_version": device.agent_version,
-        "handlers": _handler_names(gateway, device.catalogue),
-        "facts": dict(device.facts),
-        "policy_error": None,
-    }
-    if live is not None:
-        silent = gateway.wheel.seconds() - live.link.last_received
-        seen = datetime.fromtimestamp(gateway.wall(), UTC) - timedelta(seconds=silent)
-        policy = live.hello.policy
-        row |= {
-            "epoch": live.epoch,
-            "address": live.address,
-            "connected_at": _rfc3339(live.connected_at),
-            "last_seen": _rfc3339(seen),
-            "agent_version": printable(live.hello.software, 64),
-            "handlers": _handler_names(gateway, live.hello.catalogue),
-            "facts": live.hello.facts,
-            "policy_error": printable(policy.error) if policy and policy.error else None,
-            "rtt_ms": None
-            if live.link.rtt_seconds is None
-            else round(live.link.rtt_seconds * 1000, 1),
-        }
-    return row
-
-
-def _handler_names(gateway: Gateway, digest: str | None) -> list[str]:
-    return [entry.name for entry in gateway.catalogues.get(digest or "") or ()]
-
-
-def _rfc3339(moment: datetime) -> str:
-    return rfc3339(int(moment.timestamp() * 1_000_000))
 
 
 @verb("gateway.invite", InviteRequest, changes=True)
@@ -258,8 +204,7 @@ async def label(gateway: Gateway, asker: Asker, request: LabelRequest) -> Any:
         raise BadRequest(str(error)) from None
     device = await gateway.store.set_labels(request.device, changes.put, changes.remove)
     gateway.presence.refresh(device)
-    live = gateway.presence.find(device.id)
-    return _device_row(gateway, device, live, _state(gateway, device, live))
+    return device_row(gateway, device)
 
 
 @verb("gateway.rename", RenameRequest, changes=True)
@@ -271,8 +216,7 @@ async def rename(gateway: Gateway, asker: Asker, request: RenameRequest) -> Any:
         raise BadRequest(str(error)) from None
     device = await gateway.store.rename(request.device, request.name)
     gateway.presence.refresh(device)
-    live = gateway.presence.find(device.id)
-    return _device_row(gateway, device, live, _state(gateway, device, live))
+    return device_row(gateway, device)
 
 
 @verb("gateway.revoke", RevokeRequest, changes=True)
@@ -339,7 +283,7 @@ def _audit_row(row: AuditRow) -> dict[str, Any]:
         "exit_code": record.exit_code,
         "code": record.code,
         "message": record.message,
-        "summary": summary(dict(record.details)),
+        "summary": summary(dict(record.details), record.attempt),
     }
 
 

@@ -31,8 +31,21 @@ def kept(request: dict[str, Any]) -> dict[str, Any]:
     return {**request, "environment": names}
 
 
-def summary(details: dict[str, Any]) -> str | None:
-    """Return the command line, or the parameters, of an audit row's request."""
+def summary(details: dict[str, Any], attempt: int | None = None) -> str | None:
+    """Return what an audit row's request asked for, and which attempt or view of it this is."""
+    words = []
+    if details.get("view") is True:
+        words.append("view")
+    elif attempt is not None and attempt > 1:
+        words.append(f"attempt {attempt}")
+    asked = _asked(details)
+    if asked:
+        words.append(asked)
+    return ": ".join(words) or None
+
+
+def _asked(details: dict[str, Any]) -> str | None:
+    """Return the command line, or the parameters, of a request."""
     request = details.get("request")
     if not isinstance(request, dict) or not request:
         return None

@@ -2,167 +2,100 @@
 
 ::
 
-    policy  ->  audit row, committed  ->  route  ->  stream  ...  outcome  ->  audit row
+    policy  ->  audit row, committed  ->  route (or parked)  ->  stream  ...  outcome  ->  audit row
 
-A door says how the stream is joined to its operator (`Joiner`); it holds no second way in.
+A door brings a `Petition`; it holds no second way in.  What the gate asks, waits for, writes and
+remembers has rooms of its own: `session_rights`, `parking`, `session_audit`, `session_table`.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING
 
-import attrs
 from twisted.internet.defer import Deferred
-from twisted.logger import Logger
-from twisted.python.failure import Failure
 
-from rshell.access.audit import AuditEnd, AuditRecord
 from rshell.access.printable import printable
 from rshell.access.roles import decide
+from rshell.gateway.callers import Caller, OpenRefused, Petition, StreamEnder
+from rshell.gateway.live_sessions import LiveSession, SessionKey
+from rshell.gateway.parking import GRACE_SECONDS, Parking
 from rshell.gateway.presence import LiveDevice
-from rshell.gateway.summaries import kept
+from rshell.gateway.session_audit import SessionAudit
+from rshell.gateway.session_rights import SessionRights
+from rshell.gateway.session_witness import SessionWitness
 from rshell.handlers import PRIORITIES
-from rshell.link.core.constants import WEIGHT_NORMAL
+from rshell.link.core.constants import MAX_OFFSET, WEIGHT_NORMAL
 from rshell.link.core.errors import ErrorCode, LocalProtocolError
-from rshell.link.core.messages import Open, Outcome, SessionReport, Sessions
-from rshell.link.protocol import LinkProtocol
-from rshell.store.records import AuditRow, Device, Operator
+from rshell.link.core.messages import Open, Sessions
+from rshell.store.records import Device
 
 if TYPE_CHECKING:
     from rshell.gateway.core import Gateway
 
 __all__ = ["Caller", "LiveSession", "OpenRefused", "StreamEnder", "Switchboard"]
 
-#: An outcome that nobody collected for longer than this is nobody's but the audit's (rule R7).
-GRACE_MS = 60_000
-MAX_MESSAGE = 240
-#: Audit rows of one session read at once.
-PAGE_ROWS = 1_000
-
-Ended = Callable[[dict[str, Any] | None, str, str], None]
-
-
-@attrs.frozen(kw_only=True)
-class Caller:
-    """Who asks, and through which door."""
-
-    operator: Operator
-    door: str
-    address: str
-
-
-class OpenRefused(Exception):
-    """The gate says no; the text is for the operator.
-
-    Attributes:
-        code: A stable word.
-        message: What happened, to which device, and what to do.
-    """
-
-    def __init__(self, code: ErrorCode | str, message: str) -> None:
-        super().__init__(message)
-        self.code = str(code)
-        self.message = message
-
-
-class StreamEnder(Protocol):
-    """A stream that the gate may have to end."""
-
-    def broken(self, code: str, message: str) -> None:
-        """End it at both ends."""
-
-
-Join = Callable[[LinkProtocol, Open, Ended, int], StreamEnder]
-
-
-@attrs.define(eq=False, kw_only=True)
-class LiveSession:
-    """One open stream between an operator and a device."""
-
-    session: bytes
-    caller: Caller
-    device: Device
-    handler: str
-    login: str | None
-    row: int
-    stream: StreamEnder | None = None
+_CODES = frozenset(code.value for code in ErrorCode)
 
 
 class Switchboard:
-    """Opens streams to devices, and knows those that are open."""
-
-    _log = Logger()
+    """Opens streams to devices, and knows those that are open or wait for their device."""
 
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
-        self._sessions: dict[int, LiveSession] = {}
+        self._audit = SessionAudit(gateway)
+        self._rights = SessionRights(gateway, self._audit)
+        self._sessions: dict[LiveSession, None] = {}
+        self._by_device: dict[str, dict[LiveSession, None]] = {}
+        #: The attempt of each session that its operator's bytes come from.
+        self._drivers: dict[SessionKey, LiveSession] = {}
+        self.parking = Parking(gateway.wheel)
 
     def __len__(self) -> int:
         return len(self._sessions)
 
     def sessions(self) -> Iterable[LiveSession]:
-        """Return what is open now."""
-        return list(self._sessions.values())
+        """Return the attempts that are open or parked now."""
+        return list(self._sessions)
 
-    async def open(self, caller: Caller, request: Open, join: Join) -> LiveSession:
+    # -- opening -------------------------------------------------------------------------------
+
+    async def open(self, caller: Caller, request: Open, petition: Petition) -> LiveSession:
         """Open a stream to a device.
 
         Args:
             caller: Who, through which door.
             request: As the operator sent it; ``device`` names the device.
-            join: Opens the stream on the device's link and joins it to the operator:
-                ``join(device_link, device_open, ended, weight)``; raises LocalProtocolError if
-                the link takes no stream, OpenRefused if the operator is gone.
+            petition: Joins the stream to the operator.
 
         Raises:
             OpenRefused: Policy, no such device, offline, too many streams; audited.
         """
+        received = self._gateway.wheel.seconds()
         found, device = await self._find(request.device or "")
-        decision = decide(caller.operator, device, request.handler, request.login)
-        if not decision:
-            await self._audit_refusal(caller, device, request, ErrorCode.POLICY, decision.reason)
-            raise OpenRefused(ErrorCode.POLICY, decision.reason)
-        if request.attempt > 1 or request.resume is not None:
-            await self._check_same_operator(caller, device, request)
-        row = await self._gateway.store.append_audit(self._row(caller, device, request, opens=True))
+        await self._check(caller, device, request)
+        row = await self._audit.opening(caller, device, request)
         session = LiveSession(
             session=request.session,
+            attempt=request.attempt,
+            age_ms=request.age_ms,
+            view=request.view,
             caller=caller,
             device=device,
             handler=request.handler,
             login=request.login,
+            received=received,
             row=row,
         )
-        if self._gateway.revocation.is_revoked("operator", caller.operator.name):
-            self._finish(row, Outcome(status="refused", code="revoked"))
-            raise OpenRefused(ErrorCode.REVOKED, "this operator is revoked")
-        # The device may have come, gone or been displaced while the row was written.
-        live = self._gateway.presence.find(device.id)
-        if live is None or live.link.closed:
-            message = (
-                self._offline_text(device)
-                if found is None
-                else f"{device.name} is offline: it disconnected just now"
-            )
-            self._finish(row, Outcome(status="offline", code="offline", message=message))
-            raise OpenRefused(ErrorCode.OFFLINE, message)
-        self._sessions[row] = session
         try:
-            session.stream = join(
-                live.link,
-                self._device_open(caller, request),
-                lambda outcome, code, message: self._ended(row, outcome, code, message),
-                self._weight(live, request.handler),
-            )
-        except LocalProtocolError as error:
-            del self._sessions[row]
-            self._finish(row, Outcome(status="refused", code="streams", message=str(error)))
-            raise OpenRefused(ErrorCode.STREAMS, f"{device.name}: {error}") from None
+            petition.watch(session.end)
+            await self._join(session, request, petition, was_live=found is not None)
         except OpenRefused as error:
-            del self._sessions[row]
-            self._finish(row, Outcome(status="refused", code=error.code, message=error.message))
+            self.forget(session)
+            self.count_refused(error.code)
+            self._audit.ended(session, error.code, error.message)
             raise
         return session
 
@@ -178,44 +111,112 @@ class Switchboard:
             )
         return None, device
 
-    async def _check_same_operator(self, caller: Caller, device: Device, request: Open) -> None:
-        first = await self._first_row(request.session)
-        if first is None:
-            return
-        if first.record.operator != caller.operator.name or first.record.device != device.id:
-            message = "this session belongs to somebody else"
-            await self._audit_refusal(caller, device, request, ErrorCode.POLICY, message)
-            raise OpenRefused(ErrorCode.POLICY, message)
+    async def _check(self, caller: Caller, device: Device, request: Open) -> None:
+        """Ask whether the operator may, now, and whether it is their session."""
+        try:
+            decision = decide(caller.operator, device, request.handler, request.login)
+            if not decision:
+                raise OpenRefused(ErrorCode.POLICY, decision.reason)
+            if request.view and request.resume is not None:
+                raise OpenRefused(ErrorCode.BAD_REQUEST, "a viewer does not resume")
+            if request.attempt > 1 or request.resume is not None or request.view:
+                await self._rights.check_again(caller, device, request)
+        except OpenRefused as error:
+            self.count_refused(error.code)
+            await self._audit.refusal(caller, device, request, error)
+            raise
 
-    async def _first_row(self, session: bytes) -> AuditRow | None:
-        """Return the row that began a session: it says whose it is (rule R6).
-
-        All rows are looked through, because anybody may add rows by asking for the session:
-        refusals, or first attempts, which a device does not run twice.
-        """
-        first: AuditRow | None = None
-        before: int | None = None
-        while True:
-            rows = await self._gateway.store.audit_rows(
-                session=session.hex(), limit=PAGE_ROWS, before=before
+    async def _join(
+        self, session: LiveSession, request: Open, petition: Petition, *, was_live: bool
+    ) -> None:
+        self._claim(session)
+        self._sessions[session] = None
+        self._by_device.setdefault(session.device.id, {})[session] = None
+        parks = request.attempt > 1 or request.resume is not None
+        live = await self._route(session, parks=parks, was_live=was_live)
+        witness = SessionWitness(self._gateway, self._audit, session)
+        opening = self._device_open(session, request)
+        if not session.view:
+            self._gateway.sessions.asked(session, live.epoch)
+        try:
+            session.stream = petition.join(
+                live.link, opening, witness, self._weight(live, request.handler)
             )
-            for row in rows:
-                if row.record.opens and row.record.kind == "session":
-                    first = row
-            if len(rows) < PAGE_ROWS:
-                return first
-            before = rows[-1].seq
+        except (LocalProtocolError, OpenRefused) as error:
+            witness.not_asked()
+            if isinstance(error, OpenRefused):
+                raise
+            raise OpenRefused(ErrorCode.STREAMS, f"{session.device.name}: {error}") from None
+        session.device_link = live.link
+        metrics = self._gateway.metrics
+        (metrics.streams_resumed if parks else metrics.streams_opened).inc()
 
-    def _device_open(self, caller: Caller, request: Open) -> Open:
-        """Write the device's OPEN field by field: nothing of the operator's is forwarded."""
+    def _claim(self, session: LiveSession) -> None:
+        """Take a session over from a lower attempt, before anything of the new one is sent.
+
+        Raises:
+            OpenRefused: There is a higher attempt, or this very one.
+        """
+        if session.view:
+            return
+        other = self._drivers.get(session.key)
+        if other is not None:
+            if other.attempt >= session.attempt:
+                raise OpenRefused(
+                    ErrorCode.DUPLICATE, f"attempt {other.attempt} of this session is newer"
+                )
+            other.displace(f"attempt {session.attempt} took over")
+        self._drivers[session.key] = session
+
+    async def _route(self, session: LiveSession, *, parks: bool, was_live: bool) -> LiveDevice:
+        """Return the device's current link, waiting for one if this is no first attempt (R10)."""
+        device = session.device
+        until = session.received + GRACE_SECONDS
+        parked = False
+        while True:
+            self._check_still_wanted(session)
+            # The device may have come, gone or been displaced while something was awaited.
+            live = self._gateway.presence.find(device.id)
+            if live is not None and not live.link.closed:
+                return live
+            if not parks or self._gateway.wheel.seconds() >= until:
+                text = self._offline_text(device, was_live=was_live, parked=parked)
+                raise OpenRefused(ErrorCode.OFFLINE, text)
+            if not parked:
+                self._gateway.metrics.streams_parked.inc()
+            parked = True
+            await self._parking_over(session, until)
+
+    async def _parking_over(self, session: LiveSession, until: float) -> None:
+        await self.parking.wait(session, until)
+        if session.refused is None:
+            await self._rights.check_now(session)
+
+    def _check_still_wanted(self, session: LiveSession) -> None:
+        if session.refused is not None:
+            raise session.refused
+        revocation = self._gateway.revocation
+        if revocation.is_revoked("operator", session.caller.operator.name):
+            raise OpenRefused(ErrorCode.REVOKED, "this operator is revoked")
+        if revocation.is_revoked("device", session.device.id):
+            raise OpenRefused(ErrorCode.REVOKED, f"device {session.device.name} is revoked")
+
+    def _device_open(self, session: LiveSession, request: Open) -> Open:
+        """Write the device's OPEN field by field: nothing of the operator's is forwarded.
+
+        What the attempt waited here has made its session older: the device decides by the age
+        whether a session it does not know can have run before (rule R3).
+        """
+        waited = self._gateway.wheel.seconds() - session.received
         return Open(
             handler=request.handler,
             session=request.session,
             attempt=request.attempt,
-            age_ms=request.age_ms,
+            age_ms=min(request.age_ms + math.ceil(waited * 1000), MAX_OFFSET),
             login=request.login,
-            operator=caller.operator.name,
+            operator=session.caller.operator.name,
             request=request.request,
+            view=request.view,
         )
 
     def _weight(self, live: LiveDevice, handler: str) -> int:
@@ -224,149 +225,68 @@ class Switchboard:
                 return PRIORITIES.get(entry.priority, WEIGHT_NORMAL)
         return WEIGHT_NORMAL
 
-    def _offline_text(self, device: Device) -> str:
+    @staticmethod
+    def _offline_text(device: Device, *, was_live: bool, parked: bool) -> str:
+        if parked:
+            return f"{device.name} is offline: it did not come back within {GRACE_SECONDS:.0f} s"
+        if was_live:
+            return f"{device.name} is offline: it disconnected just now"
         if device.last_seen is None:
             return f"{device.name} is offline: it has never connected"
         seen = datetime.fromtimestamp(device.last_seen / 1_000_000, UTC)
         return f"{device.name} is offline: last seen {seen:%Y-%m-%d %H:%M:%S} UTC"
 
-    # -- the audit -----------------------------------------------------------------------------
+    # -- what is open --------------------------------------------------------------------------
 
-    def _row(self, caller: Caller, device: Device, request: Open, *, opens: bool) -> AuditRecord:
-        return AuditRecord(
-            kind="session",
-            opens=opens,
-            operator=caller.operator.name,
-            device=device.id,
-            device_name=device.name,
-            handler=request.handler,
-            login=request.login,
-            session=request.session.hex(),
-            attempt=request.attempt,
-            door=caller.door,
-            address=caller.address,
-            details={"request": kept(request.request)},
-        )
+    def forget(self, session: LiveSession) -> None:
+        """An attempt is over."""
+        self._sessions.pop(session, None)
+        same = self._by_device.get(session.device.id, {})
+        same.pop(session, None)
+        if not same:
+            self._by_device.pop(session.device.id, None)
+        if self._drivers.get(session.key) is session:
+            del self._drivers[session.key]
 
-    async def _audit_refusal(
-        self, caller: Caller, device: Device, request: Open, code: ErrorCode, message: str
-    ) -> None:
-        row = self._row(caller, device, request, opens=False)
-        await self._gateway.store.append_audit(
-            attrs.evolve(row, status="refused", code=code.value, message=message)
-        )
+    def count_refused(self, code: str) -> None:
+        """Count a refusal; a device's own words make no labels."""
+        known = code in _CODES
+        self._gateway.metrics.streams_refused.labels(code if known else "other").inc()
 
-    def _ended(self, row: int, body: dict[str, Any] | None, code: str, message: str) -> None:
-        self._sessions.pop(row, None)
-        if body is not None:
-            outcome = _outcome_from(body)
-        elif code == ErrorCode.LINK_LOST.value:
-            # Not the end of the session: it may be resumed, or its device reports the outcome.
-            outcome = Outcome(status="detached", code=code, message=message)
-        else:
-            outcome = Outcome(status="refused", code=code, message=message)
-        self._finish(row, outcome)
+    def device_came(self, entry: LiveDevice) -> None:
+        """A device's new link was welcomed: what hangs on an older one is over, who waits goes on.
 
-    def _finish(self, row: int, outcome: Outcome) -> None:
-        written = self._gateway.store.finish_audit(
-            AuditEnd(
-                refers=row,
-                status=printable(outcome.status, 32),
-                exit_code=outcome.exit_code,
-                code=printable(outcome.code, 64) if outcome.code else None,
-                message=printable(outcome.message, MAX_MESSAGE) if outcome.message else None,
-                details={"signal": printable(outcome.signal, 16)} if outcome.signal else {},
-            )
-        )
-        written.addErrback(self._log_failure)
+        The older link is closing, but a peer that is gone without a word lets it linger.
+        """
+        for session in list(self._by_device.get(entry.device.id, ())):
+            if session.device_link not in (None, entry.link):
+                session.end(ErrorCode.LINK_LOST.value, "the device's link was replaced")
+        self.parking.device_came(entry.device.id)
 
-    def _log_failure(self, failure: Failure) -> None:
-        self._log.error("the audit could not be written: {why}", why=failure.getErrorMessage())
+    def driven(self, device_id: str, session: bytes, operator: str) -> LiveSession | None:
+        """Return the attempt that drives a session through this gateway, parked or joined."""
+        return self._drivers.get((device_id, session, operator))
 
-    # -- what a device reports -----------------------------------------------------------------
-
-    async def judge_sessions(self, entry: LiveDevice, report: Sessions) -> None:
-        """Say which of a device's sessions may live, and complete the audit (section 9)."""
-        end: list[bytes] = []
-        acknowledged: list[bytes] = []
-        for session in report.sessions:
-            if not await self._may_live(entry.device, session):
-                end.append(session.session)
-            if session.outcome is not None and await self._complete(entry.device, session):
-                acknowledged.append(session.session)
-        if not entry.link.closed:
-            entry.link.sessions(Sessions(end=end, acknowledged=acknowledged))
-
-    async def _may_live(self, device: Device, session: SessionReport) -> bool:
-        operator = await self._gateway.store.operator(session.operator)
-        if operator is None or not decide(operator, device, session.handler, session.login or None):
-            return False
-        # What no committed row tells of, did not come through the gate.
-        first = await self._first_row(session.session)
-        return (
-            first is not None
-            and first.record.operator == session.operator
-            and first.record.device == device.id
-        )
-
-    async def _complete(self, device: Device, session: SessionReport) -> bool:
-        """Write an outcome that nobody collected; say whether the device may forget it."""
-        assert session.outcome is not None
-        rows = await self._gateway.store.audit_rows(session=session.session.hex(), limit=100)
-        opening = [row for row in rows if row.record.opens and row.record.device == device.id]
-        if opening and not _has_outcome(rows):
-            newest = max(opening, key=lambda row: row.seq)
-            await self._gateway.store.append_audit(
-                attrs.evolve(
-                    newest.record,
-                    kind="session.outcome",
-                    opens=False,
-                    status=printable(session.outcome.status, 32),
-                    exit_code=session.outcome.exit_code,
-                    code=printable(session.outcome.code, 64) if session.outcome.code else None,
-                    message=printable(session.outcome.message or "", MAX_MESSAGE) or None,
-                    details={"reported": "by the device on its return"},
-                )
-            )
-        return session.ended_ms > GRACE_MS
-
-    # -- the end -------------------------------------------------------------------------------
+    def viewers(self, device_id: str, session: bytes) -> int:
+        """Return how many watch a session through this gateway."""
+        same = self._by_device.get(device_id, ())
+        return sum(live.view and live.session == session for live in same)
 
     def end_where(
         self, matches: Callable[[LiveSession], bool], code: ErrorCode, message: str
     ) -> int:
-        """End the sessions that match; return how many."""
+        """End the attempts that match, parked ones too; return how many."""
         ending = [session for session in self.sessions() if matches(session)]
         for session in ending:
-            if session.stream is not None:
-                session.stream.broken(code.value, message)
+            session.end(code.value, message)
         return len(ending)
+
+    # -- what a device reports, and starting ---------------------------------------------------
+
+    async def judge_sessions(self, entry: LiveDevice, report: Sessions) -> None:
+        """Say which of a device's sessions may live, and complete the audit (section 9)."""
+        await self._rights.judge(entry, report)
 
     def complete_interrupted(self) -> Deferred[None]:
         """At start: mark what an earlier run of this gateway left open as interrupted."""
-        return Deferred.fromCoroutine(self._complete_interrupted())
-
-    async def _complete_interrupted(self) -> None:
-        for row in await self._gateway.store.unfinished_audit():
-            await self._gateway.store.finish_audit(
-                AuditEnd(
-                    refers=row.seq,
-                    status="interrupted",
-                    message="the gateway stopped before the end was known",
-                )
-            )
-
-
-def _outcome_from(body: dict[str, Any]) -> Outcome:
-    """Read what passed by on its way from the device: hostile until typed."""
-    import msgspec
-
-    try:
-        return msgspec.convert(body, Outcome)
-    except msgspec.ValidationError:
-        return Outcome(status="error", code="protocol", message="the device sent a bad outcome")
-
-
-def _has_outcome(rows: Iterable[AuditRow]) -> bool:
-    told = {"ok", "exit", "signal", "timeout", "error"}
-    return any(row.record.status in told for row in rows)
+        return Deferred.fromCoroutine(self._audit.complete_interrupted())

@@ -16,14 +16,23 @@ from typing import Any
 
 import attrs
 import msgspec
-from sqlalchemy import Connection, Row, insert, or_, select, update
+from sqlalchemy import Connection, Row, and_, insert, or_, select, update
 from sqlalchemy import exists as sql_exists
 
 from rshell.store.errors import NotFound, StoreError
 from rshell.store.records import AuditEnd, AuditRecord, AuditRow, AuditVerdict
 from rshell.store.schema import audit, meta
 
-__all__ = ["Stamped", "append_all", "rows", "unfinished", "verify"]
+__all__ = [
+    "SessionStory",
+    "Stamped",
+    "append_all",
+    "link_rows",
+    "rows",
+    "story",
+    "unfinished",
+    "verify",
+]
 
 MAX_DETAILS_BYTES = 64 * 1024
 # Messages may come from a device: clipped instead of refused, so that no peer can keep
@@ -47,6 +56,9 @@ _OUTCOME = ("status", "exit_code", "code", "message")
 # What the hash covers, in this order for ever: a new column needs a new canonical form.
 _CHAINED = ("seq", "at", "kind", "opens", "refers", *_WHO, *_OUTCOME, "details")
 
+#: Ends of an opening row that tell how the session itself ended, and not one attempt.
+_ENDED = ("ok", "exit", "signal", "timeout", "error", "lost")
+
 _ENCODER = msgspec.json.Encoder(order="sorted")
 _HEAD = select(meta.c.value).where(meta.c.key == "audit_head")
 _SET_HEAD = update(meta).where(meta.c.key == "audit_head")
@@ -59,6 +71,19 @@ class Stamped:
 
     at: int
     entry: AuditRecord | AuditEnd
+
+
+@attrs.frozen
+class SessionStory:
+    """What the log says of one session.
+
+    Attributes:
+        first: the row that began it, which says whose it is and on which device.
+        told: whether an outcome of it is written down, by an attempt or by the device's report.
+    """
+
+    first: AuditRow | None
+    told: bool
 
 
 def append_all(connection: Connection, entries: Sequence[Stamped]) -> list[int | StoreError]:
@@ -132,6 +157,42 @@ def rows(
     if session is not None:
         query = query.where(audit.c.session == session)
     return [_row(row) for row in connection.execute(query)]
+
+
+def story(connection: Connection, session: str) -> SessionStory:
+    """Return the row that began a session, and whether its outcome is known.
+
+    Refused requests and repeated first attempts do not make a session somebody else's: anybody
+    may add such rows.
+
+    Args:
+        session: hex.
+    """
+    of_it = select(audit).where(audit.c.session == session)
+    began = of_it.where(audit.c.opens == 1, audit.c.kind == "session").order_by(audit.c.seq)
+    first = connection.execute(began.limit(1)).one_or_none()
+    if first is None:
+        return SessionStory(None, False)
+    outcome = of_it.with_only_columns(audit.c.seq).where(
+        audit.c.device == first.device,
+        or_(
+            audit.c.kind == "session.outcome",
+            and_(audit.c.kind == "session", audit.c.status.in_(_ENDED)),
+        ),
+    )
+    told = connection.execute(outcome.limit(1)).one_or_none() is not None
+    return SessionStory(_row(first), told)
+
+
+def link_rows(connection: Connection, device_id: str, limit: int) -> list[AuditRow]:
+    """Return the newest rows about a device's links (``device.*``), oldest first."""
+    query = (
+        select(audit)
+        .where(audit.c.device == device_id, audit.c.kind.like("device.%"))
+        .order_by(audit.c.seq.desc())
+        .limit(min(limit, MAX_ROWS))
+    )
+    return [_row(row) for row in connection.execute(query)][::-1]
 
 
 def unfinished(connection: Connection) -> list[AuditRow]:

@@ -9,7 +9,18 @@ from typing import Any
 
 import attrs
 import msgspec
-from sqlalchemy import Connection, Row, and_, bindparam, delete, insert, select, update
+from sqlalchemy import (
+    Connection,
+    Row,
+    and_,
+    bindparam,
+    case,
+    delete,
+    func,
+    insert,
+    select,
+    update,
+)
 
 from rshell.store import keys, tokens
 from rshell.store.errors import LimitReached, NameTaken, NotFound, StoreError
@@ -18,12 +29,17 @@ from rshell.store.schema import device_labels, devices
 from rshell.store.schema import keys as key_table
 
 __all__ = [
+    "Heard",
     "Seen",
+    "count_seen_since",
     "device_by_spki",
     "enrol_device",
     "find_device",
     "find_devices",
+    "quarantine",
+    "record_heard",
     "record_seen",
+    "release",
     "rename",
     "revoke_device",
     "set_labels",
@@ -50,7 +66,11 @@ _KEY_AND_DEVICE = (
 
 @attrs.frozen(kw_only=True)
 class Seen:
-    """What a link tells about its device; None leaves what is recorded."""
+    """What a link tells about its device; None leaves what is recorded.
+
+    Attributes:
+        link_generation: as presented; a lower one than is recorded changes nothing.
+    """
 
     last_address: str | None = None
     agent_version: str | None = None
@@ -60,6 +80,19 @@ class Seen:
     dial: int | None = None
     link_generation: int | None = None
     facts: Mapping[str, Any] | None = None
+
+
+@attrs.frozen
+class Heard:
+    """A link's last proof of life.
+
+    Attributes:
+        at: microseconds since 1970 UTC.
+    """
+
+    device_id: str
+    epoch: int
+    at: int
 
 
 def device_by_spki(connection: Connection, spki: bytes) -> DeviceKey | None:
@@ -128,8 +161,11 @@ def enrol_device(connection: Connection, grant: TokenGrant, proposed: str, now: 
     return _must_find(connection, device_id)
 
 
-def record_seen(connection: Connection, device_id: str, epoch: int, seen: Seen, now: int) -> bool:
+def record_seen(connection: Connection, device_id: str, epoch: int, seen: Seen, at: int) -> bool:
     """Record what a link told, unless a newer link wrote already.
+
+    Args:
+        at: when the device was heard, which may be a while ago.
 
     Returns:
         Whether it was recorded: not for a lower epoch, a revoked or an unknown device.
@@ -145,12 +181,59 @@ def record_seen(connection: Connection, device_id: str, epoch: int, seen: Seen, 
         if len(facts) > MAX_FACTS_BYTES:
             raise LimitReached(f"facts of more than {MAX_FACTS_BYTES} bytes")
         values["facts"] = facts.decode()
+    if seen.link_generation is not None:
+        # Two links may be judged by one row: the lower number must not undo the higher.
+        values["link_generation"] = _larger(devices.c.link_generation, seen.link_generation)
     changed = connection.execute(
         update(devices)
         .where(devices.c.id == device_id, devices.c.epoch <= epoch, devices.c.status == "active")
-        .values(**values, epoch=epoch, last_seen=now)
+        .values(**values, epoch=epoch, last_seen=at)
     ).rowcount
     return changed == 1
+
+
+def record_heard(connection: Connection, heard: Collection[Heard]) -> None:
+    """Move ``last_seen`` of live devices on, so that a crash forgets little."""
+    if heard:
+        connection.execute(
+            _HEARD, [{"of": one.device_id, "link": one.epoch, "at": one.at} for one in heard]
+        )
+
+
+def count_seen_since(connection: Connection, since: int) -> int:
+    """Return how many active devices were heard at *since* (microseconds) or later."""
+    query = select(func.count()).where(devices.c.status == "active", devices.c.last_seen >= since)
+    return connection.execute(query).scalar_one()
+
+
+def quarantine(connection: Connection, name_or_id: str, reason: str, now: int) -> Device:
+    """Refuse a device until it is released; a second time changes nothing.
+
+    Raises:
+        NotFound: no such active device.
+    """
+    device = _must_be_active(connection, name_or_id)
+    connection.execute(
+        update(devices)
+        .where(devices.c.id == device.id, devices.c.quarantined_at.is_(None))
+        .values(quarantined_at=now, quarantine_reason=reason)
+    )
+    return _must_find(connection, device.id)
+
+
+def release(connection: Connection, name_or_id: str) -> Device:
+    """Let a device in again; the generation that it presents next is believed (rule H4).
+
+    Raises:
+        NotFound: no such active device.
+    """
+    device = _must_be_active(connection, name_or_id)
+    connection.execute(
+        update(devices)
+        .where(devices.c.id == device.id)
+        .values(quarantined_at=None, quarantine_reason=None, link_generation=0)
+    )
+    return _must_find(connection, device.id)
 
 
 def set_labels(
@@ -196,6 +279,18 @@ def revoke_device(connection: Connection, name_or_id: str) -> Device:
     keys.revoke_all(connection, "device", device.id)
     tokens.revoke_for(connection, "device", device.name)
     return _must_find(connection, device.id)
+
+
+def _larger(column: Any, value: Any) -> Any:
+    """Return the larger of both, in SQL that every engine knows."""
+    return case((column > value, column), else_=value)
+
+
+_HEARD = (
+    update(devices)
+    .where(devices.c.id == bindparam("of"), devices.c.epoch == bindparam("link"))
+    .values(last_seen=bindparam("at"))
+)
 
 
 def _choose_name(connection: Connection, grant: TokenGrant, proposed: str) -> tuple[str, bool]:

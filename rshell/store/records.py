@@ -44,8 +44,9 @@ class Device:
         facts: what the device says of itself; never used in a policy.
         epoch: of the newest link that was recorded.
         instance, dial: of that link's HELLO.
-        link_generation: the last one the device confirmed.
+        link_generation: the highest one the device has presented (rule H4).
         catalogue: digest of its handlers' catalogue.
+        quarantined_at: since when it is refused, as a suspected clone, until it is released.
     """
 
     id: str
@@ -64,6 +65,8 @@ class Device:
     dial: int = 0
     link_generation: int = 0
     facts: Mapping[str, Any] = attrs.field(factory=dict)
+    quarantined_at: int | None = None
+    quarantine_reason: str | None = None
 
     @property
     def active(self) -> bool:

@@ -11,6 +11,7 @@ from sqlalchemy import (
     Boolean,
     CheckConstraint,
     Column,
+    Float,
     ForeignKey,
     Index,
     Integer,
@@ -27,6 +28,7 @@ __all__ = [
     "catalogues",
     "device_labels",
     "devices",
+    "flight",
     "keys",
     "meta",
     "metadata",
@@ -67,6 +69,8 @@ devices = Table(
     Column("dial", BigInteger, nullable=False),
     Column("link_generation", BigInteger, nullable=False),
     Column("facts", Text, nullable=False),
+    Column("quarantined_at", BigInteger),
+    Column("quarantine_reason", Text),
     # The full rule is access.names; this is the last line against a caller who forgot it.
     CheckConstraint(
         "length(name) BETWEEN 1 AND 63 AND name = lower(name) AND name <> 'console'",
@@ -183,4 +187,21 @@ audit = Table(
     Index("audit_operator", "operator"),
     Index("audit_session", "session"),
     Index("audit_at", "at"),
+)
+
+# What devices told of their links; bounded for each by ``flight.py``.
+flight = Table(
+    "flight",
+    metadata,
+    Column("device_id", String(36), ForeignKey("devices.id"), primary_key=True),
+    Column("seq", BigInteger, primary_key=True, autoincrement=False),
+    Column("at", BigInteger, nullable=False),
+    Column("placed", String(16), nullable=False),
+    Column("received_at", BigInteger, nullable=False),
+    Column("boot_id", Text, nullable=False),
+    Column("kind", String(32), nullable=False),
+    Column("target", Text, nullable=False),
+    Column("message", Text, nullable=False),
+    Column("seconds", Float),
+    Column("details", Text, nullable=False),
 )

@@ -8,7 +8,7 @@ written fails every call that needed it (fail closed).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar
@@ -16,9 +16,10 @@ from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 from sqlalchemy import Connection, Engine
 from twisted.internet.defer import Deferred, fail
 
-from rshell.store import audit, database, devices, keys, meta, operators, tokens
-from rshell.store.devices import Seen
+from rshell.store import audit, database, devices, flight, keys, meta, operators, tokens
+from rshell.store.devices import Heard, Seen
 from rshell.store.errors import StoreUnavailable
+from rshell.store.flight import FlightRow
 from rshell.store.records import (
     AuditEnd,
     AuditRecord,
@@ -118,6 +119,11 @@ class Store:
     def _drain(self) -> Deferred[None]:
         return Deferred.fromCoroutine(self._drained())
 
+    @property
+    def writes_waiting(self) -> int:
+        """How many writes wait for the transaction after the one under way."""
+        return len(self._writer)
+
     # -- the fleet ---------------------------------------------------------------------
 
     def next_start(self) -> Deferred[int]:
@@ -188,9 +194,28 @@ class Store:
         """Return all active devices by name; with *revoked* those too."""
         return self._read(devices.find_devices, revoked=revoked)
 
-    def record_seen(self, device_id: str, epoch: int, seen: Seen) -> Deferred[bool]:
-        """Record what a link told; False if a newer epoch wrote already, or revoked."""
-        return self._write(devices.record_seen, device_id, epoch, seen, self._now())
+    def record_seen(
+        self, device_id: str, epoch: int, seen: Seen, at: int | None = None
+    ) -> Deferred[bool]:
+        """Record what a link told, now or at *at*; False if a newer epoch wrote, or revoked."""
+        when = self._now() if at is None else at
+        return self._write(devices.record_seen, device_id, epoch, seen, when)
+
+    def record_heard(self, heard: Collection[Heard]) -> Deferred[None]:
+        """Move ``last_seen`` of live devices on; what a newer link wrote stays."""
+        return self._write(devices.record_heard, heard)
+
+    def count_seen_since(self, since: int) -> Deferred[int]:
+        """Return how many active devices were heard since then."""
+        return self._read(devices.count_seen_since, since)
+
+    def quarantine(self, name_or_id: str, reason: str) -> Deferred[Device]:
+        """Refuse a device until ``release``."""
+        return self._write(devices.quarantine, name_or_id, reason, self._now())
+
+    def release(self, name_or_id: str) -> Deferred[Device]:
+        """Let a quarantined device in again, and forget its link generation."""
+        return self._write(devices.release, name_or_id)
 
     def set_labels(
         self, name_or_id: str, put: Mapping[str, str], remove: Collection[str] = ()
@@ -261,6 +286,16 @@ class Store:
         """Revoke one key for good."""
         return self._write(keys.revoke_key, spki)
 
+    # -- flight records ----------------------------------------------------------------
+
+    def append_flight(self, device_id: str, records: Sequence[FlightRow]) -> Deferred[None]:
+        """Keep what a device's flight recorder told; the newest are kept."""
+        return self._write(flight.append, device_id, records)
+
+    def flight_rows(self, device_id: str, limit: int) -> Deferred[list[FlightRow]]:
+        """Return the newest flight records of a device, oldest first."""
+        return self._read(flight.rows, device_id, limit)
+
     # -- the audit ---------------------------------------------------------------------
 
     def append_audit(self, record: AuditRecord) -> Deferred[int]:
@@ -284,6 +319,14 @@ class Store:
         """Return rows, newest first; see ``rshell.store.audit.rows``."""
         query = partial(audit.rows, limit=limit, before=before, device=device, operator=operator)
         return self._read(query, since=since, session=session)
+
+    def session_story(self, session: str) -> Deferred[audit.SessionStory]:
+        """Return who began a session (hex), and whether its outcome is known."""
+        return self._read(audit.story, session)
+
+    def link_audit(self, device_id: str, limit: int) -> Deferred[list[AuditRow]]:
+        """Return the newest rows about a device's links, oldest first."""
+        return self._read(audit.link_rows, device_id, limit)
 
     def unfinished_audit(self) -> Deferred[list[AuditRow]]:
         """Return the opening rows without an end, oldest first."""

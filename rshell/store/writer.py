@@ -62,6 +62,9 @@ class GroupWriter:
         self._committing = False
         self._idle_waiters: list[Deferred[None]] = []
 
+    def __len__(self) -> int:
+        return len(self._queue)
+
     def write(self, work: Callable[[Connection], T]) -> Deferred[T]:
         """Run *work* in a transaction; fires with its result after the commit."""
         return self._add(_Queued(deferred=Deferred(), work=work))

@@ -8,11 +8,69 @@ from typing import Any
 import msgspec
 
 from rshell.link.channel import StreamChannel
+from rshell.link.core.events import DataReceived, EventReceived, LimitReceived
 from rshell.link.core.messages import GoAway, Hello, Open, Opened, Sessions, Welcome
+from rshell.link.core.sources import OutData, OutEvent, OutLimit
 from rshell.link.protocol import LinkProtocol
 from tests.gateway.wires import Wire
 
-__all__ = ["DeviceEnd", "End", "OperatorEnd", "Talk"]
+__all__ = ["Ask", "DeviceEnd", "End", "LastingTalk", "OperatorEnd", "Talk"]
+
+
+class Ask:
+    """One OPEN sent as it is, and what was answered; it reads and sends nothing.
+
+    Attributes:
+        opened: OPENED.
+        closed: code and message of the end, once it is over.
+    """
+
+    def __init__(self, link: LinkProtocol, request: Open) -> None:
+        self.opened: Opened | None = None
+        self.closed: tuple[str, str] | None = None
+        self.outcome: dict[str, Any] | None = None
+        self._link = link
+        self.number = link.open_stream(request, self)
+
+    @property
+    def code(self) -> str | None:
+        """Why it is over; None while it is not."""
+        return None if self.closed is None else self.closed[0]
+
+    def reset(self, code: str, message: str = "") -> None:
+        """Give it up."""
+        self._link.reset(self.number, code, message)
+
+    def next_control(self) -> OutEvent | OutLimit | None:
+        return None
+
+    def next_frame(self, room: int, credit: int) -> OutData | OutEvent | None:
+        return None
+
+    def stream_opened(self, opened: Opened) -> None:
+        self.opened = opened
+
+    def stream_refused(self, code: str, message: str) -> None:
+        self.closed = (code, message)
+
+    def stream_reset(self, code: str, message: str) -> None:
+        self.closed = (code, message)
+
+    def stream_finished(self) -> None:
+        self.closed = ("none", "")
+
+    def link_lost(self, reason: str) -> None:
+        self.closed = ("link-lost", reason)
+
+    def data_received(self, event: DataReceived) -> None:
+        pass
+
+    def event_received(self, event: EventReceived) -> None:
+        if event.event.kind == "outcome":
+            self.outcome = event.event.body
+
+    def limit_received(self, event: LimitReceived) -> None:
+        pass
 
 
 class Talk:
@@ -64,6 +122,22 @@ class Talk:
 
     def channel_closed(self, code: str, message: str) -> None:
         self.closed = (code, message)
+
+
+class LastingTalk(Talk):
+    """A stream whose end outlives its links, as a client's and a keeper's do.
+
+    Attributes:
+        detached: why, each time.
+    """
+
+    def __init__(self, link: LinkProtocol) -> None:
+        super().__init__(link)
+        self.detached: list[str] = []
+        self.channel = StreamChannel(link, self, resumable=True)
+
+    def channel_detached(self, reason: str) -> None:
+        self.detached.append(reason)
 
 
 class End:
@@ -122,6 +196,14 @@ class End:
         talk.channel.request(Open(handler=handler, **fields))
         return talk
 
+    def ask(self, handler: str = "shell", **fields: Any) -> Ask:
+        """Send an OPEN as it is: any attempt, any positions."""
+        fields.setdefault("session", b"S" * 16)
+        fields.setdefault("device", "pump-1")
+        if fields.get("resume") is None:
+            fields.setdefault("limit", 262144)
+        return Ask(self.link, Open(handler=handler, **fields))
+
 
 class DeviceEnd(End):
     """An agent's side; accepts nothing unless told to."""
@@ -130,8 +212,6 @@ class DeviceEnd(End):
         """Accept the newest request."""
         number, request = self.requests[-1]
         talk = Talk(self.link)
-        if request.resume is not None:
-            talk.channel.end.resume(request.resume)
         talk.channel.accept(number, request)
         return talk
 

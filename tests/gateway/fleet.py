@@ -168,7 +168,13 @@ class Fleet:
         self.gateway.advertised = [("gw.example.net", 7411)]
         self.door = LinkDoor(self.gateway, self.wall)
         self.arrivals = Arrivals(
-            self.gateway.tls, self.wheel, self.gateway.devices, self.door, self.gateway.joiner
+            self.gateway.tls,
+            self.wheel,
+            self.gateway.devices,
+            self.door,
+            self.gateway.joiner,
+            admission=self.gateway.admission,
+            metrics=self.gateway.metrics,
         )
         self.run(self.gateway.start())
 

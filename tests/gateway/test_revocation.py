@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from twisted.internet.defer import Deferred
 
-from rshell.gateway.switchboard import OpenRefused
+from rshell.gateway.callers import OpenRefused
+from rshell.link.core.messages import SessionReport, Sessions
 from rshell.store.errors import NotFound
 from tests.gateway.fleet import FleetTestCase
 
@@ -135,3 +136,37 @@ class RevocationTests(FleetTestCase):
         self.assertEqual(self.fleet.dial(self.bob).told, "revoked")
         new = self.fleet.add_operator("bob")
         self.assertIsNotNone(self.fleet.dial(new).welcome)
+
+    def test_anothers_session(self) -> None:
+        """Asking for another's session id does not end that session when the asker is revoked."""
+        device = self.fleet.dial(self.pump)
+        ann, bob = self.fleet.dial(self.ann), self.fleet.dial(self.bob)
+        ann.call("shell", device="pump-1", session=b"D" * 16)
+        self.fleet.pump()
+        device.accept()
+        bob.call("shell", device="pump-1", session=b"D" * 16)
+        self.fleet.pump()
+        device.refuse("duplicate", "")
+        self.fleet.pump()
+        self.fleet.run(self.revocation.revoke_operator("bob"))
+        self.fleet.pump()
+        self.assertEqual(device.answers, [])
+
+    def test_known_only_from_a_list(self) -> None:
+        """A session that only the device's list tells of, after a restart, is ended at once."""
+        device = self.fleet.dial(self.pump)
+        end = self.fleet.dial(self.bob)
+        end.call("shell", device="pump-1", session=b"D" * 16)
+        self.fleet.pump()
+        device.accept()
+        self.fleet.pump()
+        self.fleet.crash()
+        device = self.fleet.dial(self.pump, dial=2)
+        listed = SessionReport(session=b"D" * 16, operator="bob", handler="shell")
+        device.link.sessions(Sessions([listed]))
+        self.fleet.pump()
+        self.assertEqual([answer.end for answer in device.answers], [[]])
+        self.fleet.run(self.fleet.gateway.revocation.revoke_operator("bob"))
+        self.fleet.pump()
+        self.assertEqual([answer.end for answer in device.answers], [[], [b"D" * 16]])
+        self.assertEqual(len(self.fleet.gateway.sessions), 0)

@@ -152,3 +152,45 @@ class SessionsTests(FleetTestCase):
         ]
         answer = self.report(*reports)
         self.assertEqual((len(answer.end), len(answer.acknowledged)), (140, 140))
+
+    def test_revoked_before_a_restart(self) -> None:
+        """Revoked while the device was away, and the gateway restarted since: ended anyway."""
+        self.begin(2, self.bob)
+        self.device.wire.cut()
+        self.fleet.pump()
+        self.fleet.run(self.fleet.gateway.revocation.revoke_operator("bob"))
+        self.fleet.crash()
+        answer = self.report(self.one(1), self.one(2, operator="bob"))
+        self.assertEqual(answer.end, [sid(2)])
+        self.assertEqual([e.session for e in self.fleet.gateway.sessions.entries()], [sid(1)])
+
+    def test_changed_role(self) -> None:
+        """An operator who came back with a lesser role does not keep the sessions of the old."""
+        self.begin(2, self.bob)
+        self.fleet.got(self.fleet.store.revoke_operator("bob"))
+        self.fleet.got(self.fleet.store.add_operator("bob", "viewer"))
+        self.assertEqual(self.report(self.one(2, operator="bob")).end, [sid(2)])
+
+    def test_outcome_of_a_resumed_session(self) -> None:
+        """The row of a reported outcome says which attempt it was, as the device counted."""
+        finished = {"state": "finished", "outcome": Outcome(status="ok"), "attempt": 3}
+        self.report(self.one(1, **finished))
+        (row,) = self.fleet.audit("session.outcome")
+        self.assertEqual((row.record.attempt, row.record.operator), (3, "ann"))
+
+    def test_outcome_that_was_collected(self) -> None:
+        """An outcome that an attempt has written down is not written again."""
+        end = self.fleet.dial(self.ann)
+        talk = end.call("exec", device="pump-1", session=sid(5))
+        self.fleet.pump()
+        self.device.accept().channel.finish(Outcome(status="ok"))
+        self.fleet.pump()
+        self.assertEqual(talk.code, "none")
+        self.report(self.one(5, state="finished", outcome=Outcome(status="ok"), ended_ms=70_000))
+        self.assertEqual(self.fleet.audit("session.outcome"), [])
+
+    def test_rows_by_strange_outcomes(self) -> None:
+        """A device that reports an outcome of its own making again and again adds one row."""
+        for n in range(5):
+            self.report(self.one(1, state="finished", outcome=Outcome(status=f"odd-{n}")))
+        self.assertEqual(len(self.fleet.audit("session.outcome")), 1)

@@ -6,7 +6,7 @@ from typing import Any
 
 from rshell.link.core.messages import Open, Outcome, Positions
 from rshell.link.core.sources import OutData
-from tests.gateway.ends import DeviceEnd, OperatorEnd, Talk
+from tests.gateway.ends import Ask, DeviceEnd, OperatorEnd, Talk
 from tests.gateway.fleet import FleetTestCase
 
 SESSION = b"S" * 16
@@ -222,8 +222,8 @@ class WhoseSessionTests(FleetTestCase):
         self.anns, self.device = self.both()
         self.bobs: OperatorEnd = self.fleet.dial(self.bob)
 
-    def _open(self, operator: OperatorEnd, /, **fields: Any) -> Talk:
-        talk = operator.call("shell", **{"device": "pump-1", **fields})
+    def _open(self, operator: OperatorEnd, /, **fields: Any) -> Ask:
+        talk = operator.ask("shell", **fields)
         self.fleet.pump()
         return talk
 

@@ -8,6 +8,7 @@ from typing import Any
 from rshell.gateway.verbs import VERBS
 from rshell.identity.fleet_home import certificates_from_pem
 from rshell.identity.keys import PrivateKey, make_csr, new_key, spki_hash
+from rshell.store.records import AuditRecord
 from tests.gateway.ends import End, Talk
 from tests.gateway.fleet import FleetTestCase
 
@@ -21,16 +22,31 @@ def csr(key: PrivateKey | None = None) -> str:
 MATRIX: dict[str, tuple[dict[str, Any], str, str]] = {
     "gateway.whoami": ({}, "not-found", "ok"),
     "gateway.devices": ({}, "not-found", "policy"),
+    "gateway.why": ({"device": "pump-1"}, "not-found", "policy"),
+    "gateway.metrics": ({}, "not-found", "policy"),
+    "gateway.probe": ({"device": "pump-1"}, "not-found", "policy"),
+    "gateway.quarantine": ({"device": "pump-1", "release": True}, "not-found", "policy"),
     "gateway.invite": ({"kind": "device"}, "not-found", "policy"),
     "gateway.label": ({"device": "pump-1", "set": {"site": "b"}}, "not-found", "policy"),
     "gateway.rename": ({"device": "pump-1", "name": "pump-7"}, "not-found", "policy"),
     "gateway.revoke": ({"kind": "device", "name": "pump-2"}, "not-found", "policy"),
     "gateway.handlers": ({}, "not-found", "policy"),
     "gateway.audit": ({}, "not-found", "policy"),
+    "gateway.sessions": ({}, "not-found", "policy"),
+    "gateway.end-session": ({"session": "0" * 32}, "not-found", "policy"),
     "gateway.renew": ({"csr": csr()}, "ok", "ok"),
     "gateway.report": ({"policy": {"digest": "d"}, "catalogue": ""}, "ok", "not-found"),
+    "gateway.flight": ({"records": [{"seq": 1, "kind": "start"}]}, "ok", "not-found"),
 }
-CHANGING = {"gateway.invite", "gateway.label", "gateway.rename", "gateway.revoke", "gateway.renew"}
+CHANGING = {
+    "gateway.end-session",
+    "gateway.invite",
+    "gateway.label",
+    "gateway.quarantine",
+    "gateway.rename",
+    "gateway.renew",
+    "gateway.revoke",
+}
 
 
 class VerbTestCase(FleetTestCase):
@@ -52,6 +68,13 @@ class MatrixTests(VerbTestCase):
     def setUp(self) -> None:
         super().setUp()
         self.fleet.enrol("pump-2")
+        # A session that can be ended.
+        busy = self.fleet.enrol("pump-3")
+        self.fleet.dial(busy)
+        begun = AuditRecord(
+            kind="session", opens=True, operator="ann", device=busy.owner, session="0" * 32
+        )
+        self.fleet.got(self.fleet.store.append_audit(begun))
 
     def _result(self, end: End, name: str) -> str | None:
         talk = self.ask(end, name, **MATRIX[name][0])

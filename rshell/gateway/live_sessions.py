@@ -1,0 +1,80 @@
+"""LiveSession: one attempt of a session at the gate, parked or joined.
+
+What it is not: the session itself, which lives on the device and outlives its attempts
+(`rshell.gateway.session_table` lists those).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import attrs
+
+from rshell.gateway.callers import Caller, OpenRefused, StreamEnder
+from rshell.link.core.errors import ErrorCode
+from rshell.link.protocol import LinkProtocol
+from rshell.store.records import Device
+
+__all__ = ["LiveSession", "SessionKey"]
+
+#: Device id, session, operator: attempts of one key displace each other.
+SessionKey = tuple[str, bytes, str]
+
+
+def _nothing() -> None:
+    """Stand in for a call that nobody wants."""
+
+
+@attrs.define(eq=False, kw_only=True)
+class LiveSession:
+    """One attempt that passed the policy.
+
+    Attributes:
+        view: it watches a session that another attempt drives (rule R9).
+        age_ms: since the first attempt, as its operator's end said.
+        received: when its OPEN came, seconds of the wheel's clock.
+        row: of the audit log, once it is committed; 0 before.
+        stream: what joins operator and device, once there is one.
+        device_link: the link that the stream was opened on.
+        refused: why it ended before it was joined.
+        woken: called when ``refused`` is set.
+    """
+
+    session: bytes
+    attempt: int
+    age_ms: int
+    view: bool
+    caller: Caller
+    device: Device
+    handler: str
+    login: str | None
+    received: float
+    row: int = 0
+    stream: StreamEnder | None = None
+    device_link: LinkProtocol | None = None
+    refused: OpenRefused | None = None
+    woken: Callable[[], None] = _nothing
+
+    @property
+    def key(self) -> SessionKey:
+        """What attempts of one session share."""
+        return self.device.id, self.session, self.caller.operator.name
+
+    def end(self, code: str, message: str) -> None:
+        """End it at both ends, or tell who waits that it is refused."""
+        if self.stream is not None:
+            self.stream.broken(code, message)
+        else:
+            self._refuse(code, message)
+
+    def displace(self, message: str) -> None:
+        """A higher attempt took over: the device keeps the session."""
+        if self.stream is not None:
+            self.stream.displaced(message)
+        else:
+            self._refuse(ErrorCode.DUPLICATE.value, message)
+
+    def _refuse(self, code: str, message: str) -> None:
+        if self.refused is None:
+            self.refused = OpenRefused(code, message)
+            self.woken()

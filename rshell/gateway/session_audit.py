@@ -1,0 +1,169 @@
+"""What the audit log is told of sessions.
+
+Each attempt has a row that opens it and a row that ends it.  ``detached`` ends an attempt and not
+its session: a later attempt's end, or a ``session.outcome`` row from the device's own report, says
+how the session ended.  ``viewed`` ends a viewer's attempt, which never tells of the session.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import attrs
+import msgspec
+from twisted.internet.defer import gatherResults
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from rshell.access.audit import AuditEnd, AuditRecord
+from rshell.access.printable import printable
+from rshell.gateway.callers import Caller, OpenRefused
+from rshell.gateway.live_sessions import LiveSession
+from rshell.gateway.summaries import kept
+from rshell.gateway.throttle import Throttle
+from rshell.link.core.errors import ErrorCode
+from rshell.link.core.messages import Open, Outcome, SessionReport
+from rshell.store.audit import SessionStory
+from rshell.store.records import Device
+
+if TYPE_CHECKING:
+    from rshell.gateway.core import Gateway
+
+__all__ = ["SessionAudit", "outcome_from"]
+
+MAX_MESSAGE = 240
+#: Rows about refused requests of one operator: one command on the whole fleet, then a trickle.
+REFUSALS_RATE, REFUSALS_BURST = 10, 10_000
+#: Ends that a start writes at once: one commit for each so many.
+INTERRUPTED_BATCH = 1_000
+#: These end an attempt, not its session.
+_GOES_ON = {ErrorCode.LINK_LOST.value, ErrorCode.DUPLICATE.value, ErrorCode.SHUTDOWN.value}
+
+
+def outcome_from(body: Mapping[str, Any]) -> Outcome:
+    """Read what passed by on its way from the device: hostile until typed."""
+    try:
+        return msgspec.convert(body, Outcome)
+    except msgspec.ValidationError:
+        return Outcome(status="error", code="protocol", message="the device sent a bad outcome")
+
+
+class SessionAudit:
+    """Writes the rows of sessions."""
+
+    _log = Logger()
+
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
+        self._refusals = Throttle(gateway.wheel.seconds, REFUSALS_RATE, REFUSALS_BURST)
+
+    async def opening(self, caller: Caller, device: Device, request: Open) -> int:
+        """Commit the row that opens an attempt; return its number."""
+        return await self._gateway.store.append_audit(
+            self._row(caller, device, request, opens=True)
+        )
+
+    async def refusal(
+        self, caller: Caller, device: Device, request: Open, error: OpenRefused
+    ) -> None:
+        """Write that a request was refused before anything was done."""
+        left_out = self._refusals.admit(caller.operator.name)
+        if left_out is None:
+            return
+        row = self._row(caller, device, request, opens=False)
+        more = {"left_out": left_out} if left_out else {}
+        await self._gateway.store.append_audit(
+            attrs.evolve(
+                row,
+                status="refused",
+                code=error.code,
+                message=error.message,
+                details={**row.details, **more},
+            )
+        )
+
+    def _row(self, caller: Caller, device: Device, request: Open, *, opens: bool) -> AuditRecord:
+        view = {"view": True} if request.view else {}
+        return AuditRecord(
+            kind="session",
+            opens=opens,
+            operator=caller.operator.name,
+            device=device.id,
+            device_name=device.name,
+            handler=request.handler,
+            login=request.login,
+            session=request.session.hex(),
+            attempt=request.attempt,
+            door=caller.door,
+            address=caller.address,
+            details={"request": kept(request.request), **view},
+        )
+
+    def passed(self, session: LiveSession, outcome: Outcome) -> None:
+        """The outcome passed by."""
+        if session.view:
+            outcome = Outcome(status="viewed", message="to its end")
+        self._finish(session.row, outcome)
+
+    def ended(self, session: LiveSession, code: str, message: str) -> None:
+        """An attempt ended without an outcome."""
+        if session.view and session.stream is not None:
+            status = "viewed"
+        elif code in _GOES_ON:
+            # Not the end of the session: it may be resumed, or its device reports the outcome.
+            status = "detached"
+        else:
+            status = "offline" if code == ErrorCode.OFFLINE.value else "refused"
+        self._finish(session.row, Outcome(status=status, code=code, message=message))
+
+    def _finish(self, row: int, outcome: Outcome) -> None:
+        written = self._gateway.store.finish_audit(
+            AuditEnd(
+                refers=row,
+                status=printable(outcome.status, 32),
+                exit_code=outcome.exit_code,
+                code=printable(outcome.code, 64) if outcome.code else None,
+                message=printable(outcome.message, MAX_MESSAGE) if outcome.message else None,
+                details={"signal": printable(outcome.signal, 16)} if outcome.signal else {},
+            )
+        )
+        written.addErrback(self._log_failure)
+
+    def _log_failure(self, failure: Failure) -> None:
+        self._log.error("the audit could not be written: {why}", why=failure.getErrorMessage())
+
+    async def complete(self, story: SessionStory, report: SessionReport) -> None:
+        """Write an outcome that nobody collected, unless it is known."""
+        if story.first is None or story.told or report.outcome is None:
+            return
+        outcome = report.outcome
+        await self._gateway.store.append_audit(
+            attrs.evolve(
+                story.first.record,
+                kind="session.outcome",
+                opens=False,
+                attempt=report.attempt or story.first.record.attempt,
+                status=printable(outcome.status, 32),
+                exit_code=outcome.exit_code,
+                code=printable(outcome.code, 64) if outcome.code else None,
+                message=printable(outcome.message or "", MAX_MESSAGE) or None,
+                details={"reported": "by the device on its return"},
+            )
+        )
+
+    async def complete_interrupted(self) -> None:
+        """At start: mark what an earlier run of this gateway left open as interrupted."""
+        left = await self._gateway.store.unfinished_audit()
+        for start in range(0, len(left), INTERRUPTED_BATCH):
+            # At once, so that they share a commit: there may be thousands.
+            await gatherResults(
+                self._gateway.store.finish_audit(
+                    AuditEnd(
+                        refers=row.seq,
+                        status="interrupted",
+                        message="the gateway stopped; later rows tell how the session went on",
+                    )
+                )
+                for row in left[start : start + INTERRUPTED_BATCH]
+            )

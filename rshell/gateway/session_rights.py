@@ -1,0 +1,114 @@
+"""Whose a session is, and whether it may go on: asked at every attempt and every return (R6, S2).
+
+The store answers, not this process's memory: what was revoked while a device was away, or before
+this gateway started, ends like what is revoked now.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rshell.access.roles import decide
+from rshell.gateway.callers import Caller, OpenRefused
+from rshell.gateway.live_sessions import LiveSession
+from rshell.gateway.parking import GRACE_SECONDS
+from rshell.gateway.presence import LiveDevice
+from rshell.gateway.session_audit import SessionAudit
+from rshell.link.core.errors import ErrorCode
+from rshell.link.core.messages import Open, SessionReport, Sessions
+from rshell.store.audit import SessionStory
+from rshell.store.records import Device, Operator
+
+if TYPE_CHECKING:
+    from rshell.gateway.core import Gateway
+
+__all__ = ["SessionRights"]
+
+
+class SessionRights:
+    """Decides about sessions that began before."""
+
+    def __init__(self, gateway: Gateway, audit: SessionAudit) -> None:
+        self._gateway = gateway
+        self._audit = audit
+
+    async def check_again(self, caller: Caller, device: Device, request: Open) -> None:
+        """Check an attempt that is not the first, or a viewer's.
+
+        Raises:
+            OpenRefused: Another operator's session, another device's, or forbidden by now.
+        """
+        await self._check_operator(caller.operator.name, device, request.handler, request.login)
+        story = await self._gateway.store.session_story(request.session.hex())
+        first = story.first
+        if first is None:
+            if request.view:
+                raise OpenRefused(ErrorCode.NOT_FOUND, f"no such session on {device.name}")
+            return
+        if first.record.operator != caller.operator.name or first.record.device != device.id:
+            raise OpenRefused(ErrorCode.POLICY, "this session belongs to somebody else")
+
+    async def check_now(self, session: LiveSession) -> None:
+        """Decide anew about an attempt that was parked: roles may have changed meanwhile.
+
+        Raises:
+            OpenRefused: It is forbidden by now.
+        """
+        await self._check_operator(
+            session.caller.operator.name, session.device, session.handler, session.login
+        )
+
+    async def _check_operator(
+        self, name: str, device: Device, handler: str, login: str | None
+    ) -> None:
+        operator = await self._gateway.store.operator(name)
+        if operator is None or not operator.active:
+            raise OpenRefused(ErrorCode.REVOKED, "this operator is revoked")
+        decision = decide(operator, device, handler, login)
+        if not decision:
+            raise OpenRefused(ErrorCode.POLICY, decision.reason)
+
+    async def judge(self, entry: LiveDevice, report: Sessions) -> None:
+        """Say which of a device's sessions may live, and complete the audit (section 9)."""
+        end: list[bytes] = []
+        acknowledged: list[bytes] = []
+        live: list[SessionReport] = []
+        operators: dict[str, Operator | None] = {}
+        for session in report.sessions:
+            if session.operator not in operators:
+                operators[session.operator] = await self._gateway.store.operator(session.operator)
+            story = await self._gateway.store.session_story(session.session.hex())
+            if not _may_live(operators[session.operator], entry.device, session, story):
+                end.append(session.session)
+            else:
+                live.append(session)
+            if session.outcome is None:
+                continue
+            if story.first is not None and story.first.record.device == entry.device.id:
+                await self._audit.complete(story, session)
+            if session.ended_ms > GRACE_SECONDS * 1000:
+                acknowledged.append(session.session)
+        gone = {*end, *acknowledged}
+        self._gateway.sessions.reported(
+            entry.device.id,
+            entry.epoch,
+            [session for session in live if session.session not in gone],
+            complete=not report.more,
+        )
+        for session_id in gone:
+            self._gateway.sessions.forget(entry.device.id, session_id)
+        if not entry.link.closed:
+            entry.link.sessions(Sessions(end=end, acknowledged=acknowledged))
+
+
+def _may_live(
+    operator: Operator | None, device: Device, session: SessionReport, story: SessionStory
+) -> bool:
+    if operator is None or not decide(operator, device, session.handler, session.login or None):
+        return False
+    # What no committed row tells of, did not come through the gate.
+    return (
+        story.first is not None
+        and story.first.record.operator == session.operator
+        and story.first.record.device == device.id
+    )

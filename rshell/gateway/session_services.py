@@ -1,0 +1,128 @@
+"""The verbs about sessions: list them, end one.  Importing this module registers them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+from msgspec import Meta, Struct
+
+from rshell.access import selectors
+from rshell.access.roles import ADMIN
+from rshell.gateway.callers import OpenRefused
+from rshell.gateway.presence import State
+from rshell.gateway.session_table import TableEntry
+from rshell.gateway.verbs import Asker, verb
+from rshell.handlers import BadRequest
+from rshell.link.core.errors import ErrorCode
+from rshell.link.core.messages import Sessions
+from rshell.store.records import Device
+from rshell.store.times import rfc3339
+
+if TYPE_CHECKING:
+    from rshell.gateway.core import Gateway
+
+__all__: list[str] = []
+
+
+class SessionsRequest(Struct, frozen=True, forbid_unknown_fields=True):
+    """Of which devices, empty for every one; own sessions, or ``all`` operators'."""
+
+    selector: Annotated[str, Meta(max_length=4096)] = ""
+    all: bool = False
+
+
+class EndSessionRequest(Struct, frozen=True, forbid_unknown_fields=True):
+    """Which session, by its id in hexadecimal."""
+
+    session: Annotated[str, Meta(pattern=r"^[0-9a-f]{32}\Z")]
+
+
+@verb("gateway.sessions", SessionsRequest)
+async def sessions(gateway: Gateway, asker: Asker, request: SessionsRequest) -> Any:
+    """List sessions that live on devices: yours, or everybody's."""
+    if request.all:
+        _demand_admin(asker, "list other operators' sessions")
+    selector = None
+    if request.selector.strip():
+        try:
+            selector = selectors.parse(request.selector)
+        except selectors.BadSelector as error:
+            raise BadRequest(error.message) from None
+    wanted = [e for e in gateway.sessions.entries() if request.all or e.operator == asker.name]
+    if not wanted:
+        return []
+    devices = {device.id: device for device in await gateway.store.find_devices()}
+    rows = []
+    for entry in wanted:
+        device = devices.get(entry.device_id)
+        if device is None:
+            continue
+        state = _device_state(gateway, device)
+        if selector is None or selector.matches(
+            device.name, device.labels, state=state.value, device_id=device.id
+        ):
+            rows.append(_row(gateway, entry, device, state))
+    return sorted(rows, key=lambda row: (row["device"], row["started_at"], row["session"]))
+
+
+def _demand_admin(asker: Asker, what: str) -> None:
+    assert asker.caller is not None
+    if asker.caller.operator.role != ADMIN:
+        raise OpenRefused(ErrorCode.POLICY, f"only the role {ADMIN} may {what}")
+
+
+def _device_state(gateway: Gateway, device: Device) -> State:
+    live = gateway.presence.find(device.id)
+    return State.LOST if live is None else live.state(gateway.wheel.seconds())
+
+
+def _row(gateway: Gateway, entry: TableEntry, device: Device, state: State) -> dict[str, Any]:
+    now = gateway.wheel.seconds()
+    driver = gateway.switchboard.driven(entry.device_id, entry.session, entry.operator)
+    attached = driver is not None and driver.stream is not None
+    age_ms = max(0, round((now - entry.began) * 1000))
+    alone = 0.0 if attached or entry.detached_at is None else now - entry.detached_at
+    return {
+        "session": entry.session.hex(),
+        "device": device.name,
+        "device_id": device.id,
+        "device_state": state.value,
+        "operator": entry.operator,
+        "handler": entry.handler,
+        "login": entry.login or None,
+        "state": "finished" if entry.outcome else "attached" if attached else "detached",
+        "started_at": rfc3339(gateway.now_us() - age_ms * 1000),
+        "age_ms": age_ms,
+        "detached_ms": max(0, round(alone * 1000)),
+        # A parked attempt counts: who attaches now must be above it.
+        "attempt": max(entry.attempt, driver.attempt if driver else 0),
+        "viewers": gateway.switchboard.viewers(entry.device_id, entry.session),
+        "outcome": entry.outcome,
+    }
+
+
+@verb("gateway.end-session", EndSessionRequest, changes=True)
+async def end_session(gateway: Gateway, asker: Asker, request: EndSessionRequest) -> Any:
+    """End a session and what runs in it."""
+    story = await gateway.store.session_story(request.session)
+    if story.first is None or story.first.record.device is None:
+        raise OpenRefused(ErrorCode.NOT_FOUND, "there is no such session")
+    record = story.first.record
+    if record.operator != asker.name:
+        _demand_admin(asker, "end other operators' sessions")
+    live = gateway.presence.find(record.device or "")
+    if live is None or live.link.closed:
+        raise OpenRefused(
+            ErrorCode.OFFLINE,
+            f"{record.device_name} is offline: its sessions can be ended when it is back",
+        )
+    session = bytes.fromhex(request.session)
+    live.link.sessions(Sessions(end=[session]))
+    # Who is attached is told by whom; and a session that no keeper holds ends by this.
+    gateway.switchboard.end_where(
+        lambda one: one.session == session and one.device.id == record.device,
+        ErrorCode.CANCELLED,
+        f"ended by {asker.name}",
+    )
+    gateway.sessions.forget(record.device or "", session)
+    return {"ended": True}

@@ -1,0 +1,251 @@
+"""SessionTable: which sessions live on which device, as far as this gateway knows.
+
+It is filled by what passes through and by what devices list after WELCOME, so a restart of the
+gateway loses nothing that lasts.  It is for listings only: rights are judged from the store, and
+a session that is not listed can be attached and ended all the same.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import attrs
+
+from rshell.access.printable import printable
+from rshell.gateway.live_sessions import LiveSession
+from rshell.link.core.messages import Outcome, SessionReport
+
+__all__ = ["SessionTable", "TableEntry"]
+
+#: A keeper holds up to 64 running sessions and 256 that ended; an agent takes 256 streams.
+MAX_PER_DEVICE = 512
+#: About 1 KB each.  The one that was heard of longest ago is forgotten first.
+MAX_ENTRIES = 50_000
+#: No session that nobody is attached to lives longer (rule R7).
+LONGEST_SECONDS = 24 * 3600.0
+
+
+@attrs.define(eq=False, kw_only=True)
+class TableEntry:
+    """One session on a device.
+
+    Attributes:
+        began, detached_at: seconds of the gateway's monotonic clock.
+        attempt: the highest that was asked for.
+        epoch: of the device's link that told of it last.
+        known: the device has confirmed that it has the session.
+        outcome: once it is finished.
+    """
+
+    session: bytes
+    device_id: str
+    operator: str
+    handler: str
+    login: str
+    began: float
+    attempt: int
+    epoch: int
+    detached_at: float | None = None
+    known: bool = False
+    outcome: dict[str, Any] | None = None
+
+
+class SessionTable:
+    """Knows the sessions of all devices.
+
+    Args:
+        seconds: A clock that never goes back.
+        max_entries: In all.
+        max_per_device: Of one device.
+    """
+
+    def __init__(
+        self,
+        seconds: Callable[[], float],
+        max_entries: int = MAX_ENTRIES,
+        max_per_device: int = MAX_PER_DEVICE,
+    ) -> None:
+        self._seconds = seconds
+        self._max_entries = max_entries
+        self._max_per_device = max_per_device
+        #: The one heard of last is last.
+        self._entries: OrderedDict[TableEntry, None] = OrderedDict()
+        self._by_device: dict[str, dict[bytes, TableEntry]] = {}
+        #: The epoch whose first list is complete, by device.
+        self._listed: dict[str, int] = {}
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def entries(self) -> list[TableEntry]:
+        """Return what lives, as far as known."""
+        now = self._seconds()
+        for entry in list(self._entries):
+            alone = 0.0 if entry.detached_at is None else now - entry.detached_at
+            if alone > LONGEST_SECONDS:
+                self.forget(entry.device_id, entry.session)
+        return list(self._entries)
+
+    def find(self, session: bytes) -> TableEntry | None:
+        """Return the entry of a session id."""
+        return next((entry for entry in self._entries if entry.session == session), None)
+
+    def owner(self, device_id: str, session: bytes) -> str | None:
+        """Return whose session it is, as far as known."""
+        entry = self._by_device.get(device_id, {}).get(session)
+        return None if entry is None else entry.operator
+
+    # -- what passes through -------------------------------------------------------------------
+
+    def asked(self, live: LiveSession, epoch: int) -> None:
+        """The OPEN of an attempt leaves for the device."""
+        entry = self._mine(live)
+        if entry is None:
+            if live.session in self._by_device.get(live.device.id, ()):
+                return  # somebody else's: the device will say so
+            entry = self._add(
+                TableEntry(
+                    session=live.session,
+                    device_id=live.device.id,
+                    operator=live.caller.operator.name,
+                    handler=live.handler,
+                    login=live.login or "",
+                    began=live.received - live.age_ms / 1000,
+                    attempt=live.attempt,
+                    epoch=epoch,
+                )
+            )
+        entry.attempt = max(entry.attempt, live.attempt)
+        entry.epoch = max(entry.epoch, epoch)
+        entry.detached_at = None
+        self._heard(entry)
+
+    def accepted(self, live: LiveSession) -> None:
+        """The device said OPENED."""
+        entry = self._mine(live)
+        if entry is not None:
+            entry.known = True
+
+    def finished(self, live: LiveSession, outcome: Outcome) -> None:
+        """The outcome passed by; until it is taken the device keeps it."""
+        entry = self._mine(live)
+        if entry is not None:
+            entry.outcome = _shown(outcome)
+
+    def detached(self, live: LiveSession) -> None:
+        """The attempt is over, and the session goes on for all we know."""
+        entry = self._mine(live)
+        if entry is not None:
+            entry.detached_at = self._seconds()
+
+    def refused(self, live: LiveSession, *, gone: bool) -> None:
+        """The device refused the attempt; ``gone``: because it does not have the session."""
+        entry = self._mine(live)
+        if entry is None:
+            return
+        if gone or not entry.known:
+            self.forget(entry.device_id, entry.session)
+        elif entry.detached_at is None:
+            entry.detached_at = self._seconds()
+
+    def over(self, live: LiveSession) -> None:
+        """The session ended, or was cancelled, through this attempt."""
+        if self._mine(live) is not None:
+            self.forget(live.device.id, live.session)
+
+    def _mine(self, live: LiveSession) -> TableEntry | None:
+        entry = self._by_device.get(live.device.id, {}).get(live.session)
+        if entry is None or entry.operator != live.caller.operator.name:
+            return None
+        return entry
+
+    # -- what a device lists -------------------------------------------------------------------
+
+    def reported(
+        self, device_id: str, epoch: int, reports: Iterable[SessionReport], *, complete: bool
+    ) -> None:
+        """Take in sessions that a device listed and that may live.
+
+        Args:
+            device_id: Whose.
+            epoch: Of the link that told.
+            reports: A part of the list.
+            complete: It was the last part: what the first list of a link leaves out is gone.
+        """
+        for report in reports:
+            self._report(device_id, epoch, report)
+        if complete and self._listed.get(device_id) != epoch:
+            self._listed[device_id] = epoch
+            for entry in list(self._by_device.get(device_id, {}).values()):
+                if entry.epoch != epoch:
+                    self.forget(device_id, entry.session)
+
+    def _report(self, device_id: str, epoch: int, report: SessionReport) -> None:
+        now = self._seconds()
+        same = self._by_device.get(device_id, {})
+        entry = same.get(report.session)
+        if entry is None:
+            if len(same) >= self._max_per_device:
+                return
+            entry = self._add(
+                TableEntry(
+                    session=report.session,
+                    device_id=device_id,
+                    operator=report.operator,
+                    handler=report.handler,
+                    login=report.login,
+                    began=now,
+                    attempt=1,
+                    epoch=epoch,
+                    detached_at=now - report.detached_ms / 1000,
+                )
+            )
+        entry.began = min(entry.began, now - report.age_ms / 1000)
+        entry.attempt = max(entry.attempt, report.attempt)
+        entry.epoch = epoch
+        entry.known = True
+        if report.outcome is not None:
+            entry.outcome = _shown(report.outcome)
+        self._heard(entry)
+
+    # -- keeping -------------------------------------------------------------------------------
+
+    def forget(self, device_id: str, session: bytes) -> None:
+        """A session is over."""
+        same = self._by_device.get(device_id, {})
+        entry = same.pop(session, None)
+        if entry is not None:
+            del self._entries[entry]
+            if not same:
+                del self._by_device[device_id]
+
+    def forget_device(self, device_id: str) -> None:
+        """A device was revoked."""
+        self._listed.pop(device_id, None)
+        for entry in self._by_device.pop(device_id, {}).values():
+            del self._entries[entry]
+
+    def _add(self, entry: TableEntry) -> TableEntry:
+        while len(self._entries) >= self._max_entries:
+            oldest = next(iter(self._entries))
+            self.forget(oldest.device_id, oldest.session)
+        self._entries[entry] = None
+        self._by_device.setdefault(entry.device_id, {})[entry.session] = entry
+        return entry
+
+    def _heard(self, entry: TableEntry) -> None:
+        self._entries.move_to_end(entry)
+
+
+def _shown(outcome: Outcome) -> dict[str, Any]:
+    """Return an outcome as listings show it: safe for a terminal, without its result."""
+    shown = {
+        "status": printable(outcome.status, 32),
+        "exit_code": outcome.exit_code,
+        "signal": outcome.signal and printable(outcome.signal, 16),
+        "code": outcome.code and printable(outcome.code, 64),
+        "message": outcome.message and printable(outcome.message, 240),
+    }
+    return {key: value for key, value in shown.items() if value is not None}

@@ -1,0 +1,88 @@
+"""What devices' flight recorders told.
+
+Bounded for each device: it is the device that decides how much it tells.  Not part of the audit:
+what a device says of itself is a hint, not evidence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import attrs
+import msgspec
+from sqlalchemy import Connection, delete, insert, select
+
+from rshell.store.schema import flight
+
+__all__ = ["FlightRow", "append", "rows"]
+
+#: Records of one device; the oldest go.
+MAX_ROWS = 500
+
+
+@attrs.frozen(kw_only=True)
+class FlightRow:
+    """One record of a device, placed on the gateway's clock.
+
+    Attributes:
+        seq: The device's own number.
+        at: When it happened, as well as can be told, microseconds UTC.
+        placed: How that is known: ``monotonic`` (the device's clock since boot, and when it told),
+            ``wall`` (its own clock) or ``order`` (only before what followed it).
+        received_at: When the gateway took it.
+        seconds: How long it took or lasted.
+    """
+
+    seq: int
+    at: int
+    placed: str
+    received_at: int
+    boot_id: str
+    kind: str
+    target: str
+    message: str
+    seconds: float | None = None
+    details: Mapping[str, Any] = attrs.field(factory=dict)
+
+
+def append(connection: Connection, device_id: str, records: Sequence[FlightRow]) -> None:
+    """Keep records of a device; what has a number that is there replaces it."""
+    numbers = [record.seq for record in records]
+    mine = flight.c.device_id == device_id
+    connection.execute(delete(flight).where(mine, flight.c.seq.in_(numbers)))
+    connection.execute(
+        insert(flight),
+        [
+            attrs.asdict(record, recurse=False)
+            | {
+                "device_id": device_id,
+                "details": msgspec.json.encode(record.details).decode(),
+            }
+            for record in records
+        ],
+    )
+    # By receipt first: a device whose disk was replaced counts from 1 again.
+    kept = (
+        select(flight.c.seq)
+        .where(mine)
+        .order_by(flight.c.received_at.desc(), flight.c.seq.desc())
+        .limit(MAX_ROWS)
+    )
+    connection.execute(delete(flight).where(mine, flight.c.seq.not_in(kept)))
+
+
+def rows(connection: Connection, device_id: str, limit: int) -> list[FlightRow]:
+    """Return the newest records of a device, oldest first."""
+    query = (
+        select(flight)
+        .where(flight.c.device_id == device_id)
+        .order_by(flight.c.at.desc(), flight.c.seq.desc())
+        .limit(limit)
+    )
+    found = []
+    for row in connection.execute(query):
+        values = dict(row._mapping)
+        del values["device_id"]
+        found.append(FlightRow(**values | {"details": msgspec.json.decode(row.details)}))
+    return found[::-1]

@@ -1,0 +1,333 @@
+"""When a TLS handshake may begin, and for whom first; no OpenSSL, no socket, no time."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from twisted.internet.protocol import Factory, Protocol
+from twisted.internet.task import Clock
+from twisted.internet.testing import StringTransport
+from twisted.trial.unittest import SynchronousTestCase
+
+from rshell.gateway.admission import (
+    BURST_SECONDS,
+    PATIENCE_SECONDS,
+    Admission,
+    AdmittingTLS,
+    source_of,
+)
+from rshell.gateway.arrivals import Arrival, Arrivals
+from rshell.gateway.handshake_cost import SLOWEST_RATE, affordable_rate, handshake_seconds
+from rshell.link.clock import TimerWheel
+from rshell.link.core.constants import HELLO_SECONDS
+from tests.gateway.fleet import Fleet
+from tests.gateway.wires import MemoryTransport
+
+RATE = 100
+BURST = int(RATE * BURST_SECONDS)
+
+
+class AdmissionTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.waits: list[float] = []
+        self.admission = Admission(
+            TimerWheel(self.clock), RATE, lambda: 1000, waited=self.waits.append
+        )
+        self.begun: list[str] = []
+        self.dropped: list[str] = []
+
+    def come(self, source: str, count: int = 1) -> list[Any]:
+        """Ask so often; what may begin at once has begun."""
+        tickets = []
+        for _ in range(count):
+            ticket = self.admission.ask(
+                source,
+                lambda: self.begun.append(source),
+                lambda _why: self.dropped.append(source),
+            )
+            tickets.append(ticket)
+            if ticket is None:
+                self.begun.append(source)
+        return tickets
+
+    def test_burst_at_once(self) -> None:
+        """A gateway at rest begins a burst without delay."""
+        self.come("a", BURST)
+        self.assertEqual((len(self.begun), len(self.admission)), (BURST, 0))
+
+    def test_rate(self) -> None:
+        """Beyond the burst handshakes begin at the rate, and none is lost."""
+        self.come("a", BURST + 300)
+        self.assertEqual(len(self.begun), BURST)
+        for second in (1, 2):
+            self.clock.pump([0.25] * 4)
+            self.assertAlmostEqual(len(self.begun), BURST + second * RATE, delta=RATE * 0.3)
+        self.clock.pump([0.25] * 8)
+        self.assertEqual((len(self.begun), len(self.admission)), (BURST + 300, 0))
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_source_by_turns(self) -> None:
+        """Who floods waits; one that comes after the flood is served with the next tokens."""
+        self.come("flood", BURST + 500)
+        self.come("lone")
+        self.clock.pump([0.25] * 2)
+        self.assertIn("lone", self.begun)
+        self.assertGreater(len(self.admission), 300)
+
+    def test_in_order_of_arrival(self) -> None:
+        """Of one source the first is served first."""
+        self.come("a", BURST)
+        served: list[int] = []
+        for number in range(20):
+            self.admission.ask("a", partial(served.append, number), self.fail)
+        self.clock.advance(0.5)
+        self.assertEqual(served, list(range(20)))
+
+    def test_too_long_a_wait(self) -> None:
+        """Who could not begin in time is told so at once: the last of the longest queue."""
+        self.come("lone", BURST + 1)
+        room = int(RATE * PATIENCE_SECONDS)
+        self.come("flood", room + 50)
+        self.assertEqual(set(self.dropped), {"flood"})
+        self.assertEqual(len(self.admission), room)
+        self.clock.pump([0.25] * int(HELLO_SECONDS * 4))
+        self.assertEqual(len(self.admission), 0)
+        self.assertLessEqual(max(self.waits), HELLO_SECONDS)
+
+    def test_cancel(self) -> None:
+        """One that went away takes no token and leaves nothing behind."""
+        self.come("a", BURST)
+        (ticket,) = self.come("b")
+        self.admission.cancel(ticket)
+        self.admission.cancel(ticket)
+        self.assertEqual(len(self.admission), 0)
+        self.clock.advance(1)
+        self.assertNotIn("b", self.begun)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_one_that_fails(self) -> None:
+        """A handshake that fails to begin does not stop the others."""
+        self.come("a", BURST)
+
+        def failing() -> None:
+            raise ZeroDivisionError
+
+        self.admission.ask("x", failing, self.fail)
+        self.come("y")
+        self.clock.advance(0.5)
+        self.assertIn("y", self.begun)
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+
+    def test_spread(self) -> None:
+        """A thousand devices at 100 a second spread over ten seconds."""
+        self.assertEqual(self.admission.spread_ms(), 10_000)
+
+    def test_sources(self) -> None:
+        """IPv6 counts by /64, a mapped IPv4 as itself, and what is no address by its text."""
+        self.assertEqual(source_of("192.0.2.1"), "192.0.2.1")
+        self.assertEqual(source_of("::ffff:192.0.2.1"), "192.0.2.1")
+        self.assertEqual(source_of("2001:db8:1:2::3"), source_of("2001:db8:1:2:ffff::"))
+        self.assertNotEqual(source_of("2001:db8:1:2::3"), source_of("2001:db8:1:3::3"))
+        self.assertEqual(source_of("fe80::1%eth0"), source_of("fe80::2"))
+        self.assertEqual(source_of("somewhere"), "somewhere")
+
+
+HELLO = b"\x16\x03\x01\x00\x10" + b"c" * 16
+
+
+class Inner(Protocol):
+    """Speaks inside."""
+
+
+class TlsTests(SynchronousTestCase):
+    """The layer below OpenSSL; what OpenSSL gets is recorded instead of understood."""
+
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.admission = Admission(TimerWheel(self.clock), 2, waited=lambda _seconds: None)
+        # The one token of the burst is gone.
+        self.assertIsNone(self.admission.ask("before", self.fail, self.fail))
+        self.clock.advance(0.1)
+        self.dropped: list[str] = []
+
+    def connect(self) -> tuple[AdmittingTLS, StringTransport, list[bytes]]:
+        """Connect; returns the layer, its TCP, and what OpenSSL was given."""
+        given: list[bytes] = []
+        factory: Any = Factory.forProtocol(Inner)
+        factory.registerProtocol = lambda protocol: None
+        factory.unregisterProtocol = lambda protocol: None
+        factory._creatorCallable = lambda protocol: _FakeTls(given)
+        tls = AdmittingTLS(factory, Inner(), self.admission, self.dropped.append)
+        transport = StringTransport()
+        tls.makeConnection(transport)
+        return tls, transport, given
+
+    def test_waits_for_its_token(self) -> None:
+        """A whole ClientHello waits unread, nothing more is read, and then goes on unchanged."""
+        tls, transport, given = self.connect()
+        tls.dataReceived(HELLO + b"more")
+        self.assertEqual((given, transport.producerState), ([], "paused"))
+        self.clock.pump([0.25] * 3)
+        self.assertEqual((given, transport.producerState), ([HELLO + b"more"], "producing"))
+        tls.dataReceived(b"then")
+        self.assertEqual(given[-1], b"then")
+
+    def test_byte_by_byte(self) -> None:
+        """A ClientHello that trickles is charged for when it is complete, not before."""
+        tls, transport, given = self.connect()
+        for byte in HELLO[:-1]:
+            tls.dataReceived(bytes([byte]))
+        self.clock.pump([0.25] * 8)
+        self.assertEqual((given, len(self.admission)), ([], 0))
+        tls.dataReceived(HELLO[-1:])
+        self.assertEqual(given, [HELLO])
+        self.assertEqual(transport.producerState, "producing")
+
+    def test_no_tls(self) -> None:
+        """What is no TLS is refused at once: it costs nothing, and takes no token."""
+        for first in (b"GET / HTTP/1.1\r\n", b"\x00" * 100, b"\x16\x03\x01\xff\xff"):
+            tls, _, given = self.connect()
+            tls.dataReceived(first)
+            self.assertEqual(given, [first])
+        self.assertEqual(len(self.admission), 0)
+
+    def test_gone_while_it_waits(self) -> None:
+        """A connection that is lost in the queue takes no token."""
+        tls, _, given = self.connect()
+        tls.dataReceived(HELLO)
+        self.assertEqual(len(self.admission), 1)
+        tls.connectionLost()
+        self.assertEqual(len(self.admission), 0)
+        self.clock.pump([0.25] * 4)
+        self.assertEqual(given, [])
+
+    def test_dropped(self) -> None:
+        """A connection that would wait too long is told to its owner."""
+        connections = [self.connect() for _ in range(20)]
+        for tls, _, _ in connections:
+            tls.dataReceived(HELLO)
+        self.assertEqual(len(self.admission), int(2 * PATIENCE_SECONDS))
+        self.assertEqual(len(self.dropped), 20 - int(2 * PATIENCE_SECONDS))
+
+
+class _FakeTls:
+    """A TLS connection that takes bytes and never answers."""
+
+    def __init__(self, given: list[bytes]) -> None:
+        self._given = given
+
+    def do_handshake(self) -> None:
+        from OpenSSL.SSL import WantReadError
+
+        raise WantReadError
+
+    def bio_write(self, data: bytes) -> None:
+        self._given.append(data)
+
+    def bio_read(self, size: int) -> bytes:
+        from OpenSSL.SSL import WantReadError
+
+        raise WantReadError
+
+    def recv(self, size: int) -> bytes:
+        from OpenSSL.SSL import ZeroReturnError
+
+        raise ZeroReturnError
+
+    def shutdown(self) -> bool:
+        return True
+
+    def bio_shutdown(self) -> None:
+        """Nothing waits."""
+
+
+class CostTests(SynchronousTestCase):
+    def test_rates(self) -> None:
+        """The rate follows the cost; 400 where a core does that; and somebody always gets in."""
+        self.assertAlmostEqual(affordable_rate(0.0001), 3750)
+        self.assertEqual(affordable_rate(0.001), 400)
+        self.assertEqual(affordable_rate(0.005), 100)
+        self.assertEqual(affordable_rate(10), SLOWEST_RATE)
+        self.assertGreater(affordable_rate(0), 1000)
+
+    def test_measured(self) -> None:
+        """A real handshake with the gateway's certificates is measured, in parts of a second."""
+        fleet = Fleet(self)
+        seconds = handshake_seconds(fleet.gateway.tls, fleet.home.keys, rounds=2)
+        self.assertGreater(seconds, 0)
+        self.assertLess(seconds, 1)
+
+
+class NumberedArrivals(Arrivals):
+    """Believes of each connection the descriptor that a test says."""
+
+    number = -1
+
+    def came(self, arrival: Arrival, descriptor: int = -1) -> None:
+        super().came(arrival, self.number)
+
+
+class DescriptorTests(SynchronousTestCase):
+    """Near the limit of open files strangers make room."""
+
+    def setUp(self) -> None:
+        self.fleet = fleet = Fleet(self)
+        self.arrivals = NumberedArrivals(
+            fleet.gateway.tls,
+            fleet.wheel,
+            fleet.gateway.devices,
+            fleet.door,
+            fleet.gateway.joiner,
+            max_files=100,
+            metrics=fleet.gateway.metrics,
+        )
+
+    def come(self, descriptor: int, host: str = "192.0.2.1") -> MemoryTransport:
+        """Let a stranger come on that descriptor."""
+        transport = MemoryTransport(host, 1)
+        arrival: Any = self.arrivals.buildProtocol(None)
+        self.arrivals.number = descriptor
+        arrival.makeConnection(transport)
+        transport.protocol = arrival
+        return transport
+
+    def test_below(self) -> None:
+        """Below nine tenths nobody is dropped."""
+        all_of_them = [self.come(descriptor) for descriptor in range(20, 90)]
+        self.assertFalse(any(transport.aborted for transport in all_of_them))
+
+    def test_near(self) -> None:
+        """From nine tenths each newcomer takes the place of the oldest stranger."""
+        old, new = self.come(50), self.come(90)
+        self.assertEqual((old.aborted, new.aborted), (True, False))
+        sample = self.fleet.gateway.metrics.registry.get_sample_value
+        self.assertEqual(sample("rshell_connections_refused_total", {"reason": "descriptors"}), 1)
+
+    def test_alone(self) -> None:
+        """With known links only below it, a newcomer gets in until hardly any are left."""
+        self.assertFalse(self.come(95).aborted)
+        self.arrivals._waiting.clear()
+        self.arrivals._count = 0
+        self.assertTrue(self.come(97).aborted)
+
+    def test_said_once_a_minute(self) -> None:
+        """The log says so loudly, once a minute."""
+        from twisted.logger import LogLevel, globalLogPublisher
+
+        loud: list[Any] = []
+
+        def listen(event: Any) -> None:
+            if event["log_level"] is LogLevel.error:
+                loud.append(event)
+
+        observe: Any = listen
+        globalLogPublisher.addObserver(observe)
+        self.addCleanup(globalLogPublisher.removeObserver, observe)
+        for _ in range(30):
+            self.come(92)
+        self.assertEqual(len(loud), 1)
+        self.fleet.clock.advance(61)
+        self.come(92)
+        self.assertEqual(len(loud), 2)
