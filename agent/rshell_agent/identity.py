@@ -95,11 +95,17 @@ class LinkMemory:
         self.link_generation = found.link_generation
 
     def learn(self, name: str, link_generation: int) -> None:
-        """Store both durably if they are news; a full disk must not stop the agent."""
+        """Store both durably if they are news; a full disk must not stop the agent.
+
+        A generation that could not be stored is never presented (rule H4): after a restart the
+        older one would look like a copy of this device.
+        """
         if (name, link_generation) == (self.name, self.link_generation):
             return
-        self.name, self.link_generation = name, link_generation
+        self.name = name
         try:
             write_atomic(self._path, msgspec.json.encode(_Remembered(name, link_generation)))
         except OSError as error:
             self._log.error("state/link.json cannot be written: {error}", error=error)
+        else:
+            self.link_generation = link_generation

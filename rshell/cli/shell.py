@@ -212,7 +212,8 @@ class InteractiveShell:
         if session is None:
             return
         if not data:
-            if self._watching:
+            if self._watching or self._terminal:
+                # In raw mode Ctrl-D is a key like others: this is a terminal that hung up.
                 self._detach()
                 return
             session.unregisterProducer()
@@ -259,7 +260,9 @@ class InteractiveShell:
     def _outputs_changed(self) -> None:
         if self._session is None:
             return
-        if self._outputs.failed:
+        if self._outputs.failed and self._terminal:
+            self._detach()  # it hung up
+        elif self._outputs.failed:
             self._give_up()
         elif self._outputs.full:
             self._session.pause()

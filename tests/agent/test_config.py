@@ -176,6 +176,13 @@ class DeviceTests(HomeCase):
         (state / "link.json").write_text("{")
         self.assertEqual(0, LinkMemory(state).link_generation)
 
+    def test_generation_not_stored(self) -> None:
+        """A generation that could not be written is not presented: it would rise and fall again."""
+        memory = LinkMemory(self.home / "no" / "such" / "folder")
+        (self.home / "no").write_text("a file")
+        memory.learn("pump-17", 5)
+        self.assertEqual(("pump-17", 0), (memory.name, memory.link_generation))
+
 
 class StatusTests(HomeCase):
     def test_written_at_change_and_each_minute(self) -> None:

@@ -111,10 +111,16 @@ class Terminal:
             pass
         return self.process.returncode
 
+    def hang_up(self) -> None:
+        """Close the terminal's window under the program."""
+        os.close(self._slave)
+        os.close(self._master)
+        self._master = self._slave = -1
+
     def close(self) -> None:
         """End the program and give the terminal back."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGKILL)
         self.process.wait()
-        os.close(self._master)
-        os.close(self._slave)
+        if self._master != -1:
+            self.hang_up()

@@ -71,16 +71,14 @@ class GatewayTests(FleetCase):
 
 class AgentTests(FleetCase):
     def test_agent_killed(self) -> None:
-        """A killed agent leaves its commands running, and a new one is the device again."""
+        """A killed agent leaves its commands running; a new one carries them on to the end."""
         agent = self.added("hardy-1")
         ticks = self.fleet.base / "ticks"
+        stop = self.fleet.base / "stop"
+        count = f"n=$((n+1)); echo $n > {ticks}; sleep 0.1"
+        loop = f"echo $$; n=0; while [ ! -e {stop} ]; do {count}; done"
         program = self.fleet.start(
-            self.fleet.cli(
-                "run",
-                "hardy-1",
-                "--",
-                f"echo $$; n=0; while n=$((n+1)); do echo $n > {ticks}; sleep 0.1; done",
-            ),
+            self.fleet.cli("run", "hardy-1", "--", f"{loop}; echo done; exit 5"),
             stdin=subprocess.DEVNULL,
         )
         assert program.process.stdout is not None
@@ -101,7 +99,9 @@ class AgentTests(FleetCase):
         self.assertEqual(keeper, agent.keeper_pid())
         self.assertNotEqual("", state(pid))
         self.assert_status(0, self.run_on("hardy-1", "true"))
-        program.finish(seconds=90)
+        stop.touch()
+        done = program.finish(seconds=30)
+        self.assertEqual((5, b"done\n"), (done.status, done.stdout))
 
     def test_agent_terminated(self) -> None:
         """SIGTERM ends the agent with status 0, and it is seen to be away at once."""

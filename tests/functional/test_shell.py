@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pwd
 import signal
 import subprocess
+from typing import Any
 
 from twisted.trial.unittest import SkipTest
 
@@ -170,11 +172,31 @@ class LeavingTests(ShellCase):
         until(lambda: state(pid) == "", "the shell ended", 10)
 
     def test_hangup(self) -> None:
-        """A terminal that hangs up ends rshell and the shell."""
+        """A terminal that hangs up ends rshell; the shell lives on, listed, until it is ended."""
         terminal = self.ready()
         pid = self.device_shell(terminal)
         terminal.process.send_signal(signal.SIGHUP)
         self.assertEqual(129, terminal.wait(10))
+        self.end_detached(pid)
+
+    def test_closed_terminal(self) -> None:
+        """A terminal that is gone, as when its window is closed, does not end the shell either."""
+        terminal = self.ready()
+        pid = self.device_shell(terminal)
+        terminal.hang_up()
+        self.end_detached(pid)
+
+    def end_detached(self, pid: int) -> None:
+        """Find the one detached shell in the listing, and end it from there."""
+
+        def detached() -> list[Any]:
+            rows = json.loads(self.fleet.rshell("sessions", "--json").stdout)
+            return [row for row in rows if row["state"] == "detached"]
+
+        until(lambda: len(detached()) == 1, "it is listed as detached", 10)
+        self.assertNotEqual("", state(pid))
+        done = self.fleet.rshell("sessions", "--end", detached()[0]["session"][:8])
+        self.assert_status(0, done)
         until(lambda: state(pid) == "", "the shell ended", 10)
 
     def test_nohup_survives(self) -> None:
@@ -188,15 +210,27 @@ class LeavingTests(ShellCase):
         self.assertEqual("S", state(pid))
 
     def test_gateway_killed(self) -> None:
-        """When the gateway is killed, rshell ends with a line, and the terminal is as it was."""
+        """When the gateway is killed, rshell says so, and ~. leaves; the shell lives on."""
         fleet = self.own_fleet("solo-1")
         terminal = self.ready("solo-1", fleet=fleet)
+        pid = self.device_shell(terminal)
+        self.addCleanup(_kill, pid)
         assert fleet.gateway is not None
         fleet.gateway.kill()
-        self.assertEqual(255, terminal.wait(90))
+        terminal.expect(r"solo-1: link lost \d+ s, retrying, ~\. quits")
+        terminal.type("\r~.")
+        self.assertEqual(255, terminal.wait(10))
         self.assertEqual(terminal.initial, terminal.mode())
-        self.assertIn(b"rshell: ", terminal.seen[-400:])
+        self.assertIn(b"rshell attach ", terminal.seen[-400:])
         self.assertNotIn(b"Traceback", terminal.seen)
+        self.assertEqual("S", state(pid))
+
+
+def _kill(pid: int) -> None:
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
 
 
 class WithoutTerminalTests(ShellCase):
