@@ -45,8 +45,8 @@ lint: $(STAMP) ## ruff, mypy strict and import-linter
 trial: $(STAMP) ## Every test, in parallel (TESTS=tests.link narrows)
 	$(BIN)/python -m twisted.trial -j$(JOBS) $(TESTS)
 
-bench: $(STAMP) ## The measurements that the README quotes
-	@echo "make bench: the benchmarks are not part of this release; there is nothing to run yet"
+bench: $(STAMP) ## Measure, as root: make bench SECTIONS=fairness
+	$(BIN)/python -m bench $(SECTIONS)
 
 wheels: $(STAMP) ## Build both distributions into dist/
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist . ./agent

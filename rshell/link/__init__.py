@@ -8,7 +8,12 @@
     proxy.py      the same through an HTTP proxy
     addresses.py  "host:port", and all addresses of a name
     sockets.py    those options (rule P8), and TLS as a factory wrapper
-    protocol.py   LinkProtocol: a core on a TLS transport, timers, one record at a time
+    protocol.py   LinkProtocol: a core on a TLS transport, one record at a time
+    contracts.py  what it asks of its owner and of the receivers of its streams
+    inbox.py      which event is which receiver's
+    heartbeat.py  when to ask for a sign of life, and when to give a peer up
+    pacing.py     records that fit a slow link, by what the kernel measures (kernel.py)
+    turn.py       frames of one read leave together; no link keeps the others waiting
     channel.py    StreamChannel: one end of a stream as a Twisted transport, producer and consumer
     receivers.py  who uses a channel
     regulator.py  paces what produces a channel's bytes

@@ -9,7 +9,6 @@ does.
 from __future__ import annotations
 
 import random
-import socket
 from collections.abc import Callable
 from itertools import islice
 from typing import Any
@@ -33,28 +32,21 @@ from rshell.link.core.constants import (
 from rshell.link.core.errors import ErrorCode
 from rshell.link.core.events import (
     AdviceReceived,
-    DataReceived,
-    EventReceived,
     GoAwayReceived,
     HelloReceived,
-    LimitReceived,
     LinkEvent,
     LinkFailed,
     PongReceived,
     SessionsReceived,
-    StreamFinished,
-    StreamOpened,
-    StreamRefused,
     StreamRequested,
-    StreamReset,
     WelcomeReceived,
 )
-from rshell.link.core.figures import CLASSES, LinkFigures
+from rshell.link.core.figures import LinkFigures
 from rshell.link.core.limits import CreditBudget, LinkLimits
 from rshell.link.core.messages import Advice, GoAway, Hello, Open, Opened, Sessions, Welcome
-from rshell.link.core.pace import Pace
 from rshell.link.heartbeat import Heartbeat
-from rshell.link.kernel import set_low_water, tcp_facts
+from rshell.link.inbox import Inbox
+from rshell.link.pacing import Pacing
 from rshell.link.sockets import own_the_queue, set_link_options, tcp_socket_of
 from rshell.link.turn import ReadBudget
 
@@ -62,8 +54,6 @@ __all__ = ["LinkOwner", "LinkProtocol", "StreamReceiver"]
 
 #: A peer that does not take our last words is cut off after this long.
 CLOSE_SECONDS = 2.0
-#: The kernel is asked how fast the link is at most this often, and only while we send.
-MEASURE_SECONDS = 0.25
 #: The clock is read after so many events.
 EVENTS_PER_LOOK = 32
 
@@ -110,13 +100,10 @@ class LinkProtocol(Protocol):
         self._heartbeat = Heartbeat(
             wheel, dialler=dialler, ping=self._ping, dead=self.abort, uniform=uniform
         )
-        self._pace = Pace()
+        self._pacing = Pacing(self.core.traffic)
         self._budget = ReadBudget()
-        self._socket: socket.socket | None = None
-        self._measured_at = 0.0
-        self._sent_before = 0
         self._greeting = greeting_seconds or (WELCOME_SECONDS if dialler else HELLO_SECONDS)
-        self._receivers: dict[int, StreamReceiver] = {}
+        self._receivers = Inbox(self.receive_budget, self._forget_announcement)
         self._paused = False
         self._busy = False
         self._closing = False
@@ -132,9 +119,10 @@ class LinkProtocol(Protocol):
 
     def connectionMade(self) -> None:
         transport: Any = self.transport
-        _, self._socket = tcp_socket_of(transport)
-        if self._socket is not None:
-            set_link_options(self._socket)
+        _, sock = tcp_socket_of(transport)
+        if sock is not None:
+            set_link_options(sock)
+            self._pacing.use(sock)
         own_the_queue(transport)
         transport.registerProducer(self, True)
         self._heartbeat.connected(self._wheel.seconds())
@@ -240,37 +228,18 @@ class LinkProtocol(Protocol):
     def _write_record(self) -> None:
         core, now = self.core, self.core.now
         transport: Any = self.transport
-        self._regulate(now)
+        size = self._pacing.fit(now)
         self._busy = True
         try:
-            before = core.data_frames_sent
-            record, finished = core.next_record(self._pace.size)
+            before = core.traffic.data_frames_sent
+            record, finished = core.next_record(size)
             if record:
-                self._heartbeat.sent(now, data=core.data_frames_sent > before)
+                self._heartbeat.sent(now, data=core.traffic.data_frames_sent > before)
                 transport.write(record)
             for event in finished:
                 self._dispatch_safely(event)
         finally:
             self._busy = False
-
-    def _regulate(self, now: float) -> None:
-        """Fit the size of the next record, and what the kernel holds, to the link (rule Q3)."""
-        if self._socket is not None and now - self._measured_at >= MEASURE_SECONDS:
-            self._measure(self._socket, now)
-        if self._pace.judge(now - self.core.sparse_sent_at):
-            set_low_water(self._socket, self._pace.size)
-
-    def _measure(self, sock: socket.socket, now: float) -> None:
-        sent = sum(self.core.bytes.sent)
-        rate = (sent - self._sent_before) * 8 / (now - self._measured_at)
-        self._measured_at, self._sent_before = now, sent
-        facts = tcp_facts(sock)
-        if facts is not None:
-            self._pace.measured(
-                facts.bits_per_second,
-                limited_by_us=facts.limited_by_us,
-                sent_bits_per_second=rate,
-            )
 
     def wake(self, number: int) -> None:
         """A stream may have something to send."""
@@ -355,9 +324,7 @@ class LinkProtocol(Protocol):
 
     def watch(self, number: int, receiver: StreamReceiver) -> None:
         """Tell ``receiver`` if the peer gives up a stream that waits for its answer."""
-        if number not in self._receivers:
-            self.receive_budget.join()
-        self._receivers[number] = receiver
+        self._receivers.add(number, receiver)
 
     def waiting(self, number: int) -> bool:
         """Whether the peer still waits for the answer to its OPEN."""
@@ -366,13 +333,13 @@ class LinkProtocol(Protocol):
     def refuse(self, number: int, code: ErrorCode | str, message: str) -> None:
         """Refuse a stream that the peer asked for; nothing happens if it gave up meanwhile."""
         if self.waiting(number):
-            self._drop(number)
+            self._receivers.take(number)
             self.core.refuse(number, code, message)
             self.flush()
 
     def reset(self, number: int, code: ErrorCode | str, message: str = "") -> None:
         """End a stream at once; its receiver is told nothing more."""
-        self._drop(number)
+        self._receivers.take(number)
         self.core.reset(number, code, message)
         self.flush()
 
@@ -390,12 +357,8 @@ class LinkProtocol(Protocol):
         for announce in waiting.values():
             announce()
 
-    def _drop(self, number: int) -> StreamReceiver | None:
-        receiver = self._receivers.pop(number, None)
-        if receiver is not None:
-            self._unannounced.pop(number, None)
-            self.receive_budget.leave()
-        return receiver
+    def _forget_announcement(self, number: int) -> None:
+        self._unannounced.pop(number, None)
 
     # -- dispatch ----------------------------------------------------------------------------
 
@@ -410,7 +373,7 @@ class LinkProtocol(Protocol):
                 self.abort("a fault of this program")
                 return
             text = "a fault at this end"
-            receiver = self._drop(number)
+            receiver = self._receivers.take(number)
             if self.core.waiting(number):
                 self.core.refuse(number, ErrorCode.INTERNAL, text)
             self.core.reset(number, ErrorCode.INTERNAL, text)
@@ -418,38 +381,14 @@ class LinkProtocol(Protocol):
                 receiver.stream_reset(ErrorCode.INTERNAL.value, text)
 
     def _dispatch(self, event: LinkEvent) -> None:
-        receiver: StreamReceiver | None
-        match event:
-            case DataReceived(stream=number):
-                if receiver := self._receivers.get(number):
-                    receiver.data_received(event)
-            case LimitReceived(stream=number, finished=finished):
-                receiver = self._drop(number) if finished else self._receivers.get(number)
-                if receiver is not None:
-                    receiver.limit_received(event)
-                    if finished:
-                        receiver.stream_finished()
-            case EventReceived(stream=number):
-                if receiver := self._receivers.get(number):
-                    receiver.event_received(event)
-            case StreamRequested(stream=number, open=request):
-                # It may be over already, by a RESET or a fault that came in the same read.
-                if self.core.waiting(number):
-                    self._owner.stream_requested(self, number, request)
-            case StreamOpened(stream=number, opened=opened):
-                if receiver := self._receivers.get(number):
-                    receiver.stream_opened(opened)
-            case StreamRefused(stream=number, refused=refused):
-                if receiver := self._drop(number):
-                    receiver.stream_refused(refused.code, refused.message)
-            case StreamReset(stream=number, code=code, message=message):
-                if receiver := self._drop(number):
-                    receiver.stream_reset(code, message)
-            case StreamFinished(stream=number):
-                if receiver := self._drop(number):
-                    receiver.stream_finished()
-            case _:
-                self._dispatch_link(event)
+        if self._receivers.deliver(event):
+            return
+        if isinstance(event, StreamRequested):
+            # It may be over already, by a RESET or a fault that came in the same read.
+            if self.core.waiting(event.stream):
+                self._owner.stream_requested(self, event.stream, event.open)
+        else:
+            self._dispatch_link(event)
 
     def _dispatch_link(self, event: LinkEvent) -> None:
         match event:
@@ -517,20 +456,7 @@ class LinkProtocol(Protocol):
 
     def figures(self) -> LinkFigures:
         """Return what this link measured about itself."""
-        core, pace = self.core, self._pace
-        facts = None if self._lost else tcp_facts(self._socket)
-        rtt = self.rtt_seconds
-        if rtt is None and facts is not None:
-            rtt = facts.rtt_seconds
-        return LinkFigures(
-            rtt_ms=_milliseconds(rtt),
-            queue_delay_ms=_milliseconds(core.sparse_delays.average),
-            queue_delay_p95_ms=_milliseconds(core.sparse_delays.p95()),
-            delivery_bits_per_second=pace.bits_per_second,
-            record_bytes=pace.size,
-            received=dict(zip(CLASSES, core.bytes.received, strict=True)),
-            sent=dict(zip(CLASSES, core.bytes.sent, strict=True)),
-        )
+        return self._pacing.figures(self.rtt_seconds)
 
     # -- the end -----------------------------------------------------------------------------
 
@@ -565,11 +491,6 @@ class LinkProtocol(Protocol):
             self._announce_timer = None
         self._unannounced.clear()
         reason = self._reason or "lost"
-        receivers, self._receivers = self._receivers, {}
-        for receiver in receivers.values():
+        for receiver in self._receivers.clear():
             receiver.link_lost(reason)
         self._owner.link_lost(self, reason)
-
-
-def _milliseconds(seconds: float | None) -> float | None:
-    return None if seconds is None else seconds * 1000

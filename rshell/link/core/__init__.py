@@ -15,6 +15,8 @@ by calling functions.  Time, where a rule needs it, is an argument (seconds of a
          ends.py   one end of a stream: offsets, retained bytes, numbered events
          relay.py  the middle of a stream: two hops joined, nothing kept
 
-``messages.py`` has the typed control payloads, ``limits.py`` the budgets and rates,
-``constants.py`` each number with its reason, ``errors.py`` the two kinds of error.
+``states.py`` says which frame may arrive when, ``table.py`` numbers and finds streams, ``pace.py``
+decides how large a record may be, ``figures.py`` counts; ``messages.py`` has the typed control
+payloads, ``limits.py`` the budgets and rates, ``constants.py`` each number with its reason,
+``errors.py`` the two kinds of error.
 """

@@ -42,7 +42,7 @@ from rshell.link.core.events import (
     StreamReset,
     WelcomeReceived,
 )
-from rshell.link.core.figures import CONTROL, DelayWindow, class_of
+from rshell.link.core.figures import CONTROL, class_of
 from rshell.link.core.frames import Frame, FrameReader, encode_frame
 from rshell.link.core.limits import LinkLimits, Quotas
 from rshell.link.core.messages import (
@@ -78,6 +78,7 @@ class LinkConnection:
         now: Seconds of a clock that never goes back, set by the owner before it calls; only
             rates and waiting times are measured by it.
         streams: Those that are not over, by number.
+        traffic: What went over the link so far.
         failure: Why the link failed, None while it did not.
     """
 
@@ -93,7 +94,7 @@ class LinkConnection:
         self.peer_max_streams = 0
         self._reader = FrameReader()
         self._outgoing = Outgoing(self.streams, self._grant_limits)
-        self.bytes = self._outgoing.bytes
+        self.traffic = self._outgoing.traffic
         self._failure_told = False
         self._ping_outstanding: bytes | None = None
         self._handlers: dict[int, Callable[[Frame, float], LinkEvent | None]] = {
@@ -134,8 +135,7 @@ class LinkConnection:
     def next_event(self) -> LinkEvent | None:
         """Return what the received bytes mean next, or None when more of them are needed.
 
-        `LinkFailed` is the last one if the peer broke a rule; nothing after the offending frame
-        is acted upon (rule W4).
+        `LinkFailed` is the last one if the peer broke a rule: nothing follows it (rule W4).
         """
         try:
             while not self.closed:
@@ -155,12 +155,7 @@ class LinkConnection:
         return None
 
     def receive_data(self, data: bytes, now: float) -> list[LinkEvent]:
-        """Take received bytes and return all that they mean, in order; see `next_event`.
-
-        Args:
-            data: Any number of bytes, cut anywhere.
-            now: Sets `now`.
-        """
+        """Take received bytes, set `now`, and return all that they mean, in order."""
         self.now = now
         self.feed(data)
         events: list[LinkEvent] = []
@@ -173,7 +168,7 @@ class LinkConnection:
         if frame.type == FrameType.DATA:
             stream = self.streams.get(frame.stream)
             place = class_of(WEIGHT_NORMAL if stream is None else stream.flow.weight)
-        self.bytes.received[place] += HEADER_SIZE + len(frame.payload)
+        self.traffic.received[place] += HEADER_SIZE + len(frame.payload)
 
     def fail(self, error: RemoteProtocolError) -> None:
         """Queue GOAWAY with the error's code and accept nothing more."""
@@ -477,21 +472,6 @@ class LinkConnection:
         self._quotas.grant_limits()
 
     # -- sending -----------------------------------------------------------------------------
-
-    @property
-    def data_frames_sent(self) -> int:
-        """How many DATA frames were sent."""
-        return self._outgoing.data_frames
-
-    @property
-    def sparse_sent_at(self) -> float:
-        """When a sparse stream last sent something, as `now` was then; minus infinity before."""
-        return self._outgoing.sparse_sent_at
-
-    @property
-    def sparse_delays(self) -> DelayWindow:
-        """What frames of sparse streams waited here."""
-        return self._outgoing.sparse_delays
 
     @property
     def has_output(self) -> bool:

@@ -9,7 +9,7 @@ import attrs
 
 from rshell.link.core.constants import WEIGHT_BULK, WEIGHT_INTERACTIVE, WEIGHT_NORMAL
 
-__all__ = ["CLASSES", "CONTROL", "ByteCounts", "DelayWindow", "LinkFigures", "class_of"]
+__all__ = ["CLASSES", "CONTROL", "DelayWindow", "LinkFigures", "Traffic", "class_of"]
 
 #: Frames of the link, LIMITs and events are control; data counts by its stream's weight.
 CLASSES: Final = ("control", "interactive", "normal", "bulk")
@@ -23,16 +23,6 @@ _NEWEST: Final = 1 / 8
 def class_of(weight: int) -> int:
     """Return the place of a stream's class in `CLASSES`."""
     return _BY_WEIGHT.get(weight, 2)
-
-
-class ByteCounts:
-    """Bytes of frames in and out, headers included, by class; they only rise."""
-
-    __slots__ = ("received", "sent")
-
-    def __init__(self) -> None:
-        self.received = [0] * len(CLASSES)
-        self.sent = [0] * len(CLASSES)
 
 
 class DelayWindow:
@@ -63,6 +53,32 @@ class DelayWindow:
             return None
         ordered = sorted(self._last)
         return ordered[min(len(ordered) - 1, int(0.95 * len(ordered)))]
+
+
+class Traffic:
+    """What went over one link so far.
+
+    Attributes:
+        received: Bytes of frames, headers included, by class; they only rise.
+        sent: Likewise.
+        data_frames_sent: DATA frames.
+        sparse_sent_at: When a sparse stream last sent something; minus infinity before.
+        sparse_delays: What frames of sparse streams waited since their stream woke.
+    """
+
+    __slots__ = ("data_frames_sent", "received", "sent", "sparse_delays", "sparse_sent_at")
+
+    def __init__(self) -> None:
+        self.received = [0] * len(CLASSES)
+        self.sent = [0] * len(CLASSES)
+        self.data_frames_sent = 0
+        self.sparse_sent_at = float("-inf")
+        self.sparse_delays = DelayWindow()
+
+    def sparse_sent(self, now: float, waited_seconds: float) -> None:
+        """Count what a sparse stream sent."""
+        self.sparse_sent_at = now
+        self.sparse_delays.add(waited_seconds)
 
 
 @attrs.frozen(kw_only=True)

@@ -13,7 +13,7 @@ from struct import Struct
 from typing import Final
 
 from rshell.link.core.constants import HEADER_SIZE, FrameFlag, FrameType
-from rshell.link.core.figures import CONTROL, ByteCounts, DelayWindow, class_of
+from rshell.link.core.figures import CONTROL, Traffic, class_of
 from rshell.link.core.frames import encode_frame, pack_header
 from rshell.link.core.scheduler import Scheduler
 from rshell.link.core.sources import OutData, OutEvent, OutLimit
@@ -36,10 +36,7 @@ class Outgoing:
     Attributes:
         pong: The payload of the newest PING that waits for its PONG (rule L3).
         queued_bytes: Frames of the link that wait.
-        bytes: What was sent, and received (the link counts that), by class.
-        data_frames: DATA frames sent.
-        sparse_sent_at: When a sparse stream last sent something.
-        sparse_delays: How long the frames of sparse streams waited since their stream woke.
+        traffic: Counts what is sent; the link counts what it receives.
     """
 
     __slots__ = (
@@ -48,12 +45,9 @@ class Outgoing:
         "_scheduler",
         "_sent",
         "_streams",
-        "bytes",
-        "data_frames",
         "pong",
         "queued_bytes",
-        "sparse_delays",
-        "sparse_sent_at",
+        "traffic",
     )
 
     def __init__(self, streams: Mapping[int, LinkStream], sent: Callable[[], None]) -> None:
@@ -61,10 +55,7 @@ class Outgoing:
         self._sent = sent
         self.pong: bytes | None = None
         self.queued_bytes = 0
-        self.bytes = ByteCounts()
-        self.data_frames = 0
-        self.sparse_sent_at = float("-inf")
-        self.sparse_delays = DelayWindow()
+        self.traffic = Traffic()
         self._frames: deque[bytes] = deque()
         self._scheduler = Scheduler()
         #: Streams that may have a LIMIT or an urgent event.
@@ -114,10 +105,10 @@ class Outgoing:
         told: list[LinkStream] = []
         if not self._frames:
             room = self._collect_attention(parts, room, told)
-            self.bytes.sent[CONTROL] += size - room
+            self.traffic.sent[CONTROL] += size - room
             self._collect_streams(parts, room, now)
         else:
-            self.bytes.sent[CONTROL] += size - room
+            self.traffic.sent[CONTROL] += size - room
         return b"".join(parts), told
 
     def _collect_attention(self, parts: list[bytes], room: int, told: list[LinkStream]) -> int:
@@ -162,18 +153,17 @@ class Outgoing:
             )
             if item is None:
                 if self._scheduler.idle(flow):
-                    self.sparse_sent_at = now
-                    self.sparse_delays.add(max(0.0, flow.sent_at - flow.woken_at))
+                    self.traffic.sparse_sent(now, max(0.0, flow.sent_at - flow.woken_at))
                 continue
             self._sent()
             if isinstance(item, OutData):
                 used = self._add_data(parts, stream, item)
-                self.bytes.sent[class_of(flow.weight)] += used
+                self.traffic.sent[class_of(flow.weight)] += used
             else:
                 frame = self._encode_event(stream, item)
                 parts.append(frame)
                 used = len(frame)
-                self.bytes.sent[CONTROL] += used
+                self.traffic.sent[CONTROL] += used
             room -= used
             flow.sent_at = now
             self._scheduler.sent(flow, used)
@@ -181,7 +171,7 @@ class Outgoing:
     def _add_data(self, parts: list[bytes], stream: LinkStream, item: OutData) -> int:
         size = len(item.data)
         stream.data_sent(size, item.eof)
-        self.data_frames += 1
+        self.traffic.data_frames_sent += 1
         flags = (FrameFlag.EOF if item.eof else 0) | (FrameFlag.STDERR if item.stderr else 0)
         parts.append(pack_header(FrameType.DATA, flags, size, stream.number))
         parts.append(item.data)

@@ -1,0 +1,84 @@
+"""Pacing: fits the size of records, and what the kernel holds, to one link's rate (rule Q3)."""
+
+from __future__ import annotations
+
+import socket
+from typing import Final
+
+from rshell.link.core.figures import CLASSES, LinkFigures, Traffic
+from rshell.link.core.pace import Pace
+from rshell.link.kernel import set_low_water, tcp_facts
+
+__all__ = ["Pacing"]
+
+#: The kernel is asked how fast the link is at most this often, and only while we send.
+MEASURE_SECONDS: Final = 0.25
+
+
+class Pacing:
+    """What the kernel tells of one link, and what follows from it.
+
+    Args:
+        traffic: What went over the link.
+    """
+
+    __slots__ = ("_measured_at", "_pace", "_sent_before", "_socket", "_traffic")
+
+    def __init__(self, traffic: Traffic) -> None:
+        self._traffic = traffic
+        self._pace = Pace()
+        self._socket: socket.socket | None = None
+        self._measured_at = 0.0
+        self._sent_before = 0
+
+    def use(self, sock: socket.socket) -> None:
+        """Measure this socket; without one, nothing is known and records are full."""
+        self._socket = sock
+
+    def fit(self, now: float) -> int:
+        """Return the size for the next record.
+
+        Args:
+            now: Seconds of the clock by which `Traffic` counts.
+        """
+        if self._socket is not None and now - self._measured_at >= MEASURE_SECONDS:
+            self._measure(self._socket, now)
+        if self._pace.judge(now - self._traffic.sparse_sent_at):
+            set_low_water(self._socket, self._pace.size)
+        return self._pace.size
+
+    def _measure(self, sock: socket.socket, now: float) -> None:
+        sent = sum(self._traffic.sent)
+        rate = (sent - self._sent_before) * 8 / (now - self._measured_at)
+        self._measured_at, self._sent_before = now, sent
+        facts = tcp_facts(sock)
+        if facts is not None:
+            self._pace.measured(
+                facts.bits_per_second,
+                limited_by_us=facts.limited_by_us,
+                sent_bits_per_second=rate,
+            )
+
+    def figures(self, rtt_seconds: float | None) -> LinkFigures:
+        """Return the link's figures.
+
+        Args:
+            rtt_seconds: The last PING's; without one, the kernel's estimate is told.
+        """
+        traffic, pace = self._traffic, self._pace
+        if rtt_seconds is None:
+            facts = tcp_facts(self._socket)
+            rtt_seconds = None if facts is None else facts.rtt_seconds
+        return LinkFigures(
+            rtt_ms=_milliseconds(rtt_seconds),
+            queue_delay_ms=_milliseconds(traffic.sparse_delays.average),
+            queue_delay_p95_ms=_milliseconds(traffic.sparse_delays.p95()),
+            delivery_bits_per_second=pace.bits_per_second,
+            record_bytes=pace.size,
+            received=dict(zip(CLASSES, traffic.received, strict=True)),
+            sent=dict(zip(CLASSES, traffic.sent, strict=True)),
+        )
+
+
+def _milliseconds(seconds: float | None) -> float | None:
+    return None if seconds is None else seconds * 1000
