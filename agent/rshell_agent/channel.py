@@ -252,11 +252,13 @@ class HandlerChannel:
     def _gave_up(self, code: str, message: str) -> None:
         """The peer does not wait any more for the first use."""
         self._waiting = None
+        if self._over is not None:
+            return  # the handler knew before the link said so
         if code == ErrorCode.LINK_LOST:
             self._owner.channel_detached()
         elif self._stream is not None:
             self._stream.reset(code, message)
-        elif self._over is None:
+        else:
             self._over = (code, message)
             self._owner.channel_over(code, message)
 

@@ -176,7 +176,7 @@ class Courier:
         keeper_side: The Twisted protocol to connect to the keeper.
         over: Whether the stream has ended on the link.
         displaced: Set by whoever starts a newer courier for the same session: the keeper closes
-            this one then, and the operator shall read ``duplicate`` instead of ``lost``.
+            this one then, and the operator shall read ``duplicate`` instead of ``link-lost``.
     """
 
     _log = Logger()
@@ -270,13 +270,17 @@ class Courier:
         self._drop_keeper()
 
     def keeper_gone(self) -> None:
-        """The connection to the keeper is closed."""
+        """The connection to the keeper is closed.
+
+        That is one more hop broken: if the keeper lives the session does, and else the next keeper
+        tells who asks again that it is lost.
+        """
         if self.over or self._outcome is not None:
             return  # all is said; the link delivers it
         if self.displaced:
             self.end(ErrorCode.DUPLICATE.value, "a higher attempt of the session took over")
         else:
-            self.end(ErrorCode.LOST.value, "the device's keeper is gone, and the session with it")
+            self.end(ErrorCode.LINK_LOST.value, "the connection to the device's keeper broke")
 
     def end(self, code: str, message: str) -> None:
         """Tell the peer that the stream is over, as an answer to its OPEN or as RESET."""

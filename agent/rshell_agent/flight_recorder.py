@@ -136,6 +136,7 @@ class FlightRecorder:
             oldest = next(iter(self._records))
             del self._records[oldest]
             self._dirty.pop(oldest, None)
+            self._open = {key: seq for key, seq in self._open.items() if seq != oldest}
         self._dirty[record.seq] = None
         delay = 0.0 if at_once else WRITE_SECONDS
         if self._timer is not None and self._timer.active():

@@ -32,7 +32,8 @@ class GatewayCall:
     """
 
     def __init__(self, link: LinkProtocol) -> None:
-        self.answer: Deferred[bytes] = Deferred(lambda _: self._channel.abortConnection())
+        self.answer: Deferred[bytes] = Deferred(self._cancelled)
+        self._given_up = False
         self._channel = StreamChannel(link, self)
         self._data = bytearray()
 
@@ -45,6 +46,11 @@ class GatewayCall:
         session = os.urandom(SESSION_BYTES)
         self._channel.request(Open(handler=handler, session=session, request=request))
         self.answer.addTimeout(CALL_SECONDS, clock, _no_answer)
+
+    def _cancelled(self, _: Deferred[bytes]) -> None:
+        # who cancels shall read CancelledError, and not that the gateway failed
+        self._given_up = True
+        self._channel.abortConnection()
 
     def channel_opened(self, opened: Opened) -> None:
         """The gateway will answer."""
@@ -67,7 +73,7 @@ class GatewayCall:
             self.answer.errback(CallFailed(f"the gateway answered {text[:200]!a}"))
 
     def channel_closed(self, code: str, message: str) -> None:
-        if not self.answer.called:
+        if not self.answer.called and not self._given_up:
             self.answer.errback(CallFailed(f"{code}: {message}"))
 
 

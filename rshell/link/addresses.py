@@ -102,14 +102,15 @@ class NameLookup:
         """
         try:
             return succeed(_look(host, port, socket.AI_NUMERICHOST))
-        except OSError:
-            pass  # a name
+        except (OSError, ValueError):
+            pass  # a name; what is wrong with it the look-up says
         answer: Deferred[list[str]] = Deferred()
         waiting = self._waiting.get((host, port))
         if waiting is None:
             self._waiting[host, port] = [answer]
             self._in_thread(lambda: self._ask(host, port))
         else:
+            waiting[:] = [other for other in waiting if not other.called]
             waiting.append(answer)
         return answer.addTimeout(self._timeout, self._reactor, self._late)
 

@@ -107,7 +107,8 @@ class StreamChannel:
         self._regulator = Regulator(self.end)
         #: What arrived while delivery was paused: calls in order.
         self._waiting: deque[tuple[int, Callable[[], None]]] = deque()
-        self._input_ended = False
+        #: Whether its end has arrived, and whether it was told.
+        self._input_ends = self._input_ended = False
         self._outcome_arrived = False
         self._delivering = False
 
@@ -410,7 +411,8 @@ class StreamChannel:
         if size:
             self.end.received(size)
             self._deliver(size, lambda: self._receiver.data_received(event.data, event.stderr))
-        if event.eof:
+        if event.eof and not self._input_ends:  # repeated for ever it must cost nothing
+            self._input_ends = True
             self._deliver(0, self._end_input)
 
     def _end_input(self) -> None:
@@ -430,8 +432,12 @@ class StreamChannel:
         elif note.kind == "outcome":
             self._deliver(0, lambda: self.end.event_seen(note.seq))
         else:
-            self.end.event_seen(note.seq)
-            self._deliver(0, lambda: self._receiver.event_received(note.kind, note.body, False))
+            self.end.event_held(note.seq)
+            self._deliver(0, lambda: self._ordered(note.kind, note.body))
+
+    def _ordered(self, kind: str, body: dict[str, Any]) -> None:
+        self.end.event_taken()
+        self._receiver.event_received(kind, body, False)
 
     def _outcome(self, seq: int, body: dict[str, Any]) -> None:
         self._end_input()

@@ -42,6 +42,7 @@ class _Hop:
         self._side = side
         self.link: LinkProtocol | None = None
         self.number = 0
+        self._ended = False
 
     def attach(self, link: LinkProtocol, number: int) -> None:
         """Use this stream of this link."""
@@ -66,6 +67,9 @@ class _Hop:
         return self._side.next_frame(room, credit)
 
     def data_received(self, event: DataReceived) -> None:
+        if self._ended and not event.data:
+            return  # the end again: it needs no credit, so nothing else bounds how often
+        self._ended = self._ended or event.eof
         self._stream.bytes_relayed += len(event.data)
         self._side.other.data(event)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -492,5 +493,12 @@ class LinkProtocol(Protocol):
         self._unannounced.clear()
         reason = self._reason or "lost"
         for receiver in self._receivers.clear():
-            receiver.link_lost(reason)
-        self._owner.link_lost(self, reason)
+            self._tell_lost(partial(receiver.link_lost, reason))
+        self._tell_lost(partial(self._owner.link_lost, self, reason))
+
+    def _tell_lost(self, tell: Callable[[], None]) -> None:
+        """One that fails must not keep the others, and the owner, from hearing of it."""
+        try:
+            tell()
+        except Exception:
+            self._log.failure("a fault while the end of a link was told")

@@ -249,12 +249,12 @@ class LateTests(CourierCase):
         self.assertEqual((wire.RESET, "link-lost"), (kind, json.loads(payload)["code"]))
 
     def test_closed_before_an_answer(self) -> None:
-        """A keeper that closes instead of answering makes the stream refused, as lost."""
+        """A keeper that closes instead of answering is a broken hop: who asked may ask again."""
         talk = self.pair.open("exec")
         self.couriers[0].keeper_side.makeConnection(self.transport)
         self.couriers[0].keeper_side.connectionLost()
         self.pair.pump()
-        self.assertEqual("lost", self.successResultOf(talk.ended)[0])
+        self.assertEqual("link-lost", self.successResultOf(talk.ended)[0])
 
     def test_displaced(self) -> None:
         """One whose session a higher attempt has joined hears `duplicate`."""
@@ -348,12 +348,12 @@ class EndTests(CourierCase):
         ((kind, _, payload),) = self.sent()
         self.assertEqual((wire.RESET, "link-lost"), (kind, json.loads(payload)["code"]))
 
-    def test_keeper_dies(self) -> None:
-        """A keeper that vanishes makes the session lost."""
+    def test_keeper_hop_breaks(self) -> None:
+        """A connection to the keeper that breaks is one more broken hop (R1)."""
         talk = self.opened()
         self.couriers[0].keeper_side.connectionLost()
         self.pair.pump()
-        self.assertEqual("lost", self.successResultOf(talk.ended)[0])
+        self.assertEqual("link-lost", self.successResultOf(talk.ended)[0])
 
     def test_keeper_closes_after_the_outcome(self) -> None:
         """A keeper that closes once all is said does not spoil the outcome on its way."""

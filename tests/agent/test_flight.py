@@ -94,6 +94,12 @@ class RecorderTests(RecorderCase):
         self.assertEqual(3, self.lines())
         self.assertEqual([], self.clock.getDelayedCalls())
 
+    def test_repeats_are_forgotten(self) -> None:
+        """What a stranger says differently each time is counted no longer than it is kept."""
+        for number in range(KEPT + 50):
+            self.recorder.note("refused", f"overload: {number}")
+        self.assertEqual(KEPT, len(self.recorder._open))
+
     def test_private(self) -> None:
         """The records are the agent's alone."""
         self.recorder.close("told to end")
@@ -294,3 +300,13 @@ class SenderTests(RecorderCase):
         self.sender.stop()
         self.pass_seconds(EVERY_SECONDS)
         self.assertEqual([], self.told)
+
+    def test_stopped_while_asking(self) -> None:
+        """A report that is given up leaves no timer, though its link goes on for a while."""
+        self.recorder.note("lost", "x")
+        self.pair.gateway_owner.requested = lambda link, number, request: self.told.append({})
+        self.sender.link_welcomed(self.pair.device, 0.0)
+        self.pass_seconds(10)
+        self.sender.stop()
+        self.pass_seconds(2 * EVERY_SECONDS)
+        self.assertEqual([{}], self.told)

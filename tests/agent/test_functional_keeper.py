@@ -7,7 +7,7 @@ import signal
 
 from rshell.handlers import ExecRequest
 from rshell.identity.credentials import CredentialStore
-from rshell.link.core.messages import Sessions
+from rshell.link.core.messages import Positions, Sessions
 from tests.agent.running import AgentCase, Program
 
 PLUGIN = """
@@ -87,7 +87,10 @@ class KeeperTests(AgentCase):
         await talk.opened
         first = self.keeper_pid()
         os.kill(first, signal.SIGKILL)
-        self.assertEqual("lost", (await talk.ended)[0])
+        self.assertEqual("link-lost", (await talk.ended)[0])
+        session, resume = talk.request.session, Positions(0, 1000, 0)
+        resumed = self.gateway.open("exec", {}, session=session, attempt=2, resume=resume)
+        self.assertEqual("lost", (await resumed.ended)[0])
         again = self.gateway.open("exec", ExecRequest(argv=[b"true"]))
         await again.ended
         self.assertEqual("ok", again.outcome["status"])

@@ -155,6 +155,14 @@ class RenewalTests(RenewalCase):
         self.later(60)
         self.assertEqual(2, len(self.asked))
 
+    def test_replaced_link(self) -> None:
+        """A question over a link that has a successor is given up, and not asked there again."""
+        self.answer = lambda *_: None
+        self.welcomed(at_once=True)
+        self.renewal.link_lost()
+        self.later(300)
+        self.assertEqual(1, len(self.asked))
+
     def test_link_lost(self) -> None:
         """Without a link nothing is asked, and no timer is left."""
         self.answer = lambda link, number, request: None

@@ -97,7 +97,7 @@ class SpliceTests(DispatchCase):
         self.assertEqual(["duplicate"] * 2, [self.ended(first), self.ended(second)])
         self.assertNoResult(third.ended)
         self.keeper.sides[2].connectionLost()
-        self.assertEqual("lost", self.ended(third))
+        self.assertEqual("link-lost", self.ended(third))
 
     def test_keeper_refuses_the_newer(self) -> None:
         """A newer attempt that the keeper refuses leaves the older one as it was."""
@@ -108,7 +108,7 @@ class SpliceTests(DispatchCase):
         self.answer(1, wire.REFUSED, {"code": "policy", "message": ""})
         self.assertEqual("policy", self.ended(second))
         self.keeper.sides[0].connectionLost()
-        self.assertEqual("lost", self.ended(first))
+        self.assertEqual("link-lost", self.ended(first))
 
     def test_again_before_the_keeper_is_reached(self) -> None:
         """A re-open while the first connection is being made: only the second one opens."""

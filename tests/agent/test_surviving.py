@@ -148,6 +148,23 @@ class SurvivingTests(SurvivalCase):
         self.assertEqual(["run", "cancelled", "run"], self.runs)
         self.assertEqual(1, len(self.keeper.sides))
 
+    def test_splice_while_the_link_ends(self) -> None:
+        """A run that is over is not one that waits: its link's end leaves nothing behind."""
+        gate: Deferred[None] = Deferred()
+
+        async def body(channel: Any) -> Outcome:
+            await gate
+            outcome: Outcome = await channel.splice(ProcessRequest(kind="exec", argv=[b"x"]))
+            return outcome
+
+        self.begin(body)
+        ending = self.pair.device
+        ending.go_away(GoAway(code="none"), close=True)
+        gate.callback(None)
+        ending.abort("at last")
+        self.assertEqual({}, self.dispatcher._served._away)
+        self.assertFalse([c for c in self.pair.clock.getDelayedCalls() if c.getTime() == 60.0])
+
     def test_bad_request_while_alone(self) -> None:
         """One who refuses while nobody is there has not run: the next attempt is told."""
         gate: Deferred[None] = Deferred()

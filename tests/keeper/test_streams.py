@@ -232,6 +232,18 @@ class JoinTests(KeeperCase):
         self.assertEqual(done, {"acknowledged": [b64(self.session)]})
         self.assertEqual(control.call("sessions"), {"sessions": []})
 
+    def test_acknowledge_while_attached(self) -> None:
+        """Whoever came back for output and outcome gets both, whatever was said meanwhile (K33)."""
+        stream = self.keeper.open(self.session, line="echo hi; exit 3", limit=1)
+        control = self.keeper.control()
+        self.eventually(lambda: (control.session(self.session) or {})["state"] == "finished")
+        done = control.call("acknowledge", sessions=[b64(self.session)])
+        self.assertEqual(done, {"acknowledged": []})
+        stream.until(b"h")
+        stream.tell(100)
+        self.assertEqual((stream.finish()["exit_code"], stream.stdout), (3, b"hi\n"))
+        self.assertIsNone(control.session(self.session))
+
     def test_reset(self) -> None:
         """RESET link-lost detaches, any other code cancels (K30)."""
         stream = self.keeper.open(self.session, "sleep", "60")

@@ -332,6 +332,10 @@ class OutcomeTests(ViewerCase):
         self.keeper.advance(59.0)
         self.assertFalse(viewer.closed())
         self.keeper.advance(1.0)
+        kinds = []
+        while frame := viewer.frame():
+            kinds.append(frame[0])
+        self.assertEqual(wire.RESET, kinds[-1], "else it reads as a keeper that died")
         self.assertTrue(viewer.closed())
         self.assertEqual("finished", self.keeper.described(self.session)["state"])
         self.assertEqual("ok", self.keeper.attach(self.session, 2).finish()["status"])

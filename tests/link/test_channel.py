@@ -10,7 +10,8 @@ from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
 from rshell.link.channel import StreamChannel
-from rshell.link.core.constants import FrameType
+from rshell.link.core.constants import EVENTS_UNACKNOWLEDGED, FrameType
+from rshell.link.core.events import DataReceived
 from rshell.link.core.messages import Open, Outcome
 from rshell.link.regulator import SEND_BUFFER_BYTES
 from tests.link.fakes import Application, Line, application
@@ -204,6 +205,28 @@ class DeliveryTests(Base):
                 ("ended",),
             ],
         )
+
+    def test_events_behind_a_pause(self) -> None:
+        """Events are acknowledged as they are taken: of those that wait there are 64 (V4)."""
+        self.answerer.pauseProducing()
+        for number in range(200):
+            self.caller.send_event("progress", {"done": number})
+            self.line.run()
+        self.line.advance(2)
+        self.assertEqual(len(self.answerer._waiting), EVENTS_UNACKNOWLEDGED)
+        self.answerer.resumeProducing()
+        self.line.run()
+        self.assertEqual([entry[2]["done"] for entry in self.there.said], list(range(200)))
+        self.assertTrue(self.caller.end.drained)
+
+    def test_end_without_end(self) -> None:
+        """An end that is told again and again (rule F6) waits once behind a pause."""
+        self.answerer.pauseProducing()
+        for _ in range(100):
+            self.answerer.data_received(DataReceived(2, b"", False, True))
+        self.assertEqual(len(self.answerer._waiting), 1)
+        self.answerer.resumeProducing()
+        self.assertEqual(self.there.said, [("ended",)])
 
     def test_unannounced_consumption(self) -> None:
         """A few consumed bytes are told within 1 s, once (F3)."""

@@ -151,6 +151,20 @@ class LookupTests(SynchronousTestCase):
         self.assertEqual(["other", "slow"], self.asked)
         self.assertEqual([], self.reactor.getDelayedCalls())
 
+    def test_hanging_for_ever(self) -> None:
+        """However often a name is asked for that nobody answers, only the last one waits."""
+        for _ in range(50):
+            late = self.lookup.resolve("slow", 1)
+            self.reactor.advance(11)
+            self.failureResultOf(late, TimeoutError)
+        (waiting,) = self.lookup._waiting.values()
+        self.assertEqual(1, len(waiting))
+
+    def test_impossible_name(self) -> None:
+        """A name that cannot be one is an OSError, as every name that is not found."""
+        lookup = NameLookup(self.reactor, in_thread=lambda work: work())
+        self.failureResultOf(lookup.resolve("a" * 70 + ".example", 1), OSError)
+
     def test_thread(self) -> None:
         """A real lookup runs in a thread that no end of the process waits for."""
         seen: queue.Queue[Any] = queue.Queue()

@@ -7,6 +7,8 @@ from typing import Any
 from twisted.trial.unittest import SynchronousTestCase
 
 from rshell.link.channel import StreamChannel
+from rshell.link.core.constants import FrameFlag, FrameType
+from rshell.link.core.frames import encode_frame
 from rshell.link.core.messages import Open, Opened, Outcome
 from rshell.link.hops import RelayedStream
 from rshell.link.protocol import LinkProtocol
@@ -105,6 +107,22 @@ class HopsTests(SynchronousTestCase):
         self.assertEqual((self.seen.accepted, self.seen.taken, self.seen.broken), (1, 1, []))
         self.assertEqual(self.relayed[0].bytes_relayed, 300_011)
         self.assertEqual(self.streams(), 0)
+
+    def test_end_without_end(self) -> None:
+        """An end that a peer repeats for ever (rule F6) is relayed once, and nothing piles up."""
+        self.call()
+        wire = self.north.wire(self.north.gateway)
+        wire.resume(1)
+        self.device.channel.write(b"last")
+        self.device.channel.loseConnection()
+        self.south.run()
+        number = self.device.channel.number
+        end = encode_frame(FrameType.DATA, number, b"", FrameFlag.EOF)
+        self.south.gateway.dataReceived(end * 1000)
+        self.assertLessEqual(len(self.relayed[0]._relay.operator._queue), 2)
+        wire.resume(None)
+        self.run_both()
+        self.assertEqual(self.operator.said[-2:], [("data", b"last", False), ("ended",)])
 
     def test_refused(self) -> None:
         """The device's refusal reaches the operator."""

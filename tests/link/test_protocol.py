@@ -404,6 +404,25 @@ class FaultTests(SynchronousTestCase):
         self.assertEqual(caller.said[-1][:2], ("reset", "internal"))
         self.assertFalse(line.gateway.closed)
 
+    def test_end_is_told_to_all(self) -> None:
+        """A receiver that fails at the end keeps neither the others nor the owner from hearing."""
+        line = Line()
+
+        class Broken(Receiver):
+            """Fails when the link is lost."""
+
+            def link_lost(self, reason: str) -> None:
+                raise KeyError("a bug")
+
+        other = Receiver()
+        line.dialler.open_stream(request(), Broken())
+        line.dialler.open_stream(request(), other)
+        line.run()
+        line.dialler.abort("cut")
+        self.assertEqual(len(self.flushLoggedErrors(KeyError)), 1)
+        self.assertEqual(other.said[-1], ("lost", "cut"))
+        self.assertEqual(line.dialler_owner.said[-1], ("lost", "cut"))
+
     def test_owner(self) -> None:
         """An owner that fails on a request refuses it; on anything else it loses the link."""
         line = Line()

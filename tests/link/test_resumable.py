@@ -122,6 +122,19 @@ class DetachTests(Case):
         self.caller.resumeProducing()
         self.assertEqual(self.here.got, b"onetwo")
 
+    def test_undelivered_events_stay(self) -> None:
+        """Events that wait behind a pause survive the break at their places, told once (V1)."""
+        self.caller.pauseProducing()
+        for word in (b"one", b"two"):
+            self.answerer.write(word)
+            self.answerer.send_event("progress", {"note": word.decode()})
+            self.world.again()
+        self.caller.resumeProducing()
+        told = [entry[1] for entry in self.here.said if entry[0] in ("data", "event")]
+        self.assertEqual(told, [b"one", "progress", b"two", "progress"])
+        self.world.line.run()
+        self.assertTrue(self.answerer.end.drained)
+
     def test_relayed_loss(self) -> None:
         """RESET link-lost is the loss one hop further away (R1)."""
         self.answerer.reset("link-lost", "the device's link broke")

@@ -234,11 +234,12 @@ class Sessions:
         return [wire.base64(s.id) for s in ended]
 
     def acknowledge(self, call: Map) -> list[object]:
-        """Bury the named finished sessions; return them."""
-        done = [s for s in self._named(call) if s.state == FINISHED]
+        """Bury the named finished sessions; return them.
+
+        One that somebody has come for meanwhile is spared: he acknowledges it himself.
+        """
+        done = [s for s in self._named(call) if s.state == FINISHED and s.connection is None]
         for session in done:
-            if session.connection is not None:
-                session.connection.close("")
             self.bury(session)
         return [wire.base64(s.id) for s in done]
 

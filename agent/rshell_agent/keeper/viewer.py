@@ -83,8 +83,17 @@ class Viewer:
     def finish(self, outcome: Map) -> None:
         """The session is over: the rest, the end, the outcome, and some time to take them."""
         self._outcome = outcome
-        self._leaving = self._loop.after(self._times.viewing, self._leave)
+        self._leaving = self._loop.after(self._times.viewing, self._too_slow)
         self.pump()
+
+    def _too_slow(self) -> None:
+        if self.connection is not None:
+            message = f"the session is over; its end was not taken for {self._times.viewing:g} s"
+            self.connection.send(
+                wire.encode_map(wire.RESET, {"code": "timeout", "message": message})
+            )
+            self.connection.flush()
+        self._leave()
 
     def _leave(self) -> None:
         if self.connection is not None:

@@ -274,7 +274,10 @@ class LinkConnection:
         if stream is None:
             return None
         eof = bool(frame.flags & FrameFlag.EOF)
+        repeated = stream.eof_received and not frame.payload
         stream.data_received(len(frame.payload), eof)
+        if repeated:
+            return None  # harmless (rule F6), and nobody need hear of it twice
         return DataReceived(stream.number, frame.payload, bool(frame.flags & FrameFlag.STDERR), eof)
 
     def _limit(self, frame: Frame, now: float) -> LinkEvent | None:

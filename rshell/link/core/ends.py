@@ -74,6 +74,8 @@ class StreamEnd:
         self._received = 0
         self._consumed = 0
         self._events_seen = 0
+        #: Numbers of events that wait for the application.
+        self._events_held: deque[int] = deque()
         self._limit = 0
         self._announced_consumed = 0
         self._announced_events = 0
@@ -272,14 +274,14 @@ class StreamEnd:
         unannounced = self._consumed - self._announced_consumed
         if (
             unannounced >= min(window // 2, ANNOUNCE_BYTES)
-            or self._events_seen > self._announced_events
+            or self._events_taken > self._announced_events
             or (self._announce_now and unannounced)
         ):
             self._announce_now = False
             self._announced_consumed = self._consumed
-            self._announced_events = self._events_seen
+            self._announced_events = max(self._announced_events, self._events_taken)
             self._limit = max(self._limit, self._consumed + window)
-            return OutLimit(self._consumed, self._limit, self._events_seen)
+            return OutLimit(self._consumed, self._limit, self._announced_events)
         return None
 
     def next_frame(self, room: int, credit: int) -> OutData | OutEvent | None:
@@ -340,6 +342,24 @@ class StreamEnd:
         """Count an event that arrived; it is acknowledged at once."""
         self._events_seen = max(self._events_seen, seq)
         self._wake()
+
+    def event_held(self, seq: int) -> None:
+        """Count an event that waits for the application, and is acknowledged by `event_taken`.
+
+        So rule V4 bounds what waits, as credit bounds bytes.
+        """
+        self._events_seen = max(self._events_seen, seq)
+        self._events_held.append(seq)
+
+    def event_taken(self) -> None:
+        """The application has the event that was held for longest."""
+        self._events_held.popleft()
+        self._wake()
+
+    @property
+    def _events_taken(self) -> int:
+        """The highest number that may be acknowledged."""
+        return self._events_held[0] - 1 if self._events_held else self._events_seen
 
     def consumed(self, size: int) -> None:
         """Give credit for bytes that the application has taken (rule F3)."""
