@@ -51,6 +51,8 @@ class Agent:
         self.log = Path(f"{home}.log")
         self.process: subprocess.Popen[bytes] | None = None
         self.paths: tuple[Path, ...] = ()
+        #: Words before the command, as from `namespaces.Network.prefix`.
+        self.prefix: tuple[str, ...] = ()
 
     @property
     def pid(self) -> int:
@@ -61,7 +63,7 @@ class Agent:
         """Start the agent; `Fleet.wait_live` tells when it is there."""
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [*AGENT, "run", "--home", str(self.home)],
+                [*self.prefix, *AGENT, "run", "--home", str(self.home)],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -123,6 +125,9 @@ class Fleet:
         self.log = self.base / "gw.log"
         self.gateway: subprocess.Popen[bytes] | None = None
         self.agents: dict[str, Agent] = {}
+        #: Words before the gateway's command and every other one but the agents'.
+        self.prefix: tuple[str, ...] = ()
+        self._last_address = ("", 0)
         self._programs: list[Program] = []
         self._closed = False
 
@@ -132,9 +137,10 @@ class Fleet:
         """Start the gateway and wait until it listens."""
         # one that was killed leaves its own behind
         before = self._endpoints_written()
+        command = [*TWISTD, "-n", "--pidfile=", "rshell", "--home", str(self.home)]
         with self.log.open("ab") as log:
             self.gateway = subprocess.Popen(
-                [*TWISTD, "-n", "--pidfile=", "rshell", "--home", str(self.home), "--links", links],
+                [*self.prefix, *command, "--links", links],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -144,6 +150,18 @@ class Fleet:
             )
         until(lambda: self._listens(before), self.log_tail)
         return self
+
+    def kill_gateway(self, number: int = signal.SIGKILL) -> None:
+        """Send the gateway a signal and wait for its end."""
+        assert self.gateway is not None
+        self._last_address = self.address
+        self.gateway.send_signal(number)
+        self.gateway.wait(30)
+
+    def restart_gateway(self) -> None:
+        """Start it again, on the port where it was."""
+        host, port = self._last_address
+        self.start_gateway(f"tcp:{port}:interface={host}")
 
     def _listens(self, before: int) -> bool:
         assert self.gateway is not None
@@ -230,7 +248,8 @@ class Fleet:
     def start(self, command: Sequence[str | bytes], **options: Any) -> Program:
         """Start a program; it is ended with the fleet at the latest."""
         environ = {**environment(self.base), **options.pop("environ", {})}
-        program = Program(command, environ, self.base, **options)
+        prefix = options.pop("prefix", self.prefix)
+        program = Program([*prefix, *command], environ, self.base, **options)
         self._programs.append(program)
         return program
 

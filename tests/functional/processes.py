@@ -8,10 +8,11 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import IO, TypeVar
 
 import attrs
 from twisted.trial.unittest import SkipTest
@@ -33,6 +34,7 @@ __all__ = [
     "end",
     "environment",
     "fds",
+    "lasting",
     "peak_kb",
     "pids",
     "require",
@@ -54,6 +56,7 @@ CLI = (*PYTHON, "-m", "rshell.cli")
 AGENT = (*PYTHON, "-m", "rshell_agent")
 
 Value = TypeVar("Value")
+Test = TypeVar("Test", bound=Callable[..., None])
 
 
 def require(program: str) -> str:
@@ -84,6 +87,17 @@ def environment(home: Path, *paths: Path) -> dict[str, str]:
         "TERM": "xterm-256color",
         "LC_ALL": "C.UTF-8",
     }
+
+
+def lasting(why: str) -> Callable[[Test], Test]:
+    """Mark a test that runs only with RSHELL_LONG; its setUp does not run either."""
+
+    def mark(test: Test) -> Test:
+        if not LONG:
+            test.skip = f"RSHELL_LONG: {why}"  # type: ignore[attr-defined]  # trial looks there
+        return test
+
+    return mark
 
 
 def until(
@@ -163,14 +177,16 @@ class Program:
             AssertionError: It did not end in time; it was killed.
         """
         deadline = time.monotonic() + seconds
-        pending: bytes | None = data
+        if data and self.process.stdin is not None:
+            # A second `communicate` forgets what of its input the first one had not written.
+            stdin, self.process.stdin = self.process.stdin, None
+            threading.Thread(target=_feed, args=(stdin, data), daemon=True).start()
         while True:
             self.sample()
             try:
-                out, err = self.process.communicate(pending, timeout=0.2)
+                out, err = self.process.communicate(timeout=0.2)
                 break
             except subprocess.TimeoutExpired:
-                pending = None
                 if time.monotonic() > deadline:
                     self.process.kill()
                     out, err = self.process.communicate()
@@ -192,6 +208,14 @@ class Program:
                     pipe.close()
                 except BrokenPipeError:
                     pass
+
+
+def _feed(pipe: IO[bytes], data: bytes) -> None:
+    try:
+        with pipe:
+            pipe.write(data)
+    except OSError:
+        pass  # it ended without reading all of it
 
 
 def end(process: subprocess.Popen[bytes], seconds: float = 15) -> int:
