@@ -64,6 +64,11 @@ class Outputs:
         """
         return self._stdout.broken or self._stderr.error not in (None, errno.EPIPE)
 
+    @property
+    def hung_up(self) -> bool:
+        """Whether the terminal that either of them is has gone."""
+        return errno.EIO in (self._stdout.error, self._stderr.error)
+
     def status(self, own: int) -> int:
         """Return the exit status: ``own``, or that of a reader of stdout who left.
 
@@ -190,6 +195,7 @@ class Fanout:
             return
         self._running[id(session)] = session
         session.link_changed = partial(self._notice.changed, target.device)
+        self._notice.changed(target.device, session.away)
         if self._stdin:
             self._source = ByteSource(self._surroundings.reactor, 0, self._input)
         else:

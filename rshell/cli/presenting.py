@@ -24,6 +24,10 @@ Write = Callable[[bytes, bool], None]
 MAX_LINE_BYTES = 64 * 1024
 
 
+#: After the grace: commands wait with their output, like a pipe that nobody reads (rule R7).
+HOW_TO_GO_ON = b"rshell: if it still runs: rshell sessions lists it, rshell attach continues it\n"
+
+
 class Presenter(Protocol):
     """Shows one device's session."""
 
@@ -66,6 +70,8 @@ class RawPresenter:
         # The command itself says why it failed; we speak up when it could not.
         if outcome.status not in ("ok", "exit", "signal") and not self._quiet:
             self._write(complaint(self._device, outcome), True)
+            if outcome.status == "lost" and outcome.code == "link-lost":
+                self._write(HOW_TO_GO_ON, True)
 
 
 def complaint(device: str, outcome: Outcome) -> bytes:

@@ -28,6 +28,7 @@ _PLAIN_OSC: Final = frozenset({b"0", b"1", b"2", b"7", b"8", b"133", b"633"})
 _CSI: Final = re.compile(rb"([<=>?]?)([0-9;:]*)([ -/]*)([@-~])", re.DOTALL)
 _C1: Final = {0x90: 0x50, 0x98: 0x58, 0x9A: 0x5A, 0x9B: 0x5B, 0x9D: 0x5D, 0x9E: 0x5E, 0x9F: 0x5F}
 _ENQ, _BEL, _CAN, _SUB, _ESC, _ST = 0x05, 0x07, 0x18, 0x1A, 0x1B, 0x9C
+#: The beginning of a character in UTF-8.
 _UNFINISHED: Final = re.compile(
     rb"([\xc3-\xdf]|[\xe0-\xef][\x80-\xbf]?|[\xf0-\xf4][\x80-\xbf]{0,2})\Z"
 )
@@ -204,9 +205,7 @@ class QuestionFilter:
     def _utf8_in_string(self) -> bool:
         """Whether 0x9C continues a character instead of ending the string."""
         last = bytes(self._held[-4:-1])
-        return bool(
-            re.search(rb"([\xc3-\xdf]|[\xe0-\xef][\x80-\xbf]?|[\xf0-\xf4][\x80-\xbf]{0,2})\Z", last)
-        )
+        return _UNFINISHED.search(last) is not None
 
     def _shorten(self, shown: bytearray) -> None:
         """Too long to hold: what has come so far decides."""

@@ -17,7 +17,7 @@ from rshell.cli.presenting import JsonPresenter, PrefixPresenter, Presenter, Raw
 from rshell.cli.running import Surroundings, run_with_client
 from rshell.client import Client, Session, SessionReceiver
 from rshell.client.commands import exec_request
-from rshell.client.session import encode_request
+from rshell.client.requests import encode_request
 
 __all__ = ["CommandLine", "command_of", "presenter_for", "run"]
 

@@ -135,6 +135,7 @@ class InteractiveShell:
         """Run the session to its end and return the exit status."""
         session = self._session = self._open_session(self)
         session.link_changed = partial(self._notice.changed, self._device)
+        self._notice.changed(self._device, session.away)
         self._outputs.changed = self._outputs_changed
         self._surroundings.interrupts.act = self._interrupted
         if self._terminal:
@@ -156,20 +157,23 @@ class InteractiveShell:
         # What ended because its output failed is told by that.
         if outcome.status not in ("ok", "exit", "signal") and not self._outputs.failed:
             self._say(complaint(self._device, outcome).decode())
-            if outcome.status == "lost" and outcome.code == "link-lost" and self._started:
+            if outcome.status == "lost" and outcome.code == "link-lost":
                 self._say(self._how_to_attach())
         return self._outputs.status(statuses.of_one(outcome))
 
     def _how_to_attach(self) -> str:
         session = self._session
-        if session is None or self._watching:
+        if session is None or self._watching or not self._started:
             return ""
         what = "what runs there waits" if self._terminal is None else "the shell lives on"
         return f"rshell: {what}; continue it with: rshell attach {session.session_id.hex()[:8]}\n"
 
     def _say(self, text: str) -> None:
-        sys.stderr.write(text)
-        sys.stderr.flush()
+        try:
+            sys.stderr.write(text)
+            sys.stderr.flush()
+        except OSError:
+            pass  # our terminal is gone, and whoever would read this too
 
     # -- the session's receiver ------------------------------------------------------------------
 
@@ -230,7 +234,7 @@ class InteractiveShell:
         for command in commands:
             if command == "help":
                 self._outputs.write((WATCH_HELP if self._watching else ESCAPE_HELP).encode(), True)
-            elif command == "detach" or self._watching or session.away is not None:
+            elif command == "detach" or self._beyond_reach():
                 self._detach()
             else:
                 self._left = f"rshell: disconnected from {self._device}\n"
@@ -260,8 +264,8 @@ class InteractiveShell:
     def _outputs_changed(self) -> None:
         if self._session is None:
             return
-        if self._outputs.failed and self._terminal:
-            self._detach()  # it hung up
+        if self._outputs.failed and self._terminal and self._outputs.hung_up:
+            self._detach()
         elif self._outputs.failed:
             self._give_up()
         elif self._outputs.full:
@@ -271,13 +275,17 @@ class InteractiveShell:
 
     def _interrupted(self, count: int) -> None:
         hung_up = self._surroundings.interrupts.received == signal.SIGHUP
-        if count == 1 and (self._watching or (hung_up and self._terminal)):
+        if count == 1 and (self._beyond_reach() or (hung_up and self._terminal and self._started)):
             # Our terminal is gone and nobody said that the shell should end.
             self._detach()
         elif count == 1:
             self._give_up()
         else:
             self._leave()
+
+    def _beyond_reach(self) -> bool:
+        """Whether what runs cannot be ended from here: we only watch, or the link is away."""
+        return self._watching or (self._session is not None and self._session.away is not None)
 
     def _give_up(self) -> None:
         """Tell the device, then leave: at its answer, or after a second without one."""

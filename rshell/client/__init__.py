@@ -5,6 +5,7 @@
     client.py     Client: run, run_many, open, attach, close
     verbs.py      what the gateway answers: devices, sessions, why, invite, label, revoke, audit …
     session.py    Session: one use of a handler; a consumer with events and an outcome
+    requests.py   a request as it goes into an OPEN
     absence.py    when a session without a stream asks again, and gives up; replays.py: old output
     uplink.py     a link to a gateway, dialled again while it is needed
     commands.py   whole commands with their output in memory, on one device or many

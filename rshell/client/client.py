@@ -22,7 +22,8 @@ from rshell.client.errors import ConnectionFailed, Refused
 from rshell.client.profiles import Profile
 from rshell.client.records import SessionInfo
 from rshell.client.renewal import renew_when_due
-from rshell.client.session import Session, SessionReceiver, encode_request
+from rshell.client.requests import encode_request
+from rshell.client.session import Session, SessionReceiver
 from rshell.client.uplink import Uplink
 from rshell.client.verbs import GatewayVerbs
 from rshell.handlers import PRIORITIES

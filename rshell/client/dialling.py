@@ -1,16 +1,19 @@
 """One authenticated link to a gateway: resolve, dial, TLS, HELLO, WELCOME.
 
-Addresses are tried one after the other until a gateway welcomes us.  What it is not: it does not
-dial again; `rshell.client.uplink` does.
+All addresses of all gateways are tried, each a little after the one before, so that one which
+answers nothing delays nobody (RFC 8305); of those that accept, one after the other is asked until a
+gateway welcomes us.  What it is not: it does not dial again; `rshell.client.uplink` does.
 """
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
+import attrs
 from OpenSSL import SSL
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectError, ConnectionAborted, ConnectionDone
@@ -31,7 +34,7 @@ from rshell.link.core.constants import DEFAULT_WINDOW, PROTOCOL_MAX, PROTOCOL_MI
 from rshell.link.core.errors import ErrorCode
 from rshell.link.core.limits import AT_CLIENT
 from rshell.link.core.messages import Clock, GoAway, Hello, Open, Sessions, VersionRange, Welcome
-from rshell.link.dialling import LinkEndpoint
+from rshell.link.dialling import LinkEndpoint, connect_first
 from rshell.link.protocol import LinkProtocol
 from rshell.link.sockets import wrap_tls
 
@@ -75,7 +78,7 @@ class GatewayLink:
     """
 
     def __init__(self, host: str, hello: Hello, wheel: TimerWheel) -> None:
-        self.welcomed: Deferred[GatewayLink] = Deferred(lambda _: self._not_wanted())
+        self.welcomed: Deferred[GatewayLink] = Deferred(lambda _: self.give_up())
         self.welcome: Welcome | None = None
         self.link: LinkProtocol | None = None
         self.lost_reason: str | None = None
@@ -106,8 +109,8 @@ class GatewayLink:
         if self.link is not None and self.lost_reason is None:
             self.link.go_away(GoAway(code=ErrorCode.NONE.value), close=True, reason="closed")
 
-    def _not_wanted(self) -> None:
-        """Whoever waited for WELCOME gave up."""
+    def give_up(self) -> None:
+        """Cut it off: nobody waits for WELCOME any more."""
         self._told = True
         if self.link is not None:
             self.link.abort("not needed any more")
@@ -178,6 +181,23 @@ def new_hello(clock: Callable[[], float] = time.time) -> Hello:
     )
 
 
+@attrs.frozen
+class _Target:
+    """One address of one gateway; the certificate must be for ``host``."""
+
+    host: str
+    address: str
+    port: int
+
+    def __str__(self) -> str:
+        shown = f"[{self.address}]" if ":" in self.address else self.address
+        return f"{shown}:{self.port}"
+
+
+_Won = tuple[_Target, GatewayLink]
+_Attempt = Deferred[_Won]
+
+
 async def dial(
     reactor: Any,
     wheel: TimerWheel,
@@ -191,63 +211,102 @@ async def dial(
         reactor: Where the connection lives.
         wheel: Timers of the link.
         credentials: Who we are, and whom we believe.
-        addresses: "host:port" each, tried in order; of a name, all its addresses.
+        addresses: "host:port" each, in order of preference; of a name, all its addresses.
         connect_seconds: How long one address may take to accept TCP.
 
     Raises:
-        ConnectionFailed: None did; the error is the last gateway's that answered, else the last.
+        ConnectionFailed: None did; the error is the last gateway's that answered, else says of
+            each address why it did not.
     """
+    search = _Search(reactor, wheel, credentials, connect_seconds)
     last: ConnectionFailed | None = None
-    for address in addresses:
+    while (owner := await search.next_of(addresses)) is not None:
         try:
-            host, port = split_address(address)
-        except ValueError as error:
-            last = last or ConnectionFailed("unreachable", f"no link to the gateway: {error}", "")
-            continue
-        try:
-            found = await resolve(reactor, host, port)
-        except OSError as error:
-            text = error.strerror or str(error)
-            last = last or ConnectionFailed("unreachable", f"cannot resolve {host}: {text}", "")
-            continue
-        for resolved in found:
-            try:
-                return await _dial_one(
-                    reactor, wheel, credentials, host, resolved, port, connect_seconds
-                )
-            except ConnectionFailed as error:
-                if last is None or last.code == "unreachable":
-                    last = error
+            return await _welcomed(owner, wheel)
+        except ConnectionFailed as error:
+            if last is None or last.code == "unreachable":
+                last = error
     if last is None:
-        last = ConnectionFailed("unreachable", "there is no gateway to dial", "")
+        why = "; ".join(search.reasons) or "there is no gateway to dial"
+        last = ConnectionFailed("unreachable", why, "")
     if last.code == "unreachable" and not last.hint:
         last.hint = f"is the gateway up, and can this machine reach {', '.join(addresses)}?"
     raise last
 
 
-async def _dial_one(
-    reactor: Any,
-    wheel: TimerWheel,
-    credentials: Credentials,
-    host: str,
-    address: str,
-    port: int,
-    connect_seconds: float,
-) -> GatewayLink:
-    owner = GatewayLink(host, new_hello(), wheel)
-    # No floor on disk: an operator's machine knows the time, and a write would cost each command.
-    tls = ClientTLS(credentials, ClockFloor(None))
-    factory = Factory.forProtocol(owner.build)
-    factory.noisy = False
-    wrapped = wrap_tls(tls, client=True, factory=factory)
-    endpoint = LinkEndpoint(reactor, address, port, connect_seconds)
-    try:
-        await endpoint.connect(wrapped)
-    except (ConnectError, OSError) as error:
-        shown = f"[{address}]" if ":" in address else address
-        raise ConnectionFailed(
-            "unreachable", f"no link to the gateway at {shown}:{port}: {_reason(error)}", ""
-        ) from None
+class _NothingLeft(ConnectError):
+    """No address of a gateway is left to be tried."""
+
+
+class _Search:
+    """A race of all addresses of all gateways, each begun a little after the one before.
+
+    Attributes:
+        reasons: Why there was no connection, each about one address.
+    """
+
+    def __init__(
+        self, reactor: Any, wheel: TimerWheel, credentials: Credentials, connect_seconds: float
+    ) -> None:
+        self.reasons: list[str] = []
+        self._reactor = reactor
+        self._wheel = wheel
+        # No floor on disk: an operator's machine knows the time, and a write would cost each
+        # command.
+        self._tls = ClientTLS(credentials, ClockFloor(None))
+        self._connect_seconds = connect_seconds
+        self._tried: set[_Target] = set()
+
+    async def next_of(self, addresses: tuple[str, ...]) -> GatewayLink | None:
+        """Return a link to an address that has not been connected to yet, None if none accepts."""
+        self.reasons.clear()
+        # A name that is slow to be found delays no other gateway.
+        attempts = [partial(self._gateway, text) for text in addresses]
+        try:
+            target, owner = await self._first(attempts)
+        except (ConnectError, OSError):
+            return None
+        self._tried.add(target)
+        return owner
+
+    async def _first(self, attempts: Sequence[Callable[[], _Attempt]]) -> _Won:
+        if not attempts:
+            raise _NothingLeft
+        return await connect_first(self._reactor, attempts, lambda late: late[1].give_up())
+
+    def _gateway(self, text: str) -> _Attempt:
+        return Deferred.fromCoroutine(self._any_of(text))
+
+    async def _any_of(self, text: str) -> _Won:
+        """Connect to one gateway, over whichever of its addresses accepts first."""
+        try:
+            host, port = split_address(text)
+        except ValueError as error:
+            self.reasons.append(f"no link to the gateway: {error}")
+            raise _NothingLeft from None
+        try:
+            found = await resolve(self._reactor, host, port)
+        except OSError as error:
+            self.reasons.append(f"cannot resolve {host}: {error.strerror or error}")
+            raise
+        targets = [_Target(host, address, port) for address in found]
+        return await self._first([partial(self._one, t) for t in targets if t not in self._tried])
+
+    def _one(self, target: _Target) -> _Attempt:
+        owner = GatewayLink(target.host, new_hello(), self._wheel)
+        factory = Factory.forProtocol(owner.build)
+        factory.noisy = False
+        wrapped = wrap_tls(self._tls, client=True, factory=factory)
+        endpoint = LinkEndpoint(self._reactor, target.address, target.port, self._connect_seconds)
+
+        def failed(failure: Failure) -> Failure:
+            self.reasons.append(f"no link to the gateway at {target}: {_reason(failure.value)}")
+            return failure
+
+        return endpoint.connect(wrapped).addCallbacks(lambda _: (target, owner), failed)
+
+
+async def _welcomed(owner: GatewayLink, wheel: TimerWheel) -> GatewayLink:
     timer = wheel.call_later(GREETING_SECONDS, lambda: _too_slow(owner))
     try:
         return await owner.welcomed
@@ -260,7 +319,7 @@ def _too_slow(owner: GatewayLink) -> None:
         owner.link.abort("the gateway did not welcome us in time")
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: BaseException | None) -> str:
     code = getattr(error, "osError", None)
     if isinstance(code, int) and code:
         return os.strerror(code).lower()

@@ -27,12 +27,13 @@ from rshell.client.absence import Absence, Away
 from rshell.client.errors import ConnectionFailed, Refused, RshellError
 from rshell.client.outcomes import Outcome, outcome_of_closing, read_outcome
 from rshell.client.replays import Replays
+from rshell.client.requests import check_size
 from rshell.client.uplink import Uplink
 from rshell.link.channel import StreamChannel
 from rshell.link.clock import WheelTimer
-from rshell.link.core.constants import DEFAULT_WINDOW, MAX_OFFSET, SESSION_BYTES, WEIGHT_NORMAL
+from rshell.link.core.constants import DEFAULT_WINDOW, SESSION_BYTES, WEIGHT_NORMAL
 from rshell.link.core.errors import ErrorCode, LocalProtocolError
-from rshell.link.core.messages import Open, Opened, Positions, encode
+from rshell.link.core.messages import Open, Opened, Positions
 from rshell.link.protocol import LinkProtocol
 
 __all__ = ["SIGNALS", "Session", "SessionReceiver"]
@@ -178,7 +179,7 @@ class Session:
             view=self._view,
             resume=Positions(0, 0, 0) if self._joins else None,
         )
-        _check_size(opening)
+        check_size(opening)
         self._channel = self._new_channel()
         self._uplink.join(self, interactive=interactive)
         link = self._uplink.link
@@ -471,37 +472,3 @@ class Session:
         self.attempt = max(self.attempt, attempt)
         self._channel = self._new_channel()
         self._uplink.need(self)
-
-
-def _check_size(opening: Open) -> None:
-    """Refuse what would not fit into one frame, also when it is opened again later.
-
-    Raises:
-        Refused: It would not.
-    """
-    largest = msgspec.structs.replace(
-        opening,
-        attempt=2**31,
-        age_ms=MAX_OFFSET,
-        resume=Positions(MAX_OFFSET, MAX_OFFSET, MAX_OFFSET),
-    )
-    try:
-        encode(largest)
-    except LocalProtocolError as error:
-        raise Refused(ErrorCode.BAD_REQUEST.value, str(error)) from None
-
-
-def encode_request(request: Any) -> dict[str, Any]:
-    """Return a handler's request as JSON values: a `msgspec.Struct` or a dict; bytes as base64."""
-    if isinstance(request, dict):
-        built: dict[str, Any] = msgspec.to_builtins(request)
-        return built
-    # What equals its default is left out: a device may be older than this client.
-    encoded: dict[str, Any] = msgspec.to_builtins(request)
-    for field in msgspec.structs.fields(request):
-        default = field.default
-        if field.default_factory is not msgspec.NODEFAULT:
-            default = field.default_factory()
-        if default is not msgspec.NODEFAULT and getattr(request, field.name) == default:
-            del encoded[field.encode_name]
-    return encoded

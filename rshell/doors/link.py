@@ -15,6 +15,7 @@ from rshell.gateway.arrivals import address_text
 from rshell.gateway.callers import Caller, OpenRefused
 from rshell.gateway.core import Gateway, planned_stop
 from rshell.gateway.device_links import welcome_for
+from rshell.gateway.throttle import Throttle
 from rshell.identity.tls import PeerCertificate
 from rshell.link.core.errors import ErrorCode, LocalProtocolError
 from rshell.link.core.events import DataReceived, EventReceived, LimitReceived
@@ -27,6 +28,8 @@ from rshell.store.errors import StoreError
 
 __all__ = ["LinkDoor"]
 
+#: Lines of the log about links of one operator that ended: a script in a loop, or a revoked key.
+LINES_RATE, LINES_BURST = 5.0, 500
 _GATEWAY_VERB = "gateway."
 
 
@@ -39,6 +42,7 @@ class LinkDoor:
         self._gateway = gateway
         self._wall = wall
         self._callers: dict[LinkProtocol, Caller | None] = {}
+        self._lines = Throttle(gateway.wheel.seconds, LINES_RATE, LINES_BURST)
 
     # -- LinkOwner -----------------------------------------------------------------------------
 
@@ -76,13 +80,16 @@ class LinkDoor:
         name = peer.name.name
         self._gateway.link_closed(link)
         self._gateway.revocation.operator_went(name, link)
-        self._log.info(
-            "operator {name} at {address} {what}: {reason}",
-            name=name,
-            address=address_text(link.transport),
-            what="left" if caller else "was not admitted",
-            reason=printable(reason),
-        )
+        left_out = self._lines.admit(name)
+        if left_out is not None:
+            self._log.info(
+                "operator {name} at {address} {what}: {reason}{more}",
+                name=name,
+                address=address_text(link.transport),
+                what="left" if caller else "was not admitted",
+                reason=printable(reason),
+                more=f" ({left_out} such lines left out)" if left_out else "",
+            )
 
     # -- admission -----------------------------------------------------------------------------
 

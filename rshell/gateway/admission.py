@@ -30,10 +30,14 @@ __all__ = ["DEFAULT_RATE", "Admission", "AdmittingTLS", "Ticket", "source_of"]
 
 #: Mutual TLS handshakes a second that every machine of ours does beside its other work.
 DEFAULT_RATE = 400.0
-#: Two wake-ups of the timer wheel: no token is lost between them, and no burst stalls a turn.
+#: Two wake-ups of the timer wheel: no token is lost between them.
 BURST_SECONDS = 0.5
-#: Who would wait longer has no time left for the handshake and HELLO (rule P7).
-PATIENCE_SECONDS = HELLO_SECONDS * 0.8
+#: What begins in one turn of the reactor, in seconds of the rate.  Turns of a gateway that can do
+#: less than its rate says become longer, so it begins less: what began is always finished in time.
+TURN_SECONDS = 0.05
+#: Who would wait longer may not have the time left that handshake and HELLO take when all of a
+#: fleet return (rule P7); what was begun for them would be lost.
+PATIENCE_SECONDS = HELLO_SECONDS * 0.5
 
 _HANDSHAKE_RECORD = 0x16
 _RECORD_HEADER = 5
@@ -95,6 +99,8 @@ class Admission:
         self._fleet = fleet
         self._waited = waited
         self._bucket = TokenBucket(rate, max(1.0, rate * BURST_SECONDS))
+        self._a_turn = max(1, int(rate * TURN_SECONDS))
+        self._left = self._a_turn
         #: By source, whose turn is first; of a source in order of arrival.
         self._waiting: OrderedDict[str, dict[Ticket, None]] = OrderedDict()
         self._count = 0
@@ -121,7 +127,7 @@ class Admission:
             None if it may begin at once; else what to `cancel` with.
         """
         now = self._wheel.seconds()
-        if not self._count and self._bucket.take(now):
+        if not self._count and self._may_begin(now):
             self._waited(0.0)
             return None
         ticket = Ticket(source, go, drop, now)
@@ -144,20 +150,45 @@ class Admission:
     def _drop_one(self) -> None:
         # The last of the longest queue would wait longest; it hears so while it has time.
         busiest = max(self._waiting.values(), key=len)
-        ticket = next(reversed(busiest))
+        self._drop(next(reversed(busiest)))
+
+    def _drop(self, ticket: Ticket) -> None:
         self.cancel(ticket)
         ticket.drop("too many connections at once: its handshake could not begin in time")
 
+    def _may_begin(self, now: float) -> bool:
+        """Take what one handshake needs: a token, and a place in this turn."""
+        if not self._left or not self._bucket.take(now):
+            return False
+        if self._left == self._a_turn:
+            self._wheel.call_next_turn(self._next_turn)
+        self._left -= 1
+        return True
+
+    def _next_turn(self) -> None:
+        self._left = self._a_turn
+        self._serve()
+
     def _arm(self) -> None:
-        if self._timer is None and self._count:
-            self._timer = self._wheel.call_later(0.0, self._serve)
+        # With no place left in this turn, the next one serves.
+        if self._timer is None and self._count and self._left:
+            self._timer = self._wheel.call_later(0.0, self._tick)
+
+    def _tick(self) -> None:
+        self._timer = None
+        self._serve()
 
     def _serve(self) -> None:
-        self._timer = None
         now = self._wheel.seconds()
-        while self._count and self._bucket.take(now):
+        while self._count:
             source, same = next(iter(self._waiting.items()))
             ticket = next(iter(same))
+            if now - ticket.since > PATIENCE_SECONDS:
+                # We are slower than our rate says.  Work on it would be lost, and delay others.
+                self._drop(ticket)
+                continue
+            if not self._may_begin(now):
+                break
             self._waiting.move_to_end(source)
             self.cancel(ticket)
             self._waited(now - ticket.since)

@@ -41,6 +41,8 @@ CROWDED = 0.9
 FULL = 0.97
 #: Lines about refused connections of one source; a flood must not fill the log.
 LINES_RATE, LINES_BURST = 5.0, 200
+#: Of all sources together: who has a network of IPv6 addresses is as many sources as they like.
+ALL_LINES_RATE, ALL_LINES_BURST = 50.0, 2_000
 WARN_EVERY_SECONDS = 60.0
 
 
@@ -127,13 +129,13 @@ class Arrival(Protocol):
 
     def _say(self, why: str, label: str) -> None:
         self._arrivals.metrics.connections_refused.labels(label).inc()
-        left_out = self._arrivals.lines.admit(self.source)
-        if left_out is not None:
+        more = self._arrivals.line_about(self.source)
+        if more is not None:
             self._log.info(
                 "refused a connection from {address}: {why}{more}",
                 address=self._address,
                 why=printable(why, 200),
-                more=f" ({left_out} lines about this source left out)" if left_out else "",
+                more=more,
             )
         self._address = ""
 
@@ -156,9 +158,6 @@ class Arrivals(Factory):
         admission: When handshakes may begin; by default at the usual rate.
         metrics: What is counted.
         max_files: Open files that this process may have.
-
-    Attributes:
-        lines: How many lines of the log each source gets.
     """
 
     noisy = False
@@ -181,7 +180,8 @@ class Arrivals(Factory):
         self.wheel = wheel
         self.admission = Admission(wheel) if admission is None else admission
         self.metrics = Metrics() if metrics is None else metrics
-        self.lines = Throttle(wheel.seconds, LINES_RATE, LINES_BURST)
+        self._lines = Throttle(wheel.seconds, LINES_RATE, LINES_BURST)
+        self._all_lines = Throttle(wheel.seconds, ALL_LINES_RATE, ALL_LINES_BURST)
         self._max_files = descriptor_limit() if max_files is None else max_files
         self._warned_at: float | None = None
         self._devices = devices
@@ -204,6 +204,18 @@ class Arrivals(Factory):
 
     def buildProtocol(self, addr: IAddress | None) -> Protocol:
         return Arrival(self)
+
+    def line_about(self, source: str) -> str | None:
+        """Return what a line of the log says beside, or None if there may be no line now."""
+        left_out = self._lines.admit(source)
+        if left_out is None:
+            return None
+        all_left_out = self._all_lines.admit("")
+        if all_left_out is None:
+            return None
+        if all_left_out:
+            return f" ({all_left_out} lines about other sources left out)"
+        return f" ({left_out} lines about this source left out)" if left_out else ""
 
     def came(self, arrival: Arrival, descriptor: int = -1) -> None:
         """Count a connection that is not known yet.

@@ -233,6 +233,10 @@ class Gateway:
             await waited
         self._log.info("told {count} links to come back later", count=count)
 
+    def turn_away(self, link: LinkProtocol) -> None:
+        """Tell a device that comes while this gateway goes down when to try again."""
+        self._send_away([link], self.admission.spread_ms())
+
     @staticmethod
     def _send_away(links: list[LinkProtocol], spread_ms: int) -> None:
         goaway = planned_stop(spread_ms)

@@ -54,6 +54,8 @@ FEATURES = ("resume",)
 MAX_EXPIRED = timedelta(days=400)
 #: Rows of coming and going that one device may add to the audit log, which is for ever.
 ROWS_RATE, ROWS_BURST = 1 / 15, 60
+#: Lines of the log about one device: a bad day, then one a second.
+LINES_RATE, LINES_BURST = 1.0, 100
 #: Changes of policy or handlers that one device may tell.
 REPORTS_RATE, REPORTS_BURST = 1 / 30, 10
 #: Links of one device that may wait for their HELLO: a half-open one or two, and the new one.
@@ -99,6 +101,7 @@ class DeviceLinks:
         self._draining: dict[LinkProtocol, WheelTimer] = {}
         seconds = gateway.wheel.seconds
         self._rows = Throttle(seconds, ROWS_RATE, ROWS_BURST)
+        self._lines = Throttle(seconds, LINES_RATE, LINES_BURST)
         self._catalogues = CatalogueLearner(gateway)
         self._reported = Throttle(seconds, REPORTS_RATE, REPORTS_BURST)
 
@@ -170,7 +173,8 @@ class DeviceLinks:
         if not same:
             self._by_device.pop(peer.name.name, None)
         if entry is None:
-            self._log.info(
+            self._say(
+                peer.name.name,
                 "device {id} at {address} {what}: {reason}",
                 id=peer.name.name,
                 address=address_text(link.transport),
@@ -179,7 +183,8 @@ class DeviceLinks:
             )
             return
         current = self._gateway.presence.depart(entry.device.id, entry.epoch)
-        self._log.info(
+        self._say(
+            entry.device.id,
             "device {name} epoch {epoch:#x} lost{how}: {reason}",
             name=entry.device.name,
             epoch=entry.epoch,
@@ -225,6 +230,9 @@ class DeviceLinks:
         if link not in self._entries or link.closed or link.core.goaway_received:
             # It went, or broke a rule, while the store answered: it must displace nobody.
             return
+        if self._gateway.stopping:
+            self._gateway.turn_away(link)
+            return
         if found is None or found.device.id != peer.name.name:
             self._refuse(link, ErrorCode.AUTH, "this key is not registered here")
             return
@@ -256,7 +264,9 @@ class DeviceLinks:
         link.go_away(GoAway(code=code.value, message=message), close=True, reason=message)
 
     def _welcome_to_renew(self, link: LinkProtocol, hello: Hello, device: Device) -> None:
-        self._log.info("device {name} has an expired certificate: renewal only", name=device.name)
+        self._say(
+            device.id, "device {name} has an expired certificate: renewal only", name=device.name
+        )
         self._close_older(link, only_renewing=True)
         link.welcome(
             welcome_for(hello, device.name, self._wall, max_streams=1, renew_only=True),
@@ -297,7 +307,8 @@ class DeviceLinks:
                 link_generation=min(generation, MAX_OFFSET - 1) + 1,
             )
         )
-        self._log.info(
+        self._say(
+            device.id,
             "device {name} is live: epoch {epoch:#x}, from {address}",
             name=device.name,
             epoch=entry.epoch,
@@ -319,7 +330,8 @@ class DeviceLinks:
     def _displace(self, old: LiveDevice, new: LiveDevice) -> None:
         """The newest wins: the old link is told, and cut off if it does not leave (rule H2)."""
         same = old.hello.instance == new.hello.instance
-        self._log.info(
+        self._say(
+            new.device.id,
             "device {name}: epoch {new:#x} from {address} displaces {old:#x} ({who})",
             name=new.device.name,
             new=new.epoch,
@@ -354,6 +366,13 @@ class DeviceLinks:
             ),
         )
         seen.addErrback(self._log_failure)
+
+    def _say(self, device_id: str, text: str, **fields: Any) -> None:
+        """Write a line of the log about a device, unless it has had too many."""
+        left_out = self._lines.admit(device_id)
+        if left_out is not None:
+            more = f" ({left_out} lines about this device left out)" if left_out else ""
+            self._log.info(text + "{more}", more=more, **fields)
 
     def _record(self, entry: LiveDevice, kind: str, message: str) -> None:
         left_out = self._rows.admit(entry.device.id)

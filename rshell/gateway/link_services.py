@@ -6,12 +6,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from msgspec import Meta, Struct
 
-from rshell.access.printable import printable
-from rshell.gateway.device_rows import device_row, device_state
+from rshell.gateway.device_rows import device_named, device_row, device_state
 from rshell.gateway.switchboard import OpenRefused
 from rshell.gateway.verbs import Asker, verb
 from rshell.link.core.errors import ErrorCode
-from rshell.store.records import Device
 
 if TYPE_CHECKING:
     from rshell.gateway.core import Gateway
@@ -38,21 +36,10 @@ class MetricsRequest(Struct, frozen=True, forbid_unknown_fields=True):
     """A request without parameters."""
 
 
-async def _device(gateway: Gateway, name_or_id: str) -> Device:
-    live = gateway.presence.find(name_or_id)
-    device = live.device if live else await gateway.store.device(name_or_id)
-    if device is None or not device.active:
-        raise OpenRefused(
-            ErrorCode.NOT_FOUND,
-            f"no device is called {printable(name_or_id, 64)!r} (see: rshell devices)",
-        )
-    return device
-
-
 @verb("gateway.probe", ProbeRequest)
 async def probe(gateway: Gateway, asker: Asker, request: ProbeRequest) -> Any:
     """Ask a device for a sign of life; answers within five seconds."""
-    device = await _device(gateway, request.device)
+    device = await device_named(gateway, request.device)
     if gateway.probing.admit(asker.name) is None:
         raise OpenRefused(ErrorCode.OVERLOAD, "too many probes: try again in a minute")
     live = gateway.presence.find(device.id)

@@ -74,6 +74,7 @@ class SessionRights:
         acknowledged: list[bytes] = []
         live: list[SessionReport] = []
         operators: dict[str, Operator | None] = {}
+        table, began = self._gateway.sessions, self._gateway.wheel.seconds()
         for session in report.sessions:
             if session.operator not in operators:
                 operators[session.operator] = await self._gateway.store.operator(session.operator)
@@ -84,21 +85,40 @@ class SessionRights:
                 live.append(session)
             if session.outcome is None:
                 continue
-            if story.first is not None and story.first.record.device == entry.device.id:
+            # An attempt that is under way, or ended while we asked the store, tells it itself.
+            told = self._awaited(entry, session) or table.ended_since(
+                entry.device.id, session.session, began
+            )
+            known = story.first is not None and story.first.record.device == entry.device.id
+            if known and not told:
                 await self._audit.complete(story, session)
-            if session.ended_ms > GRACE_SECONDS * 1000:
+            if session.ended_ms > GRACE_SECONDS * 1000 and not self._awaited(entry, session):
                 acknowledged.append(session.session)
         gone = {*end, *acknowledged}
         self._gateway.sessions.reported(
             entry.device.id,
             entry.epoch,
-            [session for session in live if session.session not in gone],
+            [
+                session
+                for session in live
+                if session.session not in gone
+                and not table.ended_since(entry.device.id, session.session, began)
+            ],
             complete=not report.more,
         )
         for session_id in gone:
             self._gateway.sessions.forget(entry.device.id, session_id)
         if not entry.link.closed:
             entry.link.sessions(Sessions(end=end, acknowledged=acknowledged))
+
+    def _awaited(self, entry: LiveDevice, report: SessionReport) -> bool:
+        """Whether somebody has come back for it: its output and outcome are on their way.
+
+        A device notices that a path is dead before the operator hears of it, and so counts the
+        grace from another moment.
+        """
+        board = self._gateway.switchboard
+        return board.driven(entry.device.id, report.session, report.operator) is not None
 
 
 def _may_live(

@@ -21,10 +21,18 @@ __all__ = ["SessionTable", "TableEntry"]
 
 #: A keeper holds up to 64 running sessions and 256 that ended; an agent takes 256 streams.
 MAX_PER_DEVICE = 512
+#: Ends that are remembered: a device's list is judged within moments, while few sessions end.
+MAX_ENDED = 1_000
 #: About 1 KB each.  The one that was heard of longest ago is forgotten first.
 MAX_ENTRIES = 50_000
 #: No session that nobody is attached to lives longer (rule R7).
 LONGEST_SECONDS = 24 * 3600.0
+#: Ages come from devices and operators, and become dates: more than a year is not believed.
+OLDEST_SECONDS = 366 * 24 * 3600.0
+
+
+def _seconds(age_ms: int) -> float:
+    return min(age_ms / 1000, OLDEST_SECONDS)
 
 
 @attrs.define(eq=False, kw_only=True)
@@ -75,6 +83,8 @@ class SessionTable:
         self._by_device: dict[str, dict[bytes, TableEntry]] = {}
         #: The epoch whose first list is complete, by device.
         self._listed: dict[str, int] = {}
+        #: When sessions ended through an attempt, the last ones.
+        self._ended: OrderedDict[tuple[str, bytes], float] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -87,10 +97,6 @@ class SessionTable:
             if alone > LONGEST_SECONDS:
                 self.forget(entry.device_id, entry.session)
         return list(self._entries)
-
-    def find(self, session: bytes) -> TableEntry | None:
-        """Return the entry of a session id."""
-        return next((entry for entry in self._entries if entry.session == session), None)
 
     def owner(self, device_id: str, session: bytes) -> str | None:
         """Return whose session it is, as far as known."""
@@ -112,7 +118,7 @@ class SessionTable:
                     operator=live.caller.operator.name,
                     handler=live.handler,
                     login=live.login or "",
-                    began=live.received - live.age_ms / 1000,
+                    began=live.received - _seconds(live.age_ms),
                     attempt=live.attempt,
                     epoch=epoch,
                 )
@@ -154,6 +160,17 @@ class SessionTable:
         """The session ended, or was cancelled, through this attempt."""
         if self._mine(live) is not None:
             self.forget(live.device.id, live.session)
+            self._ended[live.device.id, live.session] = self._seconds()
+            if len(self._ended) > MAX_ENDED:
+                self._ended.popitem(last=False)
+
+    def ended_since(self, device_id: str, session: bytes, since: float) -> bool:
+        """Whether it ended through an attempt at ``since`` (clock seconds) or later.
+
+        What a device listed before may be judged only now, and must not bring it back.
+        """
+        at = self._ended.get((device_id, session))
+        return at is not None and at >= since
 
     def _mine(self, live: LiveSession) -> TableEntry | None:
         entry = self._by_device.get(live.device.id, {}).get(live.session)
@@ -186,6 +203,10 @@ class SessionTable:
         now = self._seconds()
         same = self._by_device.get(device_id, {})
         entry = same.get(report.session)
+        if entry is not None and entry.operator != report.operator:
+            # Somebody asks for another's session, whose the device says it is.
+            self.forget(device_id, report.session)
+            entry = None
         if entry is None:
             if len(same) >= self._max_per_device:
                 return
@@ -199,10 +220,10 @@ class SessionTable:
                     began=now,
                     attempt=1,
                     epoch=epoch,
-                    detached_at=now - report.detached_ms / 1000,
+                    detached_at=now - _seconds(report.detached_ms),
                 )
             )
-        entry.began = min(entry.began, now - report.age_ms / 1000)
+        entry.began = min(entry.began, now - _seconds(report.age_ms))
         entry.attempt = max(entry.attempt, report.attempt)
         entry.epoch = epoch
         entry.known = True

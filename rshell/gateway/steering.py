@@ -100,7 +100,10 @@ class Fleet:
         spread = self._gateway.admission.spread_ms()
         if spread < LEAST_SPREAD_MS or self._to_tell:
             return
-        self._to_tell.extend(live for live in self._gateway.presence if live.told_ms * 2 < spread)
+        # Outgrown by half or more.
+        self._to_tell.extend(
+            live for live in self._gateway.presence if live.told_ms * 3 <= spread * 2
+        )
         self._tell()
 
     def _tell(self) -> None:

@@ -12,7 +12,7 @@ import attrs
 from msgspec import Meta, Struct
 
 from rshell.access.printable import printable
-from rshell.gateway.device_rows import device_state
+from rshell.gateway.device_rows import device_named, device_state
 from rshell.gateway.flights import Refusal, placed
 from rshell.gateway.switchboard import OpenRefused
 from rshell.gateway.verbs import Asker, verb
@@ -87,13 +87,7 @@ async def flight(gateway: Gateway, asker: Asker, request: FlightReport) -> Any:
 @verb("gateway.why", WhyRequest)
 async def why(gateway: Gateway, asker: Asker, request: WhyRequest) -> Any:
     """Tell what happened to a device's link, and why, oldest first."""
-    live = gateway.presence.find(request.device)
-    device = live.device if live else await gateway.store.device(request.device)
-    if device is None or not device.active:
-        raise OpenRefused(
-            ErrorCode.NOT_FOUND,
-            f"no device is called {printable(request.device, 64)!r} (see: rshell devices)",
-        )
+    device = await device_named(gateway, request.device)
     entries = [
         _from_agent(row) for row in await gateway.store.flight_rows(device.id, request.limit)
     ]
@@ -135,6 +129,7 @@ def _from_audit(rows: list[AuditRow]) -> list[Entry]:
     entries: list[Entry] = []
     began: dict[Any, int] = {}
     away_since: int | None = None
+    newest = 0
     for row in rows:
         record, details = row.record, dict(row.record.details)
         kind = record.kind.removeprefix("device.")
@@ -146,12 +141,14 @@ def _from_audit(rows: list[AuditRow]) -> list[Entry]:
                 seconds = max(0, row.at - away_since) / SECOND
                 message += f", after {duration(seconds)} away"
             began[epoch], away_since = row.at, None
+            newest = epoch if isinstance(epoch, int) else newest
         elif kind == "lost":
             if epoch in began:
                 seconds = max(0, row.at - began.pop(epoch)) / SECOND
                 message += f" (the link lived {duration(seconds)})"
-            # the end of a link that another has replaced begins no absence
-            away_since = None if began else row.at
+            # The end of a link that another has replaced begins no absence.
+            if isinstance(epoch, int) and epoch >= newest:
+                away_since = row.at
         details = {name: value for name, value in details.items() if name in _TOLD}
         if record.address:
             details["address"] = printable(record.address, 64)
@@ -203,8 +200,10 @@ def _as_of_now(gateway: Gateway, device: Device) -> Entry:
             seconds=seconds,
             details={"state": state, "address": device.last_address},
         )
-    silent = live.silent(gateway.wheel.seconds())
-    lived = max(0.0, now / SECOND - live.connected_at.timestamp())
+    seconds = gateway.wheel.seconds()
+    silent = live.silent(seconds)
+    began = live.link.connected_at
+    lived = 0.0 if began is None else seconds - began
     rtt = live.link.rtt_seconds
     text = f"{state}: connected for {duration(lived)}, last heard {duration(silent)} ago"
     if rtt is not None:

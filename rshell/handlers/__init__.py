@@ -2,7 +2,8 @@
 
 A device's handler decodes its request with these types, an operator's client encodes them.
 ``processes.py`` has shell and exec, ``catalogue.py`` how a device describes what it can do,
-``flight.py`` what a device's flight recorder tells, ``decoding.py`` the strict decoder every handler's request passes through.
+``flight.py`` what a device's flight recorder tells, ``decoding.py`` the strict decoder that every
+handler's request passes through.
 """
 
 from rshell.handlers.catalogue import (

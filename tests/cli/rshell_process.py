@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import os
+import pty
 import signal
+import stat
+import struct
 import sys
+import termios
 from collections.abc import Callable
+from fcntl import F_GETFL, fcntl, ioctl
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +20,7 @@ from twisted.internet.protocol import ProcessProtocol
 from twisted.python.failure import Failure
 from twisted.trial.unittest import TestCase
 
-from tests.client.fake_gateway import FakeGateway
+from tests.client.fake_gateway import FakeGateway, FakeStream
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -124,3 +129,43 @@ class CliCase(TestCase):
         transport.closeStdin()
         await process.ended
         return process
+
+
+class TerminalCase(CliCase):
+    """The command on a real pseudo-terminal of 40 rows by 100 columns."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.master, self.slave = pty.openpty()
+        self.addCleanup(os.close, self.master)
+        self.addCleanup(os.close, self.slave)
+        ioctl(self.slave, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 100, 0, 0))
+        self.before = termios.tcgetattr(self.slave)
+
+    def on_terminal(self, *arguments: str) -> RshellProcess:
+        """Start ``rshell ARGUMENTS`` with the terminal as its input."""
+        return self.start(*arguments, fds={0: self.slave, 1: "r", 2: "r"}, TERM="vt220")
+
+    def assert_restored(self) -> None:
+        """The terminal is as we lent it."""
+        self.assertEqual(termios.tcgetattr(self.slave), self.before)
+        self.assertEqual(fcntl(self.slave, F_GETFL) & os.O_NONBLOCK, 0)
+        self.assertTrue(stat.S_ISCHR(os.fstat(self.slave).st_mode))
+
+    def echoing(self, on_input: Any = None) -> None:
+        """The device "pump" has a shell that echoes, tells its size, and ends when cancelled."""
+
+        def behave(stream: FakeStream) -> None:
+            stream.accept()
+            stream.channel.write(b"ready\r\n")
+            stream.on_data = on_input or stream.channel.write
+
+            def event(kind: str, body: dict[str, Any]) -> None:
+                if kind == "cancel":
+                    stream.finish(status="signal", signal="HUP")
+                elif kind == "window":
+                    stream.channel.write(f"{body['rows']}x{body['columns']}".encode())
+
+            stream.on_event = event
+
+        self.gateway.devices["pump"] = behave

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from rshell.cli.away import AwayNotice, Overlay, PlainLines, StatusLine
+from rshell.cli.fanout import Fanout, Target
+from rshell.cli.running import Interrupts, Surroundings
 from rshell.cli.times import span
 from rshell.client import Away
 
@@ -104,3 +109,49 @@ class SpanTests(SynchronousTestCase):
             (90_000, "1 d 1 h"),
         ]:
             self.assertEqual(span(seconds), text, seconds)
+
+
+class Screen:
+    """Both outputs, never full."""
+
+    full = failed = False
+
+    def __init__(self) -> None:
+        self.written = b""
+
+    def write(self, data: bytes, stderr: bool) -> None:
+        self.written += data
+
+
+class AwaySession:
+    """A session that was opened while there was no link."""
+
+    device = "pump-1"
+    away = Away(since_seconds=0.0, until_seconds=60.0, reason="cut")
+
+    def __init__(self) -> None:
+        self.outcome: Deferred[Any] = Deferred()
+        self.link_changed: Any = None
+
+    def write_eof(self) -> None:
+        """No input."""
+
+
+class FanoutTests(SynchronousTestCase):
+    def test_opened_while_away(self) -> None:
+        """A session that begins while the link is away shows the line too."""
+        clock, screen = Clock(), Screen()
+
+        def leave(status: Any) -> None:
+            raise AssertionError("nobody leaves")
+
+        surroundings = Surroundings(clock, Interrupts(clock, leave), leave)
+        session, outputs, presenter = AwaySession(), screen, object()
+        open_session: Any = lambda device, receiver: session  # noqa: E731  # one of any type
+        present: Any = lambda device: presenter  # noqa: E731  # likewise
+        shown: Any = outputs
+        fanout = Fanout(surroundings, open_session, present, shown)
+        running = Deferred.fromCoroutine(fanout.run([Target("pump-1")]))
+        clock.advance(6)
+        self.assertIn(b"pump-1: link lost 6 s", screen.written)
+        self.assertNoResult(running)

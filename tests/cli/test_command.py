@@ -5,19 +5,25 @@ from __future__ import annotations
 import json
 import os
 import pty
-import stat
 import struct
 import termios
 from fcntl import F_GETFL, F_SETPIPE_SZ, fcntl, ioctl
-from typing import Any
 
 import msgspec
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 
 from rshell.handlers import ExecRequest
-from tests.cli.rshell_process import LIVE, CliCase, listed
-from tests.client.fake_gateway import FakeStream, Flood, cats, prints, refuses, waits
+from tests.cli.rshell_process import LIVE, CliCase, RshellProcess, TerminalCase, listed
+from tests.client.fake_gateway import (
+    FakeStream,
+    Flood,
+    LastingStream,
+    cats,
+    prints,
+    refuses,
+    waits,
+)
 
 
 class RunTests(CliCase):
@@ -53,16 +59,23 @@ class RunTests(CliCase):
 
     async def test_statuses(self) -> None:
         """Signals, timeouts and everything that is ours have their exit statuses."""
+
+        def cut(stream: FakeStream) -> None:
+            if stream.request.attempt == 1:
+                stream.link.abort("cut")
+            else:  # it asks again, and hears that nobody knows whether it ran
+                stream.refuse("unknown", "")
+
         devices = self.gateway.devices
         devices["killed"] = prints(status="signal", signal="KILL")
         devices["slow"] = prints(status="timeout", message="timed out after 1 s")
         devices["away"] = refuses("offline", "last seen yesterday")
-        devices["cut"] = lambda stream: stream.link.abort("cut")
+        devices["cut"] = cut
         for device, status, words in (
             ("killed", 137, b""),
             ("slow", 124, b"rshell: slow: timed out after 1 s\n"),
             ("away", 255, b"rshell: away: offline: last seen yesterday\n"),
-            ("cut", 255, b"the session is lost"),
+            ("cut", 255, b"the device cannot tell whether it ran before"),
             ("unknown", 255, b"there is no device unknown"),
         ):
             done = await self.rshell("run", device, "--", "x")
@@ -357,40 +370,11 @@ class CallTests(CliCase):
             self.assertIn(reason, done.err)
 
 
-class ShellTests(CliCase):
-    """The shell on a real pseudo-terminal."""
+class ShellTests(TerminalCase):
+    """The shell on a terminal."""
 
-    def setUp(self) -> None:
-        super().setUp()
-        self.master, self.slave = pty.openpty()
-        self.addCleanup(os.close, self.master)
-        self.addCleanup(os.close, self.slave)
-        ioctl(self.slave, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 100, 0, 0))
-        self.before = termios.tcgetattr(self.slave)
-
-    def shell(self) -> Any:
-        return self.start("shell", "pump", fds={0: self.slave, 1: "r", 2: "r"}, TERM="vt220")
-
-    def assert_restored(self) -> None:
-        self.assertEqual(termios.tcgetattr(self.slave), self.before)
-        self.assertEqual(fcntl(self.slave, F_GETFL) & os.O_NONBLOCK, 0)
-        self.assertTrue(stat.S_ISCHR(os.fstat(self.slave).st_mode))
-
-    def echoing(self, on_input: Any = None) -> None:
-        def behave(stream: FakeStream) -> None:
-            stream.accept()
-            stream.channel.write(b"ready\r\n")
-            stream.on_data = on_input or stream.channel.write
-
-            def event(kind: str, body: dict[str, Any]) -> None:
-                if kind == "cancel":
-                    stream.finish(status="signal", signal="HUP")
-                elif kind == "window":
-                    stream.channel.write(f"{body['rows']}x{body['columns']}".encode())
-
-            stream.on_event = event
-
-        self.gateway.devices["pump"] = behave
+    def shell(self) -> RshellProcess:
+        return self.on_terminal("shell", "pump")
 
     async def test_session(self) -> None:
         """Size and TERM are told, keys pass raw, a resize is told, the status is the shell's."""
@@ -433,13 +417,29 @@ class ShellTests(CliCase):
             self.assert_restored()
 
     async def test_lost_link(self) -> None:
-        """When the link breaks a line says so, and the terminal is as before."""
-        self.echoing()
+        """When the link breaks the shell goes on over the next one: nothing lost, or said."""
+        shells: list[LastingStream] = []
+
+        def behave(stream: FakeStream) -> None:
+            if shells:
+                shells[0].go_on(stream)
+                return
+            shells.append(shell := LastingStream(stream))
+            shell.channel.write(b"ready\r\n")
+
+        self.gateway.devices["pump"] = behave
         process = self.shell()
         await process.until(lambda: b"ready" in process.out)
         self.gateway.links[0].abort("cut")
-        self.assertEqual(await process.ended, 255)
-        self.assertIn(b"rshell: pump: the session is lost", process.err)
+        shells[0].channel.write(b"meanwhile\r\n")
+        await process.until(lambda: b"meanwhile" in process.out)
+        os.write(self.master, b"typed")
+        await shells[0].until(b"typed")
+        shells[0].finish(status="exit", exit_code=4)
+        self.assertEqual(await process.ended, 4)
+        self.assertEqual((process.out, process.err), (b"ready\r\nmeanwhile\r\n", b""))
+        first, again = self.gateway.requests
+        self.assertEqual((again.session, again.attempt), (first.session, 2))
         self.assert_restored()
 
     async def test_refused(self) -> None:

@@ -159,6 +159,18 @@ class RawTests(SynchronousTestCase):
         presenter.end(Outcome(status="exit", exit_code=1))
         self.assertEqual((screen.out, screen.err), (b"\x1b[31m\xff", b"e"))
 
+    def test_after_the_grace(self) -> None:
+        """A command whose link did not come back may still run: it says how to go on."""
+        screen = Screen()
+        lost = Outcome(status="lost", code="link-lost", message="the link was gone for 60 s")
+        RawPresenter("pump", screen.write).end(lost)
+        first, second = screen.err.splitlines()
+        self.assertIn(b"the link was gone for 60 s", first)
+        self.assertIn(b"rshell attach", second)
+        screen = Screen()
+        RawPresenter("pump", screen.write).end(Outcome(status="lost", code="lost"))
+        self.assertNotIn(b"rshell attach", screen.err)
+
     def test_hostile_message(self) -> None:
         """What a device says about its failure cannot drive the terminal."""
         screen = Screen()

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.interfaces import IHandshakeListener
 from twisted.internet.protocol import Factory
 from zope.interface import implementer
@@ -75,6 +75,42 @@ class FakeStream:
         self.closed.callback(code)
 
 
+class LastingStream(FakeStream):
+    """A session's end on a device, which outlives the links that carry it.
+
+    Args:
+        stream: The first OPEN; it is accepted.
+    """
+
+    def __init__(self, stream: FakeStream) -> None:
+        super().__init__(stream.link, stream.number, stream.request)
+        self.channel = StreamChannel(stream.link, self, resumable=True)
+        self._waiting: list[tuple[bytes, Deferred[None]]] = []
+        self.on_data = self._take
+        self.accept()
+
+    def go_on(self, stream: FakeStream) -> None:
+        """Accept a later attempt."""
+        self.channel.accept(stream.number, stream.request, link=stream.link)
+
+    def channel_detached(self, reason: str) -> None:
+        """It lives on."""
+
+    def _take(self, data: bytes) -> None:
+        self.input += data
+        for wanted, waiting in list(self._waiting):
+            if wanted in self.input:
+                self._waiting.remove((wanted, waiting))
+                waiting.callback(None)
+
+    def until(self, wanted: bytes) -> Deferred[None]:
+        """Fire when this is among the input."""
+        waiting: Deferred[None] = Deferred()
+        self._waiting.append((wanted, waiting))
+        self._take(b"")
+        return waiting
+
+
 class FakeGateway:
     """Listens on a loopback port.
 
@@ -105,10 +141,14 @@ class FakeGateway:
     def _build(self) -> LinkProtocol:
         return _Link(self, self._wheel, dialler=False, limits=AT_GATEWAY_FROM_OPERATOR)
 
+    async def close_port(self) -> None:
+        """Answer no more; the links that are there stay."""
+        await maybeDeferred(self._port.stopListening)
+
     async def stop(self) -> None:
         for link in self.links:
             link.abort("test over")
-        await self._port.stopListening()
+        await self.close_port()
         self._wheel.stop()
 
     def write_home(self, home: Path) -> Path:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 from typing import Any
 
 import msgspec
-from twisted.internet import reactor
+from twisted.internet import reactor as _reactor
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import TestCase
 
@@ -27,6 +28,8 @@ from tests.client.fake_gateway import (
     refuses,
     waits,
 )
+
+reactor: Any = _reactor
 
 
 def profile_of(directory: Path, address: str) -> Profile:
@@ -109,6 +112,55 @@ class ConnectTests(ClientCase):
         self.assertEqual(caught.exception.code, "unreachable")
         self.assertIn("connection refused", caught.exception.message)
         self.assertIn("127.0.0.1:1", caught.exception.hint)
+
+    async def dial(self, *addresses: str) -> Client:
+        directory = Path(self.mktemp())
+        directory.mkdir(mode=0o700)
+        profile = profile_of(directory, addresses[0])
+        many = Profile(directory, profile.store, profile.credentials, addresses)
+        client = await connect(reactor, many)
+        self.addCleanup(lambda: Deferred.fromCoroutine(client.close()))
+        return client
+
+    async def test_address_that_answers_nothing(self) -> None:
+        """A gateway whose path is dead delays the next one by a moment, not by its time-out."""
+        full = socket.socket()
+        self.addCleanup(full.close)
+        full.bind(("127.0.0.1", 0))
+        full.listen(0)
+        dead = f"127.0.0.1:{full.getsockname()[1]}"
+        for _ in range(2):  # its queue is full: SYNs are dropped from now on
+            filler = socket.socket()
+            filler.setblocking(False)
+            self.addCleanup(filler.close)
+            filler.connect_ex(full.getsockname())
+        began = reactor.seconds()
+        await self.dial(dead, self.gateway.address)
+        self.assertLess(reactor.seconds() - began, 5)
+        self.assertEqual(len(self.gateway.hellos), 1)
+
+    async def test_next_after_a_refusal(self) -> None:
+        """A gateway that accepts and refuses is not asked again; the next one is."""
+        other = FakeGateway(reactor)
+        self.addCleanup(lambda: Deferred.fromCoroutine(other.stop()))
+        other.refusal = GoAway(code="overload", message="busy")
+        await self.dial(other.address, "127.0.0.1:1", self.gateway.address)
+        self.assertEqual((len(other.hellos), len(self.gateway.hellos)), (1, 1))
+
+    async def test_refusal_tells_more_than_silence(self) -> None:
+        """Of several gateways the words of one that answered count."""
+        self.gateway.refusal = GoAway(code="revoked", message="operator alice was revoked")
+        with self.assertRaises(ConnectionFailed) as caught:
+            await self.dial("127.0.0.1:1", self.gateway.address, "127.0.0.1:2")
+        self.assertEqual(caught.exception.code, "revoked")
+        self.assertEqual(len(self.gateway.hellos), 1)
+
+    async def test_every_address_is_told(self) -> None:
+        """When none accepts, each is named with its reason."""
+        with self.assertRaises(ConnectionFailed) as caught:
+            await self.dial("127.0.0.1:1", "bad address", "127.0.0.1:2")
+        for words in ("127.0.0.1:1: connection refused", "127.0.0.1:2", "'bad address'"):
+            self.assertIn(words, caught.exception.message)
 
     async def test_refused_by_goaway(self) -> None:
         """A GOAWAY instead of WELCOME is an error with the gateway's code and words."""

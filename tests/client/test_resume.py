@@ -218,7 +218,7 @@ class AwayTests(Base):
         self.assertEqual(bytes(self.receiver.out), b"")
         self.fleet.replace_gateway()
         self.fleet.advance(20)
-        self.assertEqual(len(self.device.opens), 1, "nobody came back for it")
+        self.assertEqual((len(self.device.opens), len(self.fleet.wires)), (1, 1), "it came back")
         session.resume()
         self.assertEqual(bytes(self.receiver.out), b"kept")
         self.assertEqual(self.fleet.outcome(session).status, "lost")

@@ -19,7 +19,7 @@ from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 from zope.interface import implementer
 
-from rshell.gateway.arrivals import Arrival, Arrivals
+from rshell.gateway.arrivals import ALL_LINES_BURST, Arrival, Arrivals
 from rshell.identity.authority import CertificateAuthority, new_fleet
 from rshell.identity.keys import PrivateKey, new_key
 from rshell.identity.tls import ALPN_JOIN, ALPN_LINK
@@ -231,6 +231,20 @@ class ArrivalsTests(TestCase):
         (line,) = self.lines()
         self.assertIn("no HELLO in time", line)
         self._quiet()
+
+    async def test_flood_from_many_sources(self) -> None:
+        """However many sources connect, the log gets a bounded number of lines."""
+        await self._listen()
+        arrivals = self.fleet.arrivals
+        sources = [f"2001:db8:0:{n:x}" for n in range(3 * ALL_LINES_BURST)]
+        said = [arrivals.line_about(source) for source in sources]
+        self.assertEqual(said.count(""), ALL_LINES_BURST)
+        self.assertIsNone(said[-1])
+        self.fleet.clock.advance(1)
+        self.assertEqual(
+            arrivals.line_about("192.0.2.1"),
+            f" ({2 * ALL_LINES_BURST} lines about other sources left out)",
+        )
 
     async def test_garbage_after_the_handshake(self) -> None:
         """A good certificate and then garbage: one line, GOAWAY, closed."""

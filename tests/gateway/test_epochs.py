@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from twisted.logger import formatEvent, globalLogPublisher
+
 from rshell.link.core.constants import SILENCE_SECONDS
 from rshell.link.core.messages import GoAway
 from tests.gateway.fleet import FleetTestCase
@@ -142,6 +146,24 @@ class EpochTests(FleetTestCase):
             self.fleet.dial(self.pump, dial=dial).wire.cut()
         rows = len(self.fleet.audit("device.live")) + len(self.fleet.audit("device.lost"))
         self.assertLessEqual(rows, 70)
+
+    def test_lines_about_one_peer_are_bounded(self) -> None:
+        """A device that comes all the time, or a revoked key that does, does not fill the log."""
+        lines: list[Any] = []
+        globalLogPublisher.addObserver(lines.append)
+        self.addCleanup(globalLogPublisher.removeObserver, lines.append)
+        strange = self.fleet.enrol("pump-2").changed(spki=b"x" * 32)
+        nobody = self.fleet.add_operator("eve").changed(spki=b"y" * 32)
+        for peer, burst in ((self.pump, 100), (strange, 100), (nobody, 500)):
+            lines.clear()
+            for dial in range(1, burst + 51):
+                self.fleet.dial(peer, dial=dial)
+            self.assertLessEqual(len(lines), burst)
+            self.assertGreater(len(lines), 10)
+        lines.clear()
+        self.fleet.advance(2)
+        self.fleet.dial(strange, dial=1_000)
+        self.assertIn("lines about this device left out", formatEvent(lines[-1]))
 
     def test_renamed_while_live(self) -> None:
         """A new name finds the live device; the old one finds nobody, and can be used again."""

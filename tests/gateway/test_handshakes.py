@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -13,6 +14,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from rshell.gateway.admission import (
     BURST_SECONDS,
     PATIENCE_SECONDS,
+    TURN_SECONDS,
     Admission,
     AdmittingTLS,
     source_of,
@@ -28,18 +30,34 @@ RATE = 100
 BURST = int(RATE * BURST_SECONDS)
 
 
+class TurnWheel(TimerWheel):
+    """A wheel whose turns a test takes one by one: `Clock.advance` takes as many as there are."""
+
+    def __init__(self, clock: Clock) -> None:
+        super().__init__(clock)
+        self._next: list[Callable[[], None]] = []
+
+    def call_next_turn(self, call: Callable[[], None]) -> None:
+        self._next.append(call)
+
+    def take_turn(self) -> None:
+        """Take one turn."""
+        calls, self._next = self._next, []
+        for call in calls:
+            call()
+
+
 class AdmissionTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.clock = Clock()
+        self.wheel = TurnWheel(self.clock)
         self.waits: list[float] = []
-        self.admission = Admission(
-            TimerWheel(self.clock), RATE, lambda: 1000, waited=self.waits.append
-        )
+        self.admission = Admission(self.wheel, RATE, lambda: 1000, waited=self.waits.append)
         self.begun: list[str] = []
         self.dropped: list[str] = []
 
-    def come(self, source: str, count: int = 1) -> list[Any]:
-        """Ask so often; what may begin at once has begun."""
+    def come(self, source: str, count: int = 1, *, together: bool = False) -> list[Any]:
+        """Ask so often, one a turn or all in the same; what may begin at once has begun."""
         tickets = []
         for _ in range(count):
             ticket = self.admission.ask(
@@ -50,21 +68,50 @@ class AdmissionTests(SynchronousTestCase):
             tickets.append(ticket)
             if ticket is None:
                 self.begun.append(source)
+            if not together:
+                self.wheel.take_turn()
         return tickets
+
+    def pass_time(self, seconds: float, turn_seconds: float = 0.01) -> None:
+        """Let turns of the reactor pass that take so long each."""
+        for _ in range(round(seconds / turn_seconds)):
+            self.clock.advance(turn_seconds)
+            self.wheel.take_turn()
 
     def test_burst_at_once(self) -> None:
         """A gateway at rest begins a burst without delay."""
         self.come("a", BURST)
         self.assertEqual((len(self.begun), len(self.admission)), (BURST, 0))
 
+    def test_burst_in_one_turn(self) -> None:
+        """Of many that come in the same turn a few begin in each, so that others get a turn too."""
+        self.come("a", BURST, together=True)
+        a_turn = int(RATE * TURN_SECONDS)
+        self.assertEqual(len(self.begun), a_turn)
+        self.wheel.take_turn()
+        self.assertEqual(len(self.begun), 2 * a_turn)
+        for _ in range(BURST // a_turn):
+            self.wheel.take_turn()
+        self.assertEqual((len(self.begun), len(self.admission)), (BURST, 0))
+
+    def test_slower_than_its_rate(self) -> None:
+        """A gateway whose turns are long begins less, and nothing that could not end in time."""
+        self.come("a", int(RATE * PATIENCE_SECONDS), together=True)
+        self.pass_time(HELLO_SECONDS, turn_seconds=0.5)
+        self.assertEqual(len(self.admission), 0)
+        self.assertEqual(len(self.begun) + len(self.dropped), int(RATE * PATIENCE_SECONDS))
+        self.assertGreater(len(self.dropped), len(self.begun))
+        self.assertLessEqual(max(self.waits), PATIENCE_SECONDS)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
     def test_rate(self) -> None:
         """Beyond the burst handshakes begin at the rate, and none is lost."""
         self.come("a", BURST + 300)
         self.assertEqual(len(self.begun), BURST)
         for second in (1, 2):
-            self.clock.pump([0.25] * 4)
+            self.pass_time(1)
             self.assertAlmostEqual(len(self.begun), BURST + second * RATE, delta=RATE * 0.3)
-        self.clock.pump([0.25] * 8)
+        self.pass_time(2)
         self.assertEqual((len(self.begun), len(self.admission)), (BURST + 300, 0))
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
@@ -72,7 +119,7 @@ class AdmissionTests(SynchronousTestCase):
         """Who floods waits; one that comes after the flood is served with the next tokens."""
         self.come("flood", BURST + 500)
         self.come("lone")
-        self.clock.pump([0.25] * 2)
+        self.pass_time(0.5)
         self.assertIn("lone", self.begun)
         self.assertGreater(len(self.admission), 300)
 
@@ -82,7 +129,7 @@ class AdmissionTests(SynchronousTestCase):
         served: list[int] = []
         for number in range(20):
             self.admission.ask("a", partial(served.append, number), self.fail)
-        self.clock.advance(0.5)
+        self.pass_time(0.5)
         self.assertEqual(served, list(range(20)))
 
     def test_too_long_a_wait(self) -> None:
@@ -92,7 +139,7 @@ class AdmissionTests(SynchronousTestCase):
         self.come("flood", room + 50)
         self.assertEqual(set(self.dropped), {"flood"})
         self.assertEqual(len(self.admission), room)
-        self.clock.pump([0.25] * int(HELLO_SECONDS * 4))
+        self.pass_time(HELLO_SECONDS)
         self.assertEqual(len(self.admission), 0)
         self.assertLessEqual(max(self.waits), HELLO_SECONDS)
 
@@ -103,7 +150,7 @@ class AdmissionTests(SynchronousTestCase):
         self.admission.cancel(ticket)
         self.admission.cancel(ticket)
         self.assertEqual(len(self.admission), 0)
-        self.clock.advance(1)
+        self.pass_time(1)
         self.assertNotIn("b", self.begun)
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
@@ -116,7 +163,7 @@ class AdmissionTests(SynchronousTestCase):
 
         self.admission.ask("x", failing, self.fail)
         self.come("y")
-        self.clock.advance(0.5)
+        self.pass_time(0.5)
         self.assertIn("y", self.begun)
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
 

@@ -90,6 +90,17 @@ class PlannedStopTests(FleetTestCase):
         self.fleet.got(stopped)
         self.assertEqual((late.told, late.welcome), ("shutdown", None))
 
+    def test_device_that_is_being_judged(self) -> None:
+        """A device whose handshake ends while the gateway stops is not made live any more."""
+        pump = self.fleet.enrol("pump-2")
+        stopped = Deferred.fromCoroutine(self.fleet.gateway.stop())
+        late = self.fleet.dial(pump)
+        self.fleet.advance(4)
+        self.fleet.got(stopped)
+        self.assertEqual((late.told, late.welcome), ("shutdown", None))
+        assert late.goaway is not None
+        self.assertEqual(late.goaway.retry_min_ms, RESTART_SECONDS * 1000)
+
     def test_nobody_there(self) -> None:
         """Without a single link it stops at once."""
         for end in (self.operator, self.device):

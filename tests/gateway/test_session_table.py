@@ -101,6 +101,13 @@ class TableTests(SynchronousTestCase):
         self.assertEqual(self.table.owner("d-1", sid(1)), "ann")
         self.assertIsNone(self.table.owner("d-2", sid(1)))
 
+    def test_asked_for_before_it_is_listed(self) -> None:
+        """Who asks for another's session before its device lists it does not own it."""
+        self.table.asked(live(operator="bob", attempt=9), 7)
+        self.table.reported("d-1", 7, [report(attempt=2)], complete=True)
+        (entry,) = self.table.entries()
+        self.assertEqual((entry.operator, entry.attempt), ("ann", 2))
+
     def test_report(self) -> None:
         """A list gives age, attempt, how long nobody was attached, and the outcome."""
         outcome = Outcome(status="exit", exit_code=3, message="m\x1b[2J", result={"big": 1})
@@ -111,6 +118,17 @@ class TableTests(SynchronousTestCase):
         assert entry.outcome is not None
         self.assertEqual(set(entry.outcome), {"status", "exit_code", "message"})
         self.assertTrue(entry.outcome["message"].isprintable())
+
+    def test_ended_meanwhile(self) -> None:
+        """A session that ended through an attempt is known to have, for lists made before."""
+        self.table.asked(live(1), 7)
+        self.now += 5.0
+        self.table.over(live(1))
+        self.assertEqual([], self.ids())
+        self.assertTrue(self.table.ended_since("d-1", sid(1), self.now - 1.0))
+        self.assertFalse(self.table.ended_since("d-1", sid(1), self.now + 1.0))
+        self.assertFalse(self.table.ended_since("d-2", sid(1), 0.0))
+        self.assertFalse(self.table.ended_since("d-1", sid(2), 0.0))
 
     def test_first_list_of_a_link(self) -> None:
         """What the first list of a link leaves out is gone; its parts count as one."""

@@ -193,6 +193,17 @@ class SessionVerbTests(FleetTestCase):
         )
         self.assertEqual(talk.closed, ("cancelled", "ended by bob"))
 
+    def test_absurd_ages(self) -> None:
+        """An age that no date can hold, of a device or an operator, breaks nobody's list."""
+        self.begin()
+        ages = {"age_ms": 2**63 - 1, "detached_ms": 5}
+        self.back(SessionReport(session=SESSION, operator="ann", handler="shell", **ages))
+        self.begin(session=b"B" * 16, attempt=2, age_ms=2**63 - 1)
+        rows = self.listed()
+        self.assertEqual(len(rows), 2)
+        for row in rows:
+            self.assertLess(row["age_ms"], 367 * 86_400_000)
+
     def test_bad_ids(self) -> None:
         """What is no session id is a bad request, an unknown one is not found."""
         for bad in ("", "zz" * 16, "AB" * 16, SESSION.hex()[:8], SESSION.hex() + "\n", 7):

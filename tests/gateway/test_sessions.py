@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from rshell.link.core.messages import Outcome, SessionReport, Sessions
+from rshell.link.core.messages import Outcome, Positions, SessionReport, Sessions
 from tests.gateway.fleet import FleetTestCase
 
 GRACE_MS = 60_000
@@ -94,6 +94,26 @@ class SessionsTests(FleetTestCase):
         self.assertEqual(self.report(self.one(1, **finished, ended_ms=GRACE_MS)).acknowledged, [])
         answer = self.report(self.one(1, **finished, ended_ms=GRACE_MS + 1))
         self.assertEqual(answer.acknowledged, [sid(1)])
+
+    def test_somebody_came_back_for_it(self) -> None:
+        """Nor while an attempt of its operator waits for the device, or is joined already."""
+        self.device.wire.cut()
+        self.fleet.pump()
+        ask = self.fleet.dial(self.ann).ask(
+            "exec", session=sid(1), attempt=2, resume=Positions(0, 4096, 0)
+        )
+        self.fleet.pump()
+        finished = {"state": "finished", "outcome": Outcome(status="ok"), "ended_ms": 70_000}
+        self.assertEqual(self.report(self.one(1, **finished)).acknowledged, [])
+        self.device.accept()
+        self.fleet.pump()
+        for acknowledged in ([], [sid(1)]):
+            self.device.answers.clear()
+            self.device.link.sessions(Sessions([self.one(1, **finished)]))
+            self.fleet.pump()
+            self.assertEqual(self.device.answers[0].acknowledged, acknowledged)
+            ask.reset("link-lost")
+            self.fleet.pump()
 
     def test_running_is_never_acknowledged(self) -> None:
         """A session without an outcome is not acknowledged, however old it says it is."""

@@ -41,15 +41,15 @@ class SteeringTests(FleetTestCase):
         ends = self.come(4)
         self.assertEqual([end.welcome.retry_spread_ms for end in ends], [2000, 4000, 6000, 8000])
 
-    def test_advice_when_it_doubled(self) -> None:
-        """Links that were told less than half of what it is now are told anew, and no other."""
+    def test_advice_when_it_grew_by_half(self) -> None:
+        """Links whose fleet has grown by half since are told anew, and no other (rule L4)."""
         self.rate(1)
-        self.come(8)
+        self.come(9)
         self.fleet.advance(ADVISE_EVERY_SECONDS + 1)
-        self.assertEqual([len(told) for told in self.advised.values()], [1, 1, 1, 0, 0, 0, 0, 0])
-        self.assertEqual(self.advised["d0"], [8000])
+        self.assertEqual([len(told) for told in self.advised.values()], [1] * 6 + [0] * 3)
+        self.assertEqual(self.advised["d0"], [9000])
         self.fleet.advance(3 * ADVISE_EVERY_SECONDS)
-        self.assertEqual(self.advised["d0"], [8000])
+        self.assertEqual(self.advised["d0"], [9000])
 
     def test_small_fleets_are_left_alone(self) -> None:
         """Below a second a dialler's own jitter is enough."""

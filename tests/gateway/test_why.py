@@ -194,6 +194,28 @@ class FlightTests(VerbTestCase):
         self.fleet.advance(90)
         self.assertIn("lost: away for 1 min", self.why()[-1]["message"])
 
+    def test_away_after_a_crash(self) -> None:
+        """A link whose end a killed gateway never wrote hides no later absence."""
+        self.fleet.crash()
+        self.operator = self.fleet.dial(self.ann)
+        for dial in (2, 3):
+            self.device = self.fleet.dial(self.pump, dial=dial)
+            self.fleet.advance(20)
+            self.device.link.abort("cut")
+            self.fleet.pump()
+            self.fleet.advance(40)
+        self.device = self.fleet.dial(self.pump, dial=4)
+        lives = [row["message"] for row in self.why() if row["kind"] == "live"]
+        self.assertEqual(len(lives), 4)
+        for text in lives[2:]:
+            self.assertIn("after 40 s away", text)
+
+    def test_set_clock(self) -> None:
+        """How long a link lives is not told by the wall clock."""
+        self.fleet.advance(90)
+        self.fleet._began += 3600
+        self.assertIn("connected for 1 min 30 s", self.why()[-1]["message"])
+
     def test_refused(self) -> None:
         """A refusal of ours is part of it, counted."""
         self.fleet.enrol("valve-1")
