@@ -105,7 +105,8 @@ def quarantine(context: click.Context, device: str, release: bool) -> int:
     rshell quarantine pump-17 --release
 
     For a device that is suspected to exist twice: a copied disk, a restored backup. While it is
-    quarantined no copy gets in. Its certificate and row stay; rshell revoke is for good.
+    quarantined no copy gets in. Its certificate and row stay; rshell revoke is for good. A released
+    device comes back at its agent's next attempt, within an hour; restarting the agent hurries it.
     """
     settings = settings_of(context)
 
@@ -116,6 +117,10 @@ def quarantine(context: click.Context, device: str, release: bool) -> int:
         else:
             state = "released" if release else "quarantined"
             say(f"{printable(changed.name)} is {state}\n")
+            if release:
+                sys.stderr.write(
+                    "rshell: it comes back within an hour; restarting its agent hurries that\n"
+                )
         return 0
 
     return run_with_client(settings.home, main)

@@ -204,7 +204,9 @@ class InteractiveShell:
     def event_received(self, kind: str, body: dict[str, Any]) -> None:
         count = body.get("bytes")
         if kind == "gap" and isinstance(count, int):
-            text = f"rshell: {count:,} bytes of output are gone"
+            # At an attach: what another terminal has seen, and what nobody has.
+            what = "earlier output are not kept any more" if self._attached else "output are gone"
+            text = f"rshell: {count:,} bytes of {what}"
             end = b"\r\n" if self._terminal else b"\n"
             mark = b"\x1b[0;7m%s\x1b[0m" % text.encode() if self._terminal else text.encode()
             self._outputs.write((b"\r\n" if self._terminal else b"") + mark + end, True)

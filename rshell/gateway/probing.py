@@ -61,6 +61,12 @@ class _Question:
     answer: Answer | None = None
     timer: WheelTimer | None = None
 
+    @property
+    def stale(self) -> bool:
+        """Whether the answer was no, and the device has been heard since."""
+        answer = self.answer
+        return answer is not None and not answer.alive and self.live.link.last_received > self.heard
+
 
 class Probes:
     """Asks devices whether they are there."""
@@ -94,7 +100,7 @@ class Probes:
         """Ask a live device; fires within `PROBE_SECONDS`, and never fails."""
         told: Deferred[Answer] = Deferred()
         question = self._questions.get(live.device.id)
-        if question is None or question.live is not live:
+        if question is None or question.live is not live or question.stale:
             if question is not None and question.answer is None:
                 self._look(question)
             question = self._begin(live)

@@ -176,7 +176,10 @@ class AttachTests(TerminalCase):
         self.gateway.devices["pump"] = behave
         process = self.begin()
         self.assertEqual(await process.ended, 0)
-        self.assertIn(b"\x1b[0;7mrshell: 12,345 bytes of output are gone\x1b[0m", process.err)
+        self.assertIn(
+            b"\x1b[0;7mrshell: 12,345 bytes of earlier output are not kept any more\x1b[0m",
+            process.err,
+        )
         self.assertEqual(process.out, b"after")
 
     async def test_watching(self) -> None:

@@ -433,7 +433,7 @@ class ViewerTests(ShellCase):
         self.quit(terminal)
         done = watching.finish(b"")
         self.assertEqual(5, done.status)
-        self.assertIn(b"bytes of output are gone", done.stdout + done.stderr)
+        self.assertIn(b"bytes of earlier output are not kept any more", done.stdout + done.stderr)
 
 
 class RightsTests(ShellCase):
@@ -475,7 +475,7 @@ class OverflowTests(ShellCase):
         self.assertFalse(ready.exists())
         until(ready.exists, "it runs on after a minute", 90)
         again = self.attach(session)
-        gap = again.expect(rb"rshell: ([\d,]+) bytes of output are gone", 20)
+        gap = again.expect(rb"rshell: ([\d,]+) bytes of earlier output are not kept any more", 20)
         again.expect("^done\r\n")
         shown = sum(len(line) + 2 for line in again.seen.split(b"\r\n") if line.isdigit())
         gone = int(gap.group(1).replace(b",", b""))

@@ -50,6 +50,18 @@ class ProbeTests(FleetTestCase):
         self.assertLessEqual(answer["waited_ms"], PROBE_SECONDS * 1000)
         self.assertIn("no answer", answer["message"])
 
+    def test_no_is_not_repeated(self) -> None:
+        """Who has been heard since is asked again: a moment ago's no is not given twice."""
+        operator, device = self.both()
+        self.fleet.advance(2)
+        device.wire.held = True
+        self.assertFalse(self.answered(self.probe(operator))["alive"])
+        device.wire.held = False
+        self.fleet.advance(0.3)
+        talk = self.probe(operator)
+        self.fleet.advance(0.6)
+        self.assertTrue(talk.answer()["alive"])
+
     def test_any_byte_proves_life(self) -> None:
         """A byte that is no PONG proves life too."""
         operator, device = self.both()
