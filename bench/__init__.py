@@ -8,6 +8,7 @@
     deployment.py  a real gateway and a real agent, each in a namespace
     typist.py      the operator: a program that types and copies at once over one link
     fairness.py    section: keystrokes beside a bulk transfer on a slow link
+    storm.py       section: a fleet that returns after its gateway was killed
 
 Figures of different runs are not comparable; ratios and differences within one run are.
 """

@@ -7,12 +7,15 @@ import sys
 from collections.abc import Callable
 from typing import Final
 
-from bench import fairness
+from bench import fairness, storm
 from bench.report import Report
 
 __all__ = ["SECTIONS", "main"]
 
-SECTIONS: Final[dict[str, Callable[[], Report]]] = {"fairness": fairness.run}
+SECTIONS: Final[dict[str, Callable[[], Report]]] = {
+    "fairness": fairness.run,
+    "storm": storm.run,
+}
 
 
 def main(arguments: list[str]) -> int:

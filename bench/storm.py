@@ -6,8 +6,10 @@ with the gateway, so on two cores each has about one.
 
 from __future__ import annotations
 
+import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from bench.report import Goal, Report, table
@@ -18,15 +20,16 @@ __all__ = ["histogram", "run"]
 DEVICES = 2_000
 #: The goals of the section.
 BACK_SECONDS, LAG_SECONDS, TOGETHER = 30.0, 1.0, 0.10
-#: How fast the devices dial for the first time, a second; and how long the fleet then rests, so that
-#: the gateway has told it how to return.
+#: How fast the devices dial for the first time, a second; and how long the fleet then rests, so
+#: that the gateway has told it how to return.
 FIRST_RATE, REST_SECONDS = 300.0, 15.0
 _WIDTH = 50
+_NICE = -10
 
 
 def run(devices: int = DEVICES, down_seconds: float = 0.0, profile: Path | None = None) -> Report:
     """Measure; takes about a minute."""
-    with Storm(devices, profile) as storm:
+    with _before_others(), Storm(devices, profile) as storm:
         storm.start_gateway()
         storm.start_fleet(devices / FIRST_RATE)
         if not storm.wait_live(60 + devices / 50):
@@ -34,6 +37,31 @@ def run(devices: int = DEVICES, down_seconds: float = 0.0, profile: Path | None 
         storm.rest(REST_SECONDS)
         back = storm.strike(BACK_SECONDS * 6, down_seconds)
     return _judge(devices, back)
+
+
+@contextmanager
+def _before_others() -> Iterator[None]:
+    """Come before what else this machine does, if we may: it is not what is measured.
+
+    Children inherit it.  No real-time priority as for `bench.fairness`: this keeps all cores busy.
+    """
+    own = os.getpriority(os.PRIO_PROCESS, 0)
+    if os.geteuid() == 0:
+        _be_nice(_NICE)
+    try:
+        yield
+    finally:
+        if os.geteuid() == 0:
+            _be_nice(own)
+
+
+def _be_nice(value: int) -> None:
+    """Set the nice value of this process and of its session, among which autogroups share."""
+    os.setpriority(os.PRIO_PROCESS, 0, value)
+    try:
+        Path("/proc/self/autogroup").write_text(str(value))  # sched(7)
+    except OSError:
+        pass  # a kernel without
 
 
 def _title(devices: int) -> str:
@@ -77,7 +105,7 @@ def _judge(devices: int, back: Return) -> Report:
             len(back.back) == devices and not back.for_good,
         ),
         Goal(
-            f"at most {TOGETHER:.0%} of the fleet dial within the same 100 ms",
+            f"at most {TOGETHER:.0%} of the fleet mean to dial within the same 100 ms",
             f"{back.busiest():.1%}",
             back.busiest() <= TOGETHER,
         ),
@@ -85,7 +113,7 @@ def _judge(devices: int, back: Return) -> Report:
     tables = (
         table(head, rows),
         "devices live again, by second\n" + histogram(back.back, 1.0),
-        "dials begun, by half a second\n" + histogram(back.dials, 0.5),
+        "dials that devices planned, by half a second\n" + histogram(back.dials, 0.5),
         table(["dials until live", "devices"], attempts),
         table(["figure", ""], figures),
     )
@@ -96,7 +124,8 @@ def histogram(times: Sequence[float], step: float) -> str:
     """Return a histogram as text: a line for each ``step`` seconds from 0 to the last."""
     counts = Counter(int(at / step) for at in times)
     most = max(counts.values(), default=1)
-    return "\n".join(
-        f"{slot * step:6.1f} s {counts[slot]:6d} {'#' * round(counts[slot] * _WIDTH / most)}".rstrip()
-        for slot in range(max(counts, default=-1) + 1)
-    )
+    lines = []
+    for slot in range(max(counts, default=-1) + 1):
+        bar = "#" * round(counts[slot] * _WIDTH / most)
+        lines.append(f"{slot * step:6.1f} s {counts[slot]:6d} {bar}".rstrip())
+    return "\n".join(lines)

@@ -375,7 +375,7 @@ class Dialler:
             self._loss_spread = max(self._loss_spread, self._retry_spread)
         upper = min(CAP_SECONDS, BASE_SECONDS * 2 ** min(self._failures, 16))
         self._failures += 1
-        return max(MIN_SECONDS, self._random.uniform(0.0, max(upper, self._loss_spread)))
+        return self._random.uniform(MIN_SECONDS, max(upper, self._loss_spread))
 
     def _delay_told(self, goaway: GoAway, was_welcomed: bool) -> float | None:
         """Return the delay that a GOAWAY asks for; None if it leaves it to the back-off."""
