@@ -181,6 +181,11 @@ class HandlerChannel:
         return self._over is not None
 
     @property
+    def ending(self) -> tuple[str, str] | None:
+        """How the stream has ended: (code, message); None if it has not."""
+        return self._over
+
+    @property
     def kept_bytes(self) -> int:
         """Bytes that were written and not confirmed, or arrived and not read."""
         if self._stream is None:

@@ -19,7 +19,7 @@ from rshell.handlers import PRIORITIES, Outcome, ProcessRequest
 from rshell.interfaces import IDeviceContext
 from rshell.link.channel import StreamChannel
 from rshell.link.core.errors import ErrorCode
-from rshell.link.core.messages import Open, Opened
+from rshell.link.core.messages import Open, Opened, SessionReport
 from rshell.link.protocol import LinkProtocol
 from rshell_agent.courier import Courier, open_frame
 from rshell_agent.handler_run import HandlerRun
@@ -92,7 +92,7 @@ class StreamDispatcher:
             self._begin(link, number, request)
         elif refusal := self._handler_refusal(run.handler_name) or self.login_refusal(run.login):
             link.refuse(number, *refusal)
-            run.end(*refusal)
+            run.expel(*refusal)
         else:
             run.rejoin(link, number, request)
 
@@ -132,6 +132,14 @@ class StreamDispatcher:
     def end_sessions(self, sessions: list[bytes]) -> None:
         """End those of these sessions that live here: the gateway says so (rule S2)."""
         self._served.end(sessions, ErrorCode.CANCELLED, "the gateway ended the session")
+
+    def session_reports(self) -> list[SessionReport]:
+        """Return what the gateway is told of sessions that are not the keeper's (rule S1)."""
+        return self._served.reports()
+
+    def sessions_acknowledged(self, sessions: list[bytes]) -> None:
+        """Forget how these sessions ended: the gateway has written it down (rule S2)."""
+        self._served.acknowledged(sessions)
 
     def stop(self) -> None:
         """The agent is going down: what it serves itself ends with it."""

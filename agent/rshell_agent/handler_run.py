@@ -5,6 +5,7 @@ to a broken link, the handler goes on; what it writes is kept, up to the window 
 it is paused by its producer as usual.  The same session asked for again with a higher attempt
 joins it (rules R1 to R3 of docs/protocol.md).  After `GRACE_SECONDS` without anybody the handler
 is cancelled and the session is lost.  So is a handler whose outcome nobody has fetched by then.
+How a session ended while nobody was there is told to the gateway (rule S1): `HandlerRun.story`.
 
 A handler that has not used its channel when the link breaks goes on too: its first use happens
 while nobody is there, and who comes back finds it.  Only `splice` needs somebody: the stream is
@@ -27,6 +28,7 @@ from rshell.link.core.errors import ErrorCode, LocalProtocolError
 from rshell.link.core.messages import Open
 from rshell.link.protocol import LinkProtocol
 from rshell_agent.channel import HandlerChannel, StreamOver
+from rshell_agent.run_story import RunStory, told_outcome, unheard_outcome
 
 __all__ = ["GRACE_SECONDS", "HandlerRun", "RunHost", "RunRegister"]
 
@@ -114,6 +116,9 @@ class HandlerRun:
         self._clock = clock
         self._task: Deferred[None] | None = None
         self._grace: IDelayedCall | None = None
+        self._started = clock.seconds()
+        self._alone_since: float | None = None
+        self._outcome: Outcome | None = None
         weight = PRIORITIES[handler.priority]
         self._channel = HandlerChannel(link, number, request, weight, self)
 
@@ -133,6 +138,25 @@ class HandlerRun:
     def kept_bytes(self) -> int:
         """Bytes held for an end that is away."""
         return self._channel.kept_bytes
+
+    @property
+    def story(self) -> RunStory:
+        """What there is to tell of the session."""
+        outcome, ending = None, self._channel.ending
+        if self._outcome is not None:
+            outcome = told_outcome(self._outcome)
+        elif ending is not None:
+            outcome = unheard_outcome(*ending)
+        return RunStory(
+            session=self.session,
+            operator=self.operator or "",
+            handler=self.handler_name,
+            login=self.login or "",
+            attempt=self.attempt,
+            started=self._started,
+            alone_since=self._alone_since,
+            outcome=outcome,
+        )
 
     def judge(self, request: Open) -> tuple[str, str] | None:
         """Return (code, message) if an OPEN of this session may not join it."""
@@ -158,7 +182,16 @@ class HandlerRun:
             return
         self.attempt = request.attempt
         self._stop_grace()
+        self._alone_since = None
         self._register.attached(self)
+
+    def expel(self, code: str, message: str) -> None:
+        """End the session because who came back may not go on; a stream of theirs is refused.
+
+        The older stream, if there still seems to be one, carries no word to anybody.
+        """
+        self._leave_alone()
+        self.end(code, message)
 
     def end(self, code: ErrorCode | str, message: str) -> None:
         """End stream and handler."""
@@ -195,7 +228,7 @@ class HandlerRun:
     def channel_detached(self) -> None:
         if self._grace is None:
             self._grace = self._clock.callLater(GRACE_SECONDS, self._expire)
-            self._register.detached(self)
+            self._leave_alone()
 
     def channel_cancelled(self) -> None:
         self._cancel_soon()
@@ -238,12 +271,13 @@ class HandlerRun:
         try:
             self._channel.finish(outcome)
         except StreamOver:
-            pass
+            return
         except LocalProtocolError as error:
             self._log.error("outcome of {name}: {error}", name=self._handler.name, error=error)
-            self._channel.finish(
-                Outcome(status="error", code=ErrorCode.INTERNAL.value, message="outcome too large")
-            )
+            code = ErrorCode.INTERNAL.value
+            outcome = Outcome(status="error", code=code, message="outcome too large")
+            self._channel.finish(outcome)
+        self._outcome = outcome
 
     def _cancel_soon(self) -> None:
         # not from here: the handler may be the one who ended it, and be running just now
@@ -257,8 +291,14 @@ class HandlerRun:
 
     def _expire(self) -> None:
         self._grace = None
-        message = f"nobody came back to {self.handler_name} within {GRACE_SECONDS:g} s"
+        name, seconds = self.handler_name, f"{GRACE_SECONDS:g} s"
+        message = f"nobody came back to {name} within {seconds}: it was cancelled"
         self.end(ErrorCode.LINK_LOST, message)
+
+    def _leave_alone(self) -> None:
+        if self._alone_since is None:
+            self._alone_since = self._clock.seconds()
+        self._register.detached(self)
 
     def _stop_grace(self) -> None:
         grace, self._grace = self._grace, None

@@ -304,8 +304,8 @@ class AgentLinks:
         self.renewal.link_welcomed(link, at_once=welcome.renew_only)
         self._stop_watch()
         if not welcome.renew_only:
-            self._start(self._sessions.report(link))
-            self._watch = LinkWatch(link, self._wheel, self._refresh, self._sessions.report_over)
+            self._start(self._sessions.report(link, self.dispatcher.session_reports))
+            self._watch = LinkWatch(link, self._wheel, self._refresh, self._report_over)
             if self._flights is not None:
                 self._flights.link_welcomed(link, spread)
         self._changed()
@@ -331,6 +331,9 @@ class AgentLinks:
         else:
             peer.hello = hello
 
+    async def _report_over(self, link: LinkProtocol) -> None:
+        await self._sessions.report_over(link, self.dispatcher.session_reports)
+
     def look_soon(self) -> None:
         """The policy has changed: tell the gateway now rather than in a minute."""
         if self._watch is not None:
@@ -353,6 +356,7 @@ class AgentLinks:
         if link is self.current:
             if sessions.end:
                 self.dispatcher.end_sessions(sessions.end)
+            self.dispatcher.sessions_acknowledged(sessions.acknowledged)
             self._start(self._sessions.obey(sessions))
 
     def goaway_received(self, link: LinkProtocol, goaway: GoAway) -> None:

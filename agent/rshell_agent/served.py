@@ -1,6 +1,8 @@
 """The sessions that this process serves itself: those that live, and those that must not run again.
 
-Sessions of the keeper are not here; it remembers its own (docs/keeper.md K17 to K19).
+How a session ended while nobody was there is kept until the gateway has it (rules S1 and S2); the
+id that must not run again is remembered apart from that.  Sessions of the keeper are not here; it
+remembers its own (docs/keeper.md K17 to K19).
 """
 
 from __future__ import annotations
@@ -10,8 +12,9 @@ from collections import OrderedDict
 from twisted.internet.interfaces import IReactorTime
 
 from rshell.link.core.errors import ErrorCode
-from rshell.link.core.messages import Open
+from rshell.link.core.messages import Open, SessionReport
 from rshell_agent.handler_run import HandlerRun
+from rshell_agent.run_story import RunStory
 
 __all__ = ["ServedSessions"]
 
@@ -22,6 +25,8 @@ _MEMORY_COUNT = 20_000
 _DETACHED_COUNT = 256
 #: What they may hold when one is added; each grows by a buffer at most after that.
 _DETACHED_BYTES = 16 * 1024 * 1024
+#: Ends that the gateway has not acknowledged, at most 2 KB each; the first is given up first.
+_UNHEARD_COUNT = 256
 
 
 class ServedSessions:
@@ -36,6 +41,7 @@ class ServedSessions:
         self._runs: dict[bytes, HandlerRun] = {}
         self._away: dict[bytes, HandlerRun] = {}
         self._seen: OrderedDict[bytes, float] = OrderedDict()
+        self._unheard: OrderedDict[bytes, RunStory] = OrderedDict()
         self._memory_begins = clock.seconds()
 
     def __len__(self) -> int:
@@ -48,6 +54,7 @@ class ServedSessions:
     def add(self, run: HandlerRun) -> None:
         """Take note of a run that begins."""
         self._runs[run.session] = run
+        self._unheard.pop(run.session, None)  # it had no effect, or it would not run again
 
     def ended(self, session: bytes) -> bool:
         """Whether a session ran here and is over."""
@@ -68,6 +75,17 @@ class ServedSessions:
             run = self._runs.get(session)
             if run is not None:
                 run.end(code, message)
+
+    def reports(self) -> list[SessionReport]:
+        """Return what there is to tell: those that live, and those that ended with nobody there."""
+        now = self._clock.seconds()
+        stories = [*self._unheard.values(), *(run.story for run in self._runs.values())]
+        return [story.report(now) for story in stories]
+
+    def acknowledged(self, sessions: list[bytes]) -> None:
+        """Forget how these ended; one that lives is spared, whatever the gateway believes."""
+        for session in sessions:
+            self._unheard.pop(session, None)
 
     def stop(self) -> None:
         """The agent is going down: end all."""
@@ -105,6 +123,13 @@ class ServedSessions:
         if self._runs.get(run.session) is not run:
             return
         del self._runs[run.session]
-        self._away.pop(run.session, None)
+        if self._away.pop(run.session, None) is not None:
+            self._keep(run.story)
         if run.used:
             self.ran(run.session)  # remembered from its end on
+
+    def _keep(self, story: RunStory) -> None:
+        """Remember an end that nobody heard of."""
+        self._unheard[story.session] = story
+        while len(self._unheard) > _UNHEARD_COUNT:
+            self._unheard.popitem(last=False)

@@ -1,8 +1,11 @@
-"""SESSIONS: what lives in the keeper, and what has ended there, told to the gateway (S1, S2)."""
+"""SESSIONS: what lives on this device, and what has ended unheard, told to the gateway (S1, S2).
+
+Most sessions are the keeper's; those that the agent serves itself are passed in as ``own``.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import msgspec
@@ -69,17 +72,21 @@ class SessionsExchange:
     def __init__(self, keeper: KeeperClient) -> None:
         self._keeper = keeper
 
-    async def report(self, link: LinkProtocol) -> None:
-        """Send the list over a link that has just been welcomed."""
+    async def report(self, link: LinkProtocol, own: Callable[[], list[SessionReport]]) -> None:
+        """Send the list over a link that has just been welcomed.
+
+        Without the keeper's part nothing is sent: what is left out counts as gone.
+        """
         reports = await self._reports()
         if reports is not None:
-            self._send(link, reports)
+            self._send(link, reports + own())
 
-    async def report_over(self, link: LinkProtocol) -> None:
+    async def report_over(self, link: LinkProtocol, own: Callable[[], list[SessionReport]]) -> None:
         """Send those that nobody will come back for, if there are any, over a welcomed link."""
+        of_keeper = await self._reports() or []
         reports = [
             report
-            for report in await self._reports() or ()
+            for report in of_keeper + own()
             if report.state == "finished" and not report.attached and report.ended_ms > GRACE_MS
         ]
         if reports:
@@ -101,7 +108,7 @@ class SessionsExchange:
             link.sessions(frame)
 
     async def obey(self, answer: Sessions) -> None:
-        """End and forget sessions as the gateway says."""
+        """End and forget sessions of the keeper as the gateway says; it ignores others."""
         try:
             for names in _parts(answer.end):
                 reply = await self._keeper.call(

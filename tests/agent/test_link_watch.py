@@ -5,13 +5,22 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
 from rshell.identity.clock_floor import ClockFloor
 from rshell.link.channel import StreamChannel
 from rshell.link.clock import TimerWheel
-from rshell.link.core.messages import GoAway, Hello, Open, Outcome, Sessions, Welcome
+from rshell.link.core.messages import (
+    GoAway,
+    Hello,
+    Open,
+    Outcome,
+    SessionReport,
+    Sessions,
+    Welcome,
+)
 from rshell_agent.keeper import wire
 from rshell_agent.keeper_client import KeeperUnavailable
 from rshell_agent.link_watch import LOOK_SECONDS
@@ -72,6 +81,20 @@ class FakeRenewal:
     def link_lost(self) -> None: ...
 
 
+class FakeDispatcher:
+    """Has sessions of the agent's own to tell of."""
+
+    def __init__(self) -> None:
+        self.reports: list[SessionReport] = []
+        self.acknowledged: list[bytes] = []
+
+    def session_reports(self) -> list[SessionReport]:
+        return self.reports
+
+    def sessions_acknowledged(self, sessions: list[bytes]) -> None:
+        self.acknowledged += sessions
+
+
 class FakeIdentity:
     link_generation = 0
 
@@ -120,6 +143,8 @@ class WatchCase(SynchronousTestCase):
             clock, TimerWheel(clock), identity, identity, floor, greeting, exchange, lambda: None
         )
         links.dialler = self.dialler  # type: ignore[assignment]  # a fake
+        self.dispatcher = FakeDispatcher()
+        links.dispatcher = self.dispatcher  # type: ignore[assignment]  # a fake
         links.renewal = FakeRenewal()  # type: ignore[assignment]  # a fake
         self.hello: Hello = greeting.hello(1)
         return links
@@ -190,11 +215,36 @@ class OutcomeTests(WatchCase):
         self.assertEqual([], self.received)
         self.assertIn("sessions", self.keeper.calls)
 
+    def test_the_agents_own(self) -> None:
+        """S1: ended sessions of the agent's own are told of too, with the keeper's or without."""
+        self.welcomed()
+        over = SessionReport(
+            session=bytes([7]) * 16,
+            operator="ann",
+            handler="echo",
+            state="finished",
+            ended_ms=60_001,
+            outcome=Outcome(status="lost", code="link-lost"),
+        )
+        self.dispatcher.reports = [
+            over,
+            msgspec.structs.replace(over, session=bytes([8]) * 16, ended_ms=60_000),
+            SessionReport(session=bytes([9]) * 16, operator="ann", handler="echo"),
+        ]
+        self.keeper.sessions = [entry(1)]
+        self.pass_seconds(LOOK_SECONDS + 1)
+        self.keeper.sessions = [{"session": "not one"}]
+        self.pass_seconds(LOOK_SECONDS + 1)
+        first, second = self.received
+        self.assertEqual([bytes([1]) * 16, bytes([7]) * 16], [r.session for r in first.sessions])
+        self.assertEqual([over], second.sessions)
+
     def test_acknowledged(self) -> None:
-        """S2: the answer is passed to the keeper as after WELCOME."""
+        """S2: the answer is passed to the keeper as after WELCOME, and to the agent's own."""
         self.welcomed()
         self.links.sessions_received(self.pair.device, Sessions(acknowledged=[bytes(16)]))
         self.assertEqual(["acknowledge"], self.keeper.calls)
+        self.assertEqual([bytes(16)], self.dispatcher.acknowledged)
 
     def test_renewal_only(self) -> None:
         """A link that is for renewal only tells of no session, and asks for none."""

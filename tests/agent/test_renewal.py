@@ -249,9 +249,18 @@ class SessionReportTests(SynchronousTestCase):
     def test_empty(self) -> None:
         """S1: no session is a list, too: the gateway learns that there is none."""
         exchange, pair = self.exchange(FakeKeeper(sessions={"sessions": []}))
-        self.successResultOf(Deferred.fromCoroutine(exchange.report(pair.device)))
+        self.successResultOf(Deferred.fromCoroutine(exchange.report(pair.device, list)))
         pair.pump()
         self.assertEqual([Sessions()], pair.gateway_owner.sessions)
+
+    def test_own(self) -> None:
+        """S1: what the agent serves itself follows the keeper's."""
+        exchange, pair = self.exchange(FakeKeeper(sessions={"sessions": [ENTRY]}))
+        own = SessionReport(session=bytes([7]) * 16, operator="ann", handler="echo")
+        work = exchange.report(pair.device, lambda: [own])
+        self.successResultOf(Deferred.fromCoroutine(work))
+        pair.pump()
+        self.assertEqual([Sessions([report_of(ENTRY), own])], pair.gateway_owner.sessions)
 
     def test_no_keeper(self) -> None:
         """Without a keeper nothing is reported: silence must not read as `no sessions`."""
@@ -260,7 +269,7 @@ class SessionReportTests(SynchronousTestCase):
             FakeKeeper(sessions={"sessions": [{"session": "?"}]}),
         ):
             exchange, pair = self.exchange(keeper)
-            self.successResultOf(Deferred.fromCoroutine(exchange.report(pair.device)))
+            self.successResultOf(Deferred.fromCoroutine(exchange.report(pair.device, list)))
             pair.pump()
             self.assertEqual([], pair.gateway_owner.sessions)
 

@@ -82,6 +82,16 @@ class SessionsTests(FleetTestCase):
         )
         self.assertTrue(f"{row.record.code}{row.record.message}".isprintable())
 
+    def test_lost(self) -> None:
+        """A session that its device gave up is audited as lost, and listed no more."""
+        self.assertEqual([e.session for e in self.fleet.gateway.sessions.entries()], [sid(1)])
+        lost = Outcome(status="lost", code="link-lost", message="nobody came back")
+        answer = self.report(self.one(1, state="finished", outcome=lost, ended_ms=GRACE_MS + 1))
+        self.assertEqual(answer, Sessions(acknowledged=[sid(1)]))
+        (row,) = self.fleet.audit("session.outcome", status="lost")
+        self.assertEqual((row.record.code, row.record.message), ("link-lost", "nobody came back"))
+        self.assertEqual(self.fleet.gateway.sessions.entries(), [])
+
     def test_outcome_after_a_crash(self) -> None:
         """A row marked interrupted gets its outcome when the device reports it."""
         self.fleet.crash()

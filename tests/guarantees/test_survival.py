@@ -176,6 +176,47 @@ class OperatorDeathTests(GuaranteeCase):
         self.assertIn(bytes(received.stdout), pattern(SIZE))
         self.assertEqual(self.pump.runs, [exchange.argv])
 
+    def vanish(self, count: int = 2) -> None:
+        """Begin a handler that runs in the agent, and lose its operator's client for good."""
+        received = Recorder()
+        self.ann.client.open("pump-1", "steps", {"count": count, "size": 10}, received)
+        self.fleet.run_until(lambda: len(received.events) == count)
+        self.fleet.crash("ann")
+
+    def told(self) -> list[tuple[Any, ...]]:
+        """Return the outcomes that the device reported."""
+        rows = [row.record for row in self.fleet.audit("session.outcome")]
+        return [(row.operator, row.handler, row.status, row.code) for row in rows]
+
+    def test_handler_in_the_agent(self) -> None:
+        """A handler in the agent whose client was killed is lost, and that is known everywhere."""
+        self.vanish()
+        self.fleet.advance(30)
+        other = self.fleet.another_client("ann")
+        (info,) = self.fleet.run(other.client.sessions())
+        self.assertEqual((info.handler, info.state), ("steps", "detached"))
+        self.fleet.advance(150)
+        self.assertEqual(self.fleet.run(other.client.sessions()), [])
+        self.assertEqual(self.told(), [("ann", "steps", "lost", "link-lost")])
+        self.assertEqual(self.pump.service._links.dispatcher.session_reports(), [])
+        self.fleet.advance(300)
+        self.assertEqual(len(self.told()), 1)
+
+    def test_handler_in_the_agent_of_an_absent_device(self) -> None:
+        """Its device may be away when the grace ends: it tells when it is back."""
+        self.vanish()
+        self.fleet.freeze("pump-1")
+        self.fleet.advance(200)
+        self.assertEqual(self.told(), [])
+        self.fleet.crash("gateway")
+        self.fleet.start("gateway")
+        self.fleet.thaw("pump-1")
+        self.fleet.run_until(self.connected, 300)
+        self.fleet.advance(5)
+        self.assertEqual(self.told(), [("ann", "steps", "lost", "link-lost")])
+        other = self.fleet.another_client("ann")
+        self.assertEqual(self.fleet.run(other.client.sessions()), [])
+
     def test_revoked_while_away(self) -> None:
         """An operator is revoked while the device is away: on its return the shell is ended."""
         bob = self.fleet.add_operator("bob")
@@ -192,6 +233,22 @@ class OperatorDeathTests(GuaranteeCase):
         self.fleet.advance(10)
         self.assertEqual(self.pump.keeper.running, [])
         self.assertFalse(bob.uplink.link)
+
+    def test_handler_in_the_agent_revoked(self) -> None:
+        """An operator is revoked behind a dead link: on the device's return it is ended."""
+        bob = self.fleet.add_operator("bob")
+        received = Recorder()
+        bob.client.open("pump-1", "steps", {"count": 1, "size": 10}, received)
+        self.fleet.run_until(lambda: len(received.events) == 1)
+        self.fleet.freeze(self.fleet.wire("pump-1"))
+        self.fleet.run(self.ann.client.revoke("operator", "bob"))
+        self.fleet.cut("pump-1")
+        self.fleet.advance(20)
+        self.assertTrue(self.connected())
+        reports = self.pump.service._links.dispatcher.session_reports()
+        self.assertEqual([each.outcome and each.outcome.code for each in reports], ["cancelled"])
+        self.fleet.advance(150)
+        self.assertEqual(self.told(), [("bob", "steps", "error", "cancelled")])
 
     def test_grace_is_over(self) -> None:
         """A link that stays away for longer than the grace: the client says what is not known."""
