@@ -112,7 +112,10 @@ class _Shown:
         self._presenter.output(data, stderr)
 
     def event_received(self, kind: str, body: dict[str, Any]) -> None:
-        """Progress is not shown here."""
+        """Progress is not shown here; what is missing is."""
+        count = body.get("bytes")
+        if kind == "gap" and isinstance(count, int):
+            self._presenter.gap(count)
 
 
 class Fanout:

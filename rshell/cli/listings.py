@@ -17,6 +17,7 @@ from rshell.cli.pipes import say
 from rshell.cli.presenting import encode_json
 from rshell.cli.running import Surroundings, run_with_client
 from rshell.cli.tables import print_table
+from rshell.cli.times import span
 from rshell.client import AuditRow, Client, Device
 
 __all__ = ["audit", "devices", "handlers", "print_json", "whoami"]
@@ -36,6 +37,8 @@ def _labels(labels: dict[str, str]) -> str:
 
 def _device_row(device: Device) -> Sequence[str]:
     state = "revoked" if device.revoked else device.state
+    if device.state == "suspect" and device.silent_ms is not None:
+        state += f" {span(device.silent_ms / 1000)}"
     if device.quarantined:
         state = "quarantined"
     if device.policy_error:
@@ -66,7 +69,8 @@ def devices(context: click.Context, selector: str) -> int:
     rshell devices state=lost --json
     rshell devices 'tier in (test,stage),!retired'
 
-    SINCE is when it connected, or when it was last seen.
+    SINCE is when it connected, or when it was last heard. A suspect device still has its link, and
+    has been silent for so long.
     """
     if selector:
         parse(selector)

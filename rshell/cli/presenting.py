@@ -34,6 +34,9 @@ class Presenter(Protocol):
     def output(self, data: bytes, stderr: bool) -> None:
         """Bytes of the session."""
 
+    def gap(self, count: int) -> None:
+        """So many bytes of the session are missing at this place."""
+
     def end(self, outcome: Outcome) -> None:
         """The session's end; called once, last."""
 
@@ -63,6 +66,9 @@ class RawPresenter:
     def output(self, data: bytes, stderr: bool) -> None:
         self._write(data, stderr)
 
+    def gap(self, count: int) -> None:
+        self._write(_gap_line(self._device, count), True)
+
     def end(self, outcome: Outcome) -> None:
         result = _result_text(outcome)
         if result:
@@ -78,6 +84,10 @@ def complaint(device: str, outcome: Outcome) -> bytes:
     """Return the line on stderr about an outcome."""
     text = f"rshell: {printable(device)}: {printable(describe_outcome(outcome), 500)}\n"
     return text.encode("utf-8")
+
+
+def _gap_line(device: str, count: int) -> bytes:
+    return f"rshell: {printable(device)}: {count:,} bytes of output are gone\n".encode()
 
 
 class PrefixPresenter:
@@ -127,6 +137,9 @@ class PrefixPresenter:
         self._sizes[stderr] = 0
         self._continued[stderr] = False
 
+    def gap(self, count: int) -> None:
+        self._write(_gap_line(self._device, count), True)
+
     def end(self, outcome: Outcome) -> None:
         for stderr in (False, True):
             shown: list[bytes] = []
@@ -167,6 +180,9 @@ class JsonPresenter:
         except UnicodeDecodeError:
             shown["data_b64"] = data
         self._write(encode_json(shown) + b"\n", False)
+
+    def gap(self, count: int) -> None:
+        self._write(encode_json({"device": self._device, "gap_bytes": count}) + b"\n", False)
 
     def end(self, outcome: Outcome) -> None:
         for stderr in (False, True):

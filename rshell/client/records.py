@@ -30,6 +30,7 @@ class Device(Struct, frozen=True, kw_only=True):
     `rshell.access.printable.printable` only.
 
     ``name_provisional``: the device proposed its name, and no operator accepted it yet.
+    ``silent_ms``: how long nothing has come from it, while it has a link.
     ``quarantined``: since when it is kept out, as a suspected clone.  ``alerts``: what is suspected
     of it, a line each.
     """
@@ -48,6 +49,7 @@ class Device(Struct, frozen=True, kw_only=True):
     handlers: list[str] = field(default_factory=list)
     facts: dict[str, str] = field(default_factory=dict)
     policy_error: str | None = None
+    silent_ms: int | None = None
     revoked: bool = False
     quarantined: str | None = None
     alerts: list[str] = field(default_factory=list)

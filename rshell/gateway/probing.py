@@ -1,8 +1,9 @@
 """Is this device there, now?  One PING on its current link, shared by all who ask.
 
-Any byte that comes after the PING proves life (rule L2); the PONG measures the round trip.  A link
-that has been silent for longer than a heartbeat allows is asked once by itself, so that
-one that lives is not `suspect` for longer than its answer takes.
+The PONG proves life, and measures the round trip.  So do other bytes that come so long after the
+PING that they cannot have been on their way when it was sent.  A link that has been silent for
+longer than a heartbeat allows is asked once by itself, so that one that lives is not `suspect`
+for longer than its answer takes.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ PROBE_SECONDS = 5.0
 _WAIT_SECONDS = PROBE_SECONDS - 0.5
 #: An answer that is younger is given again: nobody can make us send more than one PING a second.
 FRESH_SECONDS = 1.0
+#: What was on its way, in a proxy or a busy machine, when a PING was sent has arrived after this.
+UNDER_WAY_SECONDS = 1.0
 SWEEP_SECONDS = 5.0
 
 
@@ -121,7 +124,8 @@ class Probes:
         """See, with every tick of the wheel, whether something came."""
         live, link = question.live, question.live.link
         current = self._gateway.presence.find(live.device.id)
-        if link.last_received > question.heard:
+        answered = link.last_pong is not None and link.last_pong >= question.at
+        if answered or link.last_received > question.at + UNDER_WAY_SECONDS:
             self._give(question, alive=True, message="it answered")
         elif current is not None and current is not live:
             self._give(question, alive=True, message="it came back on a newer link meanwhile")

@@ -47,6 +47,7 @@ class Heartbeat:
     Attributes:
         last_received: Wheel seconds of the last byte.
         rtt_seconds: The last measured round trip, None before the first.
+        last_pong: Wheel seconds of the last answer to a PING, None before the first.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class Heartbeat:
     ) -> None:
         self.last_received = 0.0
         self.rtt_seconds: float | None = None
+        self.last_pong: float | None = None
         self._wheel = wheel
         self._dialler = dialler
         self._ping = ping
@@ -122,6 +124,7 @@ class Heartbeat:
         """The newest PING was answered."""
         now = self._wheel.seconds()
         self.rtt_seconds = now - self._ping_sent_at
+        self.last_pong = now
         self._sampled_at = now
         self._reads = 0
         self._pinged_at = None

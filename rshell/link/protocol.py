@@ -455,6 +455,11 @@ class LinkProtocol(Protocol):
         """The last round trip of a PING, None before the first."""
         return self._heartbeat.rtt_seconds
 
+    @property
+    def last_pong(self) -> float | None:
+        """Wheel seconds of the last answer to a PING, None before the first."""
+        return self._heartbeat.last_pong
+
     def figures(self) -> LinkFigures:
         """Return what this link measured about itself."""
         return self._pacing.figures(self.rtt_seconds)

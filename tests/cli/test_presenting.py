@@ -177,3 +177,15 @@ class RawTests(SynchronousTestCase):
         RawPresenter("pump", screen.write).end(Outcome(status="error", message="\x1b]0;x\x07\n!"))
         self.assertNotIn(b"\x1b", screen.err)
         self.assertEqual(screen.err.count(b"\n"), 1)
+
+
+class GapTests(SynchronousTestCase):
+    def test_said(self) -> None:
+        """Output that is missing is said: in words on stderr, to programs as an object."""
+        for presenter in (RawPresenter, PrefixPresenter):
+            screen = Screen()
+            presenter("pump", screen.write).gap(12_345)
+            self.assertEqual(screen.err, b"rshell: pump: 12,345 bytes of output are gone\n")
+        screen = Screen()
+        JsonPresenter("pump", screen.write).gap(7)
+        self.assertEqual(json.loads(screen.out), {"device": "pump", "gap_bytes": 7})

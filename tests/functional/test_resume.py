@@ -98,7 +98,9 @@ class CutTests(RelayedCase):
         until(lambda: state(pid) in ("", "Z"), "it ends meanwhile")
         relay.arrival = "pass"
         done = program.finish()
-        self.assertEqual((9, b"last words\n"), (done.status, done.stdout), done.stderr)
+        story = self.fleet.rshell("audit", "--limit", "12", "--json").stdout.decode()
+        told = (done, story, self.fleet.log_tail(), self.fleet.agent.log_text()[-2000:])
+        self.assertEqual((9, b"last words\n"), (done.status, done.stdout), told)
 
     def test_nothing_left(self) -> None:
         """Links that were cut leave no descriptor behind in the gateway."""

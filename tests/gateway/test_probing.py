@@ -63,12 +63,16 @@ class ProbeTests(FleetTestCase):
         self.assertTrue(talk.answer()["alive"])
 
     def test_any_byte_proves_life(self) -> None:
-        """A byte that is no PONG proves life too."""
+        """Bytes that are no PONG prove life too, if they were not on their way before."""
         operator, device = self.both()
         self.fleet.advance(2)
         device.wire.held = True
         talk = self.probe(operator)
-        device.gateway_link.dataReceived(bytes.fromhex("0300000800000000") + b"heartbea")
+        beat = bytes.fromhex("0300000800000000") + b"heartbea"
+        device.gateway_link.dataReceived(beat)
+        self.fleet.advance(1.25)
+        self.assertIsNone(talk.outcome)
+        device.gateway_link.dataReceived(beat)
         self.fleet.advance(0.5)
         self.assertTrue(talk.answer()["alive"])
 
