@@ -152,7 +152,7 @@ def _leaf(
             return leaf
         names = [*names, *sorted(_names_of(certificate) - set(names))]
     key = new_key()
-    certificate = keys.issue_gateway(key.public_key(), names, now)
+    certificate = keys.issue_gateway(key.public_key(), names, keys.moment(now))
     chain = (certificate, keys.gateway.certificate, keys.root.certificate)
     leaf = GatewayLeaf(key, chain)
     fleet_home.save_leaf(leaf)
@@ -193,7 +193,7 @@ async def _fill_store(home: GatewayHome, store: Store, now: datetime) -> None:
     if present is not None and now < renewal_time(present.certificate):
         return
     key = credentials.pending_key()
-    certificate = home.keys.issue_operator(key.public_key(), ADMIN_NAME, now)
+    certificate = home.keys.issue_operator(key.public_key(), ADMIN_NAME, home.keys.moment(now))
     not_after = int(certificate.not_valid_after_utc.timestamp() * 1_000_000)
     spki = spki_hash(key.public_key())
     if not await _register(store, present, spki, not_after, now):

@@ -54,6 +54,7 @@ def issue(
     Raises:
         KeyAbsent: The CA's key is not on this machine.
     """
+    now = home.keys.moment(now)
     if kind == "device":
         leaf = home.keys.issue_device(public_key, owner, now)
         authority = home.keys.device.certificate

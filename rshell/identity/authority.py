@@ -92,6 +92,13 @@ class FleetKeys:
     operator: CertificateAuthority
     gateway: CertificateAuthority
 
+    def moment(self, now: datetime) -> datetime:
+        """Return when to issue: ``now``, or the fleet's begin if our clock stands before that.
+
+        What a clock of 1970 dates would have ended before its authority began.
+        """
+        return max(now, self.root.certificate.not_valid_before_utc + _BACKDATED)
+
     def issue_device(
         self, public_key: PublicKey, device_id: str, now: datetime
     ) -> x509.Certificate:

@@ -1,8 +1,9 @@
 """Real churn: ``python -m tests.functional.churn --minutes 20 --seed N``.
 
 A gateway, three devices and an operator, each behind a relay; every few seconds something is cut,
-frozen, killed or restarted, while commands, transfers and shells run that check every byte.  At the
-end nothing may be left: no session, process, descriptor, memory or open row of the audit.
+frozen, killed or restarted, or a clock is set wrong (where libfaketime is installed), while
+commands, transfers and shells run that check every byte.  At the end nothing may be left: no
+session, process, descriptor, memory or open row of the audit.
 
 A seed fixes what is done in which order; when it meets which byte is up to the machine.
 """
@@ -24,6 +25,8 @@ from typing import Any
 import attrs
 
 from tests.functional.churn_work import Command, Piece, Shell, Transfer
+from tests.functional.clocks import BACK, FORWARD, NINETEEN_SEVENTY, RIGHT, SteppedClock, faketime
+from tests.functional.clocks import sweep as sweep_clocks
 from tests.functional.processes import descendants, fds, rss_kb, state, until
 from tests.functional.relay import Relay
 from tests.functional.relayed import RelayedFleet
@@ -84,11 +87,17 @@ class Yard(RelayedFleet):
 
     Attributes:
         relays: Of the devices, by name.
+        clocks: Of the agents, by name, and of the ``gateway``; none without libfaketime.
     """
 
     relays: dict[str, Relay]
+    clocks: dict[str, SteppedClock]
 
     def start_all(self) -> Yard:
+        names = ("gateway", *DEVICES) if faketime() else ()
+        self.clocks = {name: SteppedClock(self.base) for name in names}
+        if self.clocks:
+            self.gateway_prefix = self.clocks["gateway"].prefix
         self.start_gateway()
         self.relays = {name: Relay(self.address) for name in DEVICES}
         self.operator_side = Relay(self.address)
@@ -96,6 +105,8 @@ class Yard(RelayedFleet):
         for name, relay in self.relays.items():
             agent = self.join(name)
             self.through(agent, relay)
+            if self.clocks:
+                agent.prefix = self.clocks[name].prefix
             agent.start()
         self.wait_live(*DEVICES)
         return self
@@ -104,6 +115,7 @@ class Yard(RelayedFleet):
         for relay in getattr(self, "relays", {}).values():
             relay.close()
         super().close()
+        sweep_clocks()
 
     def processes(self) -> dict[str, int]:
         """Return the pids of all that shall live on, by name."""
@@ -152,6 +164,10 @@ class Churn:
             (1, self._kill_gateway),
             (1, self._stop_gateway),
         ]
+        if faketime():
+            self._verbs.append((4, self._step))
+        else:
+            self._say("libfaketime is not installed: no clock is set")
 
     def run(self, seconds: float) -> Verdict:
         """Do it for so long; return the verdict."""
@@ -303,6 +319,14 @@ class Churn:
             self._strain[device] += 1
         self._say("the gateway is back")
 
+    def _step(self) -> None:
+        whose = self._random.choice(sorted(self.yard.clocks))
+        offsets = [BACK, FORWARD, RIGHT, NINETEEN_SEVENTY]
+        clock = self.yard.clocks[whose]
+        to = self._random.choice([offset for offset in offsets if offset != clock.shows])
+        clock.set(to)
+        self._did("step clock", f"{whose} {to}")
+
     def _relieve(self) -> None:
         for device in DEVICES:
             if self._strain[device] >= STRAIN:
@@ -315,6 +339,8 @@ class Churn:
         yard = self.yard
         for relay in (*yard.relays.values(), yard.operator_side):
             relay.restore()
+        for clock in yard.clocks.values():
+            clock.set(RIGHT)
         self._say("calm")
         for device in DEVICES:
             if self._strain[device]:

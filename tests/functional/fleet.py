@@ -127,6 +127,8 @@ class Fleet:
         self.agents: dict[str, Agent] = {}
         #: Words before the gateway's command and every other one but the agents'.
         self.prefix: tuple[str, ...] = ()
+        #: Words before the gateway's command alone, after those.
+        self.gateway_prefix: tuple[str, ...] = ()
         self._last_address = ("", 0)
         self._programs: list[Program] = []
         self._closed = False
@@ -140,7 +142,7 @@ class Fleet:
         command = [*TWISTD, "-n", "--pidfile=", "rshell", "--home", str(self.home)]
         with self.log.open("ab") as log:
             self.gateway = subprocess.Popen(
-                [*self.prefix, *command, "--links", links],
+                [*self.prefix, *self.gateway_prefix, *command, "--links", links],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,

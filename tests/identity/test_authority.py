@@ -97,6 +97,14 @@ class AuthorityTests(SynchronousTestCase):
         self.assertEqual(peer_name_of(leaves[0][0]).name, DEVICE)
         self.assertNotEqual(leaves[0][0].serial_number, leaves[1][0].serial_number)
 
+    def test_clock_of_1970(self) -> None:
+        """A clock that stands before the fleet's begin dates nothing before it."""
+        early = datetime(1970, 1, 2, tzinfo=UTC)
+        leaf = self.keys.issue_device(new_key().public_key(), DEVICE, self.keys.moment(early))
+        begin = self.keys.device.certificate.not_valid_before_utc
+        self.assertGreaterEqual(leaf.not_valid_before_utc, begin)
+        self.assertEqual(self.keys.moment(NOW + timedelta(days=1)), NOW + timedelta(days=1))
+
     def test_gateway_names(self) -> None:
         """DNS names and addresses are told apart."""
         leaf = self.keys.issue_gateway(new_key().public_key(), ["gw.example", "192.0.2.1"], NOW)
