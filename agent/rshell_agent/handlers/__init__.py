@@ -2,8 +2,9 @@
 
 from rshell_agent.handlers.exec import ExecHandler
 from rshell_agent.handlers.shell import ShellHandler
+from rshell_agent.handlers.tail import TailHandler
 
-__all__ = ["BUILT_IN", "ExecHandler", "ShellHandler"]
+__all__ = ["BUILT_IN", "ExecHandler", "ShellHandler", "TailHandler"]
 
 #: Registered through the same seam as plug-ins.
-BUILT_IN = (ShellHandler(), ExecHandler())
+BUILT_IN = (ShellHandler(), ExecHandler(), TailHandler())
