@@ -28,6 +28,8 @@ __all__ = ["parse_count", "parse_when", "split_place", "tail"]
 CONCURRENCY = 50
 #: An operator's link holds 8,192 streams; followed are all at once.
 MAX_FOLLOWED = 8000
+#: As the system's own limit.
+MAX_PATH_BYTES = 4096
 
 
 @attrs.frozen
@@ -44,13 +46,16 @@ def split_place(word: str) -> Place:
     A label's value may hold a colon; then the path begins with ``/`` or ``~``.
 
     Raises:
-        click.UsageError: There is no colon, or nothing before or behind it.
+        click.UsageError: There is no colon, nothing before or behind it, or too much.
     """
     found = re.search(r":(?=[/~])", word)
     colon = found.start() if found else word.find(":")
     if colon <= 0 or colon == len(word) - 1:
         raise click.UsageError(f"{word!r} is no DEVICE:PATH, as in pump-17:/var/log/syslog")
-    return Place(word[:colon], os.fsencode(word[colon + 1 :]))
+    path = os.fsencode(word[colon + 1 :])
+    if len(path) > MAX_PATH_BYTES:
+        raise click.UsageError(f"a path of {len(path):,} bytes; {MAX_PATH_BYTES:,} are the most")
+    return Place(word[:colon], path)
 
 
 def parse_count(

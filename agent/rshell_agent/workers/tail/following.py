@@ -81,6 +81,10 @@ class Following:
         self._led: dict[bytes, Key] = {}
         self._gone_since: dict[bytes, float] = {}
         self._said: set[tuple[bytes, str]] = set()
+        #: What rotation had left before we began, by path: no business of ours.
+        self._left: dict[bytes, set[Key]] = {}
+        #: When the file of a path had last changed, when it was last looked at; nanoseconds.
+        self._changed_ns: dict[bytes, int] = {}
         #: What was asked for and the policy does not allow.
         self._refused: set[bytes] = set()
 
@@ -94,11 +98,15 @@ class Following:
         self.begin()
         while self._request.follow and not self._refused.issuperset(self._request.paths):
             changed = False
-            if not self._reading.turn():
+            if not self.turn():
                 changed = self._wakeups.wait()
             if changed or self._now() - self._looked_at >= LOOK_SECONDS:
                 self.look()
         return 1 if self.failed else 0
+
+    def turn(self) -> bool:
+        """Read some of each file and tell it; whether there was anything."""
+        return self._reading.turn()
 
     def begin(self) -> None:
         """Open what is there, and tell what it has so far."""
@@ -109,7 +117,7 @@ class Following:
         if self._request.follow:
             self._records.tell("ready", time=self._wall())
         # A writer may be faster than we are: then this does not wait for its end.
-        while self._reading.turn() and (self._reading.behind or not self._request.follow):
+        while self.turn() and (self._reading.behind or not self._request.follow):
             pass
         if not self._request.follow:
             self._reading.finish()
@@ -176,9 +184,32 @@ class Following:
                 self.failed = True
                 self._say("not-a-file", f"{text_of(path)} is not a regular file", path)
                 return
-            self._arrive(path, (info.st_dev, info.st_ino), seen)
+            key = (info.st_dev, info.st_ino)
+            if path not in self._left:
+                found = [] if self._begun else siblings_of(self._confined, path)
+                self._left[path] = {sibling.key for sibling in found}
+            elif path in self._changed_ns and self._led.get(path) != key:
+                self._catch_rotated(path, seen)
+            self._changed_ns[path] = info.st_mtime_ns
+            self._arrive(path, key, seen)
         except OSError as error:
+            if isinstance(error, FileNotFoundError) and path in self._changed_ns:
+                self._catch_rotated(path, seen)
             self._complain(path, error)
+
+    def _catch_rotated(self, path: bytes, seen: set[Key]) -> None:
+        """Read what came to a path and was rotated away since it was last looked at."""
+        since_ns = self._changed_ns[path]
+        siblings = siblings_of(self._confined, path)
+        self._left[path] &= {sibling.key for sibling in siblings}
+        for sibling in siblings:
+            if sibling.changed_ns >= since_ns and sibling.key not in self._left[path]:
+                file = self._open_rotated(sibling.path)
+                if file is not None:
+                    file.path = path
+                    self._reading.add(file)
+                    seen.add(file.key)  # until the next look it counts as wanted
+                self._left[path].add(sibling.key)
 
     def _complain(self, path: bytes, error: OSError) -> None:
         """Say why a path leads nowhere, once until it leads somewhere again."""
