@@ -138,7 +138,7 @@ def _copy(
             return
         if at + len(data) > wire.MAX_OFFSET:
             raise wire.BadPacket("an offset beyond 2^63-1")
-        state.check_growth(target, at + len(data))
+        state.check_room(target, at, len(data))
         write_all(target.fd, data, at)
         start, at, length = start + len(data), at + len(data), length - len(data)
 

@@ -29,8 +29,9 @@ def open_file(state: State, fields: Fields) -> Reply:
         os.close(fd)
         raise Failed(wire.FAILURE, "Is a directory")
     writable = bool(flags & (os.O_ACCMODE | os.O_CREAT | os.O_TRUNC | os.O_APPEND))
-    handle = state.handles.add(OpenFile(fd, path, writable, found.st_size))
-    return wire.HANDLE, [wire.string(handle)]
+    appends = bool(flags & os.O_APPEND)
+    opened = OpenFile(fd, writable=writable, appends=appends, size=found.st_size)
+    return wire.HANDLE, [wire.string(state.handles.add(opened))]
 
 
 def _flags(wanted: int) -> int:
@@ -72,10 +73,9 @@ def write(state: State, fields: Fields) -> Reply:
     opened = state.handles.file(handle)
     if not opened.writable:
         raise Failed(wire.PERMISSION_DENIED, "the file was opened for reading")
-    end = offset + len(data)
-    if end > wire.MAX_OFFSET:
+    if offset + len(data) > wire.MAX_OFFSET:
         raise wire.BadPacket("an offset beyond 2^63-1")
-    state.check_growth(opened, end)
+    state.check_room(opened, offset, len(data))
     write_all(opened.fd, data, offset)
     return _DONE
 
@@ -114,7 +114,7 @@ def fsetstat(state: State, fields: Fields) -> Reply:
     if isinstance(opened, OpenFolder) or not opened.writable:
         raise Failed(wire.PERMISSION_DENIED, "it was opened for reading")
     if wanted.size is not None:
-        state.check_growth(opened, wanted.size)
+        state.confined.check_size(wanted.size)
         opened.size = wanted.size
     apply(opened.fd, wanted, mode_mask(state, os.fstat(opened.fd).st_mode))
     return _DONE

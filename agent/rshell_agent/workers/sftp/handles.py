@@ -12,10 +12,13 @@ from typing import TypeVar
 from rshell_agent.workers.sftp import wire
 from rshell_agent.workers.sftp.failures import Failed
 
-__all__ = ["MAX_HANDLES", "Handles", "OpenFile", "OpenFolder"]
+__all__ = ["GROWTH_BYTES", "MAX_HANDLES", "Handles", "OpenFile", "OpenFolder"]
 
 #: Open at once.  A folder takes two descriptors, and 1,024 is the usual limit of a process.
 MAX_HANDLES = 256
+#: Free space is looked at when a file has grown by so much: small files always go through, and
+#: one system call in 4 MiB costs nothing.
+GROWTH_BYTES = 4 * 1024 * 1024
 
 
 class OpenFile:
@@ -23,19 +26,20 @@ class OpenFile:
 
     Attributes:
         fd: Its descriptor.
-        path: As the client named it.
         writable: Whether it was opened for writing, and so policy allowed that.
-        unchecked: Bytes it has grown by since free space was looked at.
+        appends: Whether all that is written goes to its end.
+        size: As it was when it was opened, or as this session made it since.
+        allowance: Bytes it may grow by before free space is looked at again.
     """
 
-    __slots__ = ("fd", "path", "size", "unchecked", "writable")
+    __slots__ = ("allowance", "appends", "fd", "size", "writable")
 
-    def __init__(self, fd: int, path: bytes, writable: bool, size: int) -> None:
+    def __init__(self, fd: int, *, writable: bool, appends: bool, size: int) -> None:
         self.fd = fd
-        self.path = path
         self.writable = writable
+        self.appends = appends
         self.size = size
-        self.unchecked = 0
+        self.allowance = GROWTH_BYTES
 
     def close(self) -> None:
         """Close it; an error is that of what was written before."""

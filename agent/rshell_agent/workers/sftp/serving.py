@@ -28,6 +28,7 @@ _REQUESTS: dict[int, Callable[[State, Fields], Reply]] = {
 INPUT_BYTES = 2 * (wire.MAX_PACKET + 4)
 #: Answers are written when they are so many bytes: as much as a pipe usually takes at once.
 BATCH_BYTES = 64 * 1024
+_NO_GREETING = "the input does not begin with an SFTP greeting"
 #: Pieces that one writev(2) takes (IOV_MAX).
 MAX_PIECES = 1024
 
@@ -106,7 +107,7 @@ class Conversation:
         """
         try:
             while True:
-                packet = self._packets.next()
+                packet = self._next()
                 if packet is not None:
                     self._handle(packet)
                     continue
@@ -115,6 +116,14 @@ class Conversation:
                     return
         finally:
             self._flush()
+
+    def _next(self) -> memoryview | None:
+        try:
+            return self._packets.next()
+        except Broken:
+            if self._greeted:
+                raise
+            raise Broken(_NO_GREETING) from None  # a length of text says less than that
 
     def _handle(self, packet: memoryview) -> None:
         kind, number = packet[0], int.from_bytes(packet[1:5], "big")
@@ -128,7 +137,7 @@ class Conversation:
     def _greet(self, kind: int) -> None:
         """Answer INIT: 3 is the only version there is here, whatever the client would like."""
         if kind != wire.INIT:
-            raise Broken("the first packet is no SFTP greeting")
+            raise Broken(_NO_GREETING)
         self._greeted = True
         body = wire.u32(wire.VERSION_NUMBER) + extensions.VERSIONS
         self._put(wire.u32(1 + len(body)) + bytes([wire.VERSION]))

@@ -14,13 +14,10 @@ from rshell_agent.workers.confined import Confined, Place
 from rshell_agent.workers.sftp import wire
 from rshell_agent.workers.sftp.attributes import Owners
 from rshell_agent.workers.sftp.failures import Failed
-from rshell_agent.workers.sftp.handles import Handles, OpenFile
+from rshell_agent.workers.sftp.handles import GROWTH_BYTES, Handles, OpenFile
 
 __all__ = ["State", "way_to"]
 
-#: Free space is looked at when a file has grown by so much: small files always go through, and
-#: one system call in 4 MiB costs nothing.
-GROWTH_BYTES = 4 * 1024 * 1024
 #: What bulk uploads leave free: so much, or a twentieth of a file system that is smaller.
 FLOOR_BYTES = 64 * 1024 * 1024
 FLOOR_SHARE = 20
@@ -83,30 +80,38 @@ class State:
         if write and self.read_only:
             raise Failed(wire.PERMISSION_DENIED, "this session was opened for reading only")
 
-    def check_growth(self, opened: OpenFile, end: int) -> None:
+    def check_room(self, opened: OpenFile, offset: int, count: int) -> None:
         """Refuse to let a file become too large, or the file system too full.
 
         Args:
             opened: What is written to.
-            end: The offset after the last byte.
+            offset: Where, unless it is opened to append.
+            count: Bytes that follow.
 
         Raises:
             OSError: The policy does not allow so large a file.
             Failed: The file system would be too full.
         """
+        if opened.appends:
+            offset = opened.size = os.fstat(opened.fd).st_size
+        end = offset + count
         self.confined.check_size(end)
-        if end <= opened.size:
+        added = min(count, end - opened.size)  # what a file skips is a hole and takes no room
+        if added <= 0:
             return
-        opened.unchecked += end - opened.size
+        if added > opened.allowance:
+            opened.allowance = min(_room(opened.fd), GROWTH_BYTES)
+            if added > opened.allowance:
+                raise Failed(wire.FAILURE, "No space left on device but what it keeps free")
+        opened.allowance -= added
         opened.size = end
-        if opened.unchecked < GROWTH_BYTES:
-            return
-        opened.unchecked = 0
-        room = os.fstatvfs(opened.fd)
-        floor = min(FLOOR_BYTES, room.f_blocks * room.f_frsize // FLOOR_SHARE)
-        if room.f_bavail * room.f_frsize < floor:
-            opened.unchecked = GROWTH_BYTES  # look again at the next write
-            raise Failed(wire.FAILURE, f"No space left on device but the {floor:,} bytes it keeps")
+
+
+def _room(fd: int) -> int:
+    """Return how many bytes may still be written to the file system of a descriptor."""
+    found = os.fstatvfs(fd)
+    floor = min(FLOOR_BYTES, found.f_blocks * found.f_frsize // FLOOR_SHARE)
+    return found.f_bavail * found.f_frsize - floor
 
 
 def local(path: bytes) -> bytes:

@@ -184,4 +184,7 @@ class FileTests(SftpCase):
         self.assertIn("100", answer.message)
         for kind, target in ((wire.FSETSTAT, handle), (wire.SETSTAT, string(b"f"))):
             self.assert_code(wire.FAILURE, client.ask(kind, target, attributes(size=101)))
+        appending = client.handle(b"f", CREATE | wire.OPEN_APPEND)
+        answer = client.ask(wire.WRITE, appending, u64(0), string(b"x"))
+        self.assert_code(wire.FAILURE, answer)
         self.assertEqual(100, (self.root / "f").stat().st_size)

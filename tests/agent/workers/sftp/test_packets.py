@@ -64,7 +64,10 @@ class PacketTests(SftpCase):
         """A request before the greeting ends the session, and so does a second greeting."""
         client = self.fresh()
         client.send(wire.STAT, string(b"x"))
-        self.assert_broken(client, "greeting")
+        self.assert_broken(client, "does not begin with an SFTP greeting")
+        client = self.fresh()
+        client.raw(b"GET / HTTP/1.0\r\n\r\n")
+        self.assert_broken(client, "does not begin with an SFTP greeting")
         client = self.fresh()
         client.greet()
         client.raw(u32(5) + bytes([wire.INIT]) + u32(3))
