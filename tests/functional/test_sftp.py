@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import signal
@@ -17,7 +18,17 @@ from twisted.trial.unittest import SkipTest
 from rshell_agent.workers.sftp import wire
 from rshell_agent.workers.sftp.wire import string, u32
 from tests.functional.fleet import Fleet, FleetCase
-from tests.functional.processes import Finished, Program, require, until
+from tests.functional.processes import (
+    Finished,
+    Program,
+    children,
+    lasting,
+    peak_kb,
+    require,
+    reset_peak,
+    rss_kb,
+    until,
+)
 
 #: Kbit/s of a transfer that something happens to on its way: 8 MiB take about two seconds.
 SLOW = 32_000
@@ -272,3 +283,56 @@ class SurvivalTests(SftpCase):
         until(
             lambda: b'"sftp"' not in fleet.rshell("sessions", "--json").stdout, "it ended", 30, 0.2
         )
+
+    @lasting("2 GiB through gateway and agent, up and down")
+    def test_large(self) -> None:
+        """2 GiB go both ways with the right digest, and nobody's memory grows with them."""
+        fleet = self.own_fleet("solo-1")
+        agent = fleet.agents["solo-1"]
+        self.sftp("ls\n", device="solo-1", fleet=fleet)
+        keeper = agent.keeper_pid()
+        with (self.here / "f").open("wb") as file:
+            for _ in range(32):
+                file.write(os.urandom(PIECE))
+                file.seek(63 * PIECE, os.SEEK_CUR)
+            file.truncate(2048 * PIECE)
+        before = {pid: rss_kb(pid) for pid in (fleet.gateway_pid, agent.pid, keeper)}
+        for pid in before:
+            reset_peak(pid)
+        program = self.start_sftp(fleet, "solo-1")
+        assert program.process.stdin is not None
+        batch = f"put {self.here}/f {self.there}/f\nget {self.there}/f {self.here}/g\n"
+        program.process.stdin.write(batch.encode())
+        program.process.stdin.close()
+        program.process.stdin = None
+        (worker,) = until(lambda: children(keeper), "a worker runs")
+        watched = Watched(worker)
+        until(lambda: watched.gone() or program.process.poll() is not None, "the end", 1200, 1)
+        self.assert_status(0, program.finish(None, 60))
+        digests = [digest(path) for path in (self.here / "f", self.there / "f", self.here / "g")]
+        self.assertEqual(1, len(set(digests)))
+        grown = {pid: peak_kb(pid) - kb for pid, kb in before.items()}
+        print(f"\ngrown {grown} kB, worker {watched.peak} kB")  # noqa: T201  # a measurement
+        self.assertLess(max(grown.values()), 32 * 1024)
+        self.assertLess(watched.peak, 32 * 1024)
+
+
+class Watched:
+    """The most memory that a process had, while it lives."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self.peak = 0
+
+    def gone(self) -> bool:
+        """Look; tell whether it has ended."""
+        try:
+            self.peak = max(self.peak, peak_kb(self.pid))
+        except OSError:
+            return True
+        return False
+
+
+def digest(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "blake2b").digest()
