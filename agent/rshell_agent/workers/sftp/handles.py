@@ -56,13 +56,12 @@ class OpenFolder:
         entries: What is still to tell.
     """
 
-    __slots__ = ("_scan", "entries", "fd", "path", "started", "writable")
+    __slots__ = ("_scan", "entries", "fd", "path", "started")
 
     def __init__(self, fd: int, path: bytes) -> None:
         self.fd = fd
         self.path = path
         self.started = False
-        self.writable = False
         self._scan = os.scandir(fd)  # has a descriptor of its own
         self.entries: Iterator[os.DirEntry[str]] = self._scan
 

@@ -110,6 +110,8 @@ class State:
 def _room(fd: int) -> int:
     """Return how many bytes may still be written to the file system of a descriptor."""
     found = os.fstatvfs(fd)
+    if not found.f_blocks:
+        return GROWTH_BYTES  # one that does not count, as some in user space
     floor = min(FLOOR_BYTES, found.f_blocks * found.f_frsize // FLOOR_SHARE)
     return found.f_bavail * found.f_frsize - floor
 
