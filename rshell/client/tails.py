@@ -30,7 +30,8 @@ from rshell.client.errors import RshellError
 from rshell.client.outcomes import Outcome, describe_outcome
 from rshell.client.records import SessionInfo
 from rshell.client.session import Session
-from rshell.handlers.tail import JournalEntry, TailMark, TailRecord, TailRequest
+from rshell.client.tail_records import Ending, Garbage, Place, Records, path_of
+from rshell.handlers.tail import JournalEntry, TailRecord, TailRequest
 from rshell.link.core.errors import ErrorCode
 
 __all__ = ["Tail", "TailLine", "TailNotice", "TailReceiver"]
@@ -38,8 +39,6 @@ __all__ = ["Tail", "TailLine", "TailNotice", "TailReceiver"]
 #: After an end that is no end of ours; doubled each time, up to the second.
 AGAIN_SECONDS = 0.5
 MAX_AGAIN_SECONDS = 15.0
-#: A record: a line of 64 KiB in JSON's longest spelling, and a path.
-MAX_RECORD_BYTES = 512 * 1024
 #: Files whose places are remembered: five times what a device follows, and no more from a hostile
 #: one.
 MAX_FILES = 1000
@@ -113,16 +112,6 @@ class TailReceiver(Protocol):
         """Anything else, at its place among the lines."""
 
 
-@attrs.define
-class _Place:
-    """A file of one session, and where we are in it."""
-
-    record: TailRecord
-    path: bytes
-    pos: int
-    mid: bool
-
-
 class Tail:
     """Follows the logs of one device; it behaves as a `rshell.client.Session` does.
 
@@ -164,12 +153,12 @@ class Tail:
         self._reactor = reactor
         self._login = login
         self._session: Session | None = None
-        self._records = _Records(self._record)
+        self._records = Records(self._record)
         self._complaints = b""
         #: Of the last session that got so far as to name its files.
-        self._places: dict[int, _Place] = {}
+        self._places: dict[int, Place] = {}
         #: Of the session that runs, while it names them.
-        self._named: dict[int, _Place] = {}
+        self._named: dict[int, Place] = {}
         self._ready = False
         self._began_at: float | None = None
         self._cursor: str | None = None
@@ -309,7 +298,7 @@ class Tail:
         marks = b""
         if self._request.paths:
             request = msgspec.structs.replace(request, resume=True)
-            marks = b"".join(_mark(place) + b"\n" for place in self._places.values())
+            marks = b"".join(place.mark() + b"\n" for place in self._places.values())
         elif self._cursor is not None:
             request = msgspec.structs.replace(request, cursor=self._cursor)
         else:
@@ -344,7 +333,7 @@ class Tail:
         """End the session that another one has replaced: it would wait for us for an hour."""
         orphan, self._orphan = self._orphan, None
         if orphan is not None:
-            receiver = _Ending()
+            receiver = Ending()
             try:
                 receiver.session = self._client.attach(orphan, receiver, priority="normal")
             except RshellError:
@@ -363,7 +352,7 @@ class Tail:
             return
         try:
             self._records.feed(data)
-        except _Garbage:
+        except Garbage:
             self._garbage = True
             if self._session is not None:
                 self._session.abort()
@@ -398,7 +387,7 @@ class Tail:
             case "end":
                 self._places.pop(record.file, None)
             case "note":
-                notice = TailNotice(record.code, record.text, _path(record))
+                notice = TailNotice(record.code, record.text, path_of(record))
                 self._receiver.notice_received(notice)
             case _:
                 pass  # of a newer device
@@ -429,10 +418,10 @@ class Tail:
         return place.path
 
     def _name(self, record: TailRecord) -> None:
-        place = _Place(record, _path(record) or b"?", record.pos, record.mid)
+        place = Place(record, path_of(record) or b"?", record.pos, record.mid)
         self._named[record.file] = place
         if len(self._named) > MAX_FILES or len(self._places) > MAX_FILES:
-            raise _Garbage
+            raise Garbage
         if not self._request.follow:
             self._places = self._named
 
@@ -454,83 +443,3 @@ class Tail:
         path = self._move(record, False)
         text = f"{record.count:,} lines dropped"
         self._receiver.notice_received(TailNotice("dropped", text, path, record.count))
-
-
-class _Garbage(Exception):
-    """What came is no record."""
-
-
-class _Records:
-    """Cuts a session's bytes into records.
-
-    Args:
-        take: Takes each.
-    """
-
-    def __init__(self, take: Callable[[TailRecord], None]) -> None:
-        self._take = take
-        self._rest = b""
-        self._decoder = msgspec.json.Decoder(TailRecord)
-
-    def clear(self) -> None:
-        """Forget a record that came in part."""
-        self._rest = b""
-
-    def feed(self, data: bytes) -> None:
-        """Take bytes in.
-
-        Raises:
-            _Garbage: They are no records.
-        """
-        whole, newline, rest = data.rpartition(b"\n")
-        if not newline:
-            self._rest += data
-        else:
-            whole = self._rest + whole
-            self._rest = rest
-            try:
-                records = self._decoder.decode_lines(whole)
-            except (ValueError, RecursionError):
-                raise _Garbage from None
-            for record in records:
-                self._take(record)
-        if len(self._rest) > MAX_RECORD_BYTES:
-            raise _Garbage
-
-
-class _Ending:
-    """The receiver of a session that is attached only to be ended."""
-
-    session: Session | None = None
-
-    def session_opened(self) -> None:
-        if self.session is not None:
-            self.session.cancel()
-
-    def output_received(self, data: bytes, stderr: bool) -> None:
-        """The session that replaced it tells the same."""
-
-    def event_received(self, kind: str, body: dict[str, Any]) -> None:
-        """Its end is all that matters."""
-
-
-def _path(record: TailRecord) -> bytes | None:
-    if record.path_b64 is not None:
-        return record.path_b64
-    return None if record.path is None else record.path.encode("utf-8", "replace")
-
-
-def _mark(place: _Place) -> bytes:
-    record = place.record
-    path = {"path": record.path} if record.path_b64 is None else {"path_b64": record.path_b64}
-    return msgspec.json.encode(
-        TailMark(
-            **path,
-            dev=record.dev,
-            ino=record.ino,
-            head=record.head,
-            digest=record.digest,
-            pos=place.pos,
-            mid=place.mid,
-        )
-    )

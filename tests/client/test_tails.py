@@ -11,7 +11,8 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from rshell.client import Away, Outcome, Refused, SessionInfo
-from rshell.client.tails import MAX_RECORD_BYTES, Tail, TailLine, TailNotice
+from rshell.client.tail_records import MAX_RECORD_BYTES
+from rshell.client.tails import Tail, TailLine, TailNotice
 from rshell.handlers.tail import TailRequest
 
 LOST = Outcome(status="lost", code="lost", message="the device does not have it any more")

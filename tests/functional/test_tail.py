@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -292,6 +293,43 @@ class FollowingTests(TailCase):
             return 0
 
         return until(find, "a worker")
+
+
+PROGRAM = """
+import os, sys
+from twisted.internet import task
+from twisted.internet.defer import ensureDeferred
+from rshell.client import Tail, connect, find_profile
+from rshell.handlers import TailRequest
+
+class Printer:
+    def line_received(self, line):
+        print(line.path, line.data, flush=True)
+
+    def notice_received(self, notice):
+        print(notice.code, notice.text, flush=True)
+
+async def main(reactor):
+    async with await connect(reactor, find_profile(sys.argv[1], os.environ)) as client:
+        request = TailRequest(paths=[os.fsencode(sys.argv[2])], lines=1)
+        tail = Tail(client, "pump-1", request, Printer(), reactor)
+        tail.start()
+        outcome = await tail.outcome
+        print(outcome.status)
+
+task.react(lambda reactor: ensureDeferred(main(reactor)))
+"""
+
+
+class PythonTests(TailCase):
+    def test_program(self) -> None:
+        """The program of docs/operators.md does what it says."""
+        log = self.log()
+        log.write_text("one\ntwo\n")
+        command = [sys.executable, "-c", PROGRAM, str(self.fleet.home), str(log)]
+        done = self.fleet.command(command)
+        self.assert_status(0, done)
+        self.assertEqual(f"{os.fsencode(log)!r} b'two'\nok\n", done.stdout.decode())
 
 
 class FloodTests(TailCase):

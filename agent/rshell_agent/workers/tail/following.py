@@ -30,6 +30,8 @@ __all__ = ["Following"]
 
 #: Paths are looked at again so often, and whenever a folder tells of a change.
 LOOK_SECONDS = 1.0
+#: A look takes at most this part of the time, even where files come and go all the time.
+LOOK_SHARE = 20
 #: Between the two steps of a rotation a path leads nowhere; that is not worth a word.
 GONE_SECONDS = 2.0
 #: Of a file that has no size and yet content (/proc, /sys), this much is taken.
@@ -76,6 +78,7 @@ class Following:
         self._reading = Reading(records, request.pattern, request.rate, wakeups, now)
         self._begun = False
         self._looked_at = now()
+        self._look_took = 0.0
         self._numbers = 0
         #: Where each path led when it was last looked at.
         self._led: dict[bytes, Key] = {}
@@ -96,11 +99,13 @@ class Following:
             BadPattern: The pattern takes too long.
         """
         self.begin()
+        changed = False
         while self._request.follow and not self._refused.issuperset(self._request.paths):
-            changed = False
             if not self.turn():
-                changed = self._wakeups.wait()
-            if changed or self._now() - self._looked_at >= LOOK_SECONDS:
+                changed = self._wakeups.wait() or changed
+            waited = self._now() - self._looked_at
+            if waited >= LOOK_SECONDS or (changed and waited >= self._look_took * LOOK_SHARE):
+                changed = False
                 self.look()
         return 1 if self.failed else 0
 
@@ -127,7 +132,7 @@ class Following:
 
     def look(self) -> None:
         """See where the paths lead now."""
-        self._looked_at = self._now()
+        began = self._now()
         seen: set[Key] = set()
         for asked in self._request.paths:
             if is_pattern(asked) and not self._exists(asked):
@@ -135,6 +140,8 @@ class Following:
             else:
                 self._look_at_path(asked, seen)
         self._reading.unwanted_but(seen)
+        self._looked_at = self._now()
+        self._look_took = self._looked_at - began
 
     def _exists(self, path: bytes) -> bool:
         try:
