@@ -208,7 +208,7 @@ def _request(**fields: Any) -> TailRequest:
 @click.option("--no-prefix", is_flag=True, help="No names before lines, no headers.")
 @click.option("-q", "--quiet", is_flag=True, help="No headers, no word about rotation.")
 @common_options
-@click.argument("words", nargs=-1, required=True, metavar="DEVICE:PATH...")
+@click.argument("words", nargs=-1, required=True, metavar="DEVICE[:PATH]...")
 @click.pass_context
 def tail(
     context: click.Context,

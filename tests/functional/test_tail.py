@@ -339,7 +339,7 @@ class FloodTests(TailCase):
         log, output = self.log(), self.log("out")
         log.touch()
         program = self.follow(
-            self.fleet, output, "-f", "-n", "0", "--json", "--rate", str(rate), f"{name}:{log}"
+            self.fleet, output, "-f", "-n", "+1", "--json", "--rate", str(rate), f"{name}:{log}"
         )
         (worker,) = until(lambda: children(agent.keeper_pid()), "the worker")
         until(lambda: state(worker) == "S", "the worker waits")
