@@ -192,14 +192,28 @@ class Confined:
             return place.stat()
 
     def may(self, path: bytes, *, write: bool = False) -> bool:
-        """Whether the policy has nothing against it; the system still may."""
+        """Whether the policy has nothing against it; the system still may.
+
+        Of what cannot be walked, because it is not there or the login may not pass, the text alone
+        is judged. That is no promise for when it can.
+        """
         try:
             self.at(path, write=write, follow=True).close()
         except Denied:
             return False
         except OSError:
-            pass
+            return self._may_by_text(path, write)
         return True
+
+    def _may_by_text(self, path: bytes, write: bool) -> bool:
+        try:
+            names = self._names(path)
+        except OSError:
+            return False
+        roots = [root for root in self._roots if (root.write if write else root.read)]
+        seals = self._unwritten if write else self._unread
+        held = any(names[: len(root.names)] == root.names for root in roots)
+        return held and not any(seal.covers(names) for seal in seals)
 
     def mode(self, mode: int) -> int:
         """Return the permission bits that a file may get: set-id only if the policy says so."""

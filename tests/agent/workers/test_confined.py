@@ -105,6 +105,11 @@ class ReachTests(TreeCase):
         self.fails(ENOTDIR, confined.at, b"a/../a")
         self.assertTrue(confined.may(b"new", write=True))
         self.assertTrue(confined.may(b"none/new"))
+        nested = self.confined(write=[self.path(b"in/d")], deny_read=(self.path(b"in/no"),))
+        self.assertTrue(nested.may(b"d/none/new", write=True))
+        self.assertFalse(nested.may(b"none/new", write=True))
+        self.assertFalse(nested.may(b"no/none/new"))
+        self.assertFalse(nested.may(b"a\0b"))
 
     def test_root_itself(self) -> None:
         """A root can be looked at and listed, but not be renamed, replaced or removed."""
