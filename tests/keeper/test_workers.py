@@ -254,6 +254,19 @@ class LoginTests(WorkerCase):
         stream.finish()
         self.assertEqual(stream.stderr, b"PermissionError: Permission denied")
 
+    def test_files(self) -> None:
+        """As another login it opens, makes and changes what that login may."""
+        folder = tempfile.mkdtemp(prefix="nobody-")
+        self.addCleanup(shutil.rmtree, folder)
+        uid = pwd.getpwnam("nobody").pw_uid
+        os.chown(folder, uid, -1)
+        stream = self.worker("use", path=f"{folder}/x", login="nobody")
+        self.assertEqual(stream.finish()["status"], "ok", stream.stderr)
+        self.assertEqual(stream.stdout.decode(), f"mine 100640 {uid}")
+        stream = self.worker("read", path="/etc/passwd", login="nobody")
+        stream.finish()
+        self.assertIn(b"nobody", stream.stdout)
+
     def test_memory(self) -> None:
         """What the keeper had in memory can be read neither by the policy nor past it."""
         stream = self.worker("own_memory", login="nobody")
