@@ -1,9 +1,9 @@
 """Inside a forked child: be a worker of ours instead of executing a program (docs/keeper.md K44).
 
-A fork instead of an exec: no interpreter starts (4 ms instead of 30 to the worker's first line), and
-it works where the login cannot read our installation. The keeper itself loads no worker. What it
-had in memory stays in the child's, out of reach: a process that changed its user can be traced by
-root only, and `workers.confined` shows nobody the worker's own /proc.
+A fork instead of an exec: no interpreter starts (4 ms instead of 30 to the worker's first line),
+and it works where the login cannot read our installation. The keeper itself loads no worker. What
+it had in memory stays in the child's, out of reach: a process that changed its user can be traced
+by root only, and `workers.confined` shows nobody the worker's own /proc.
 """
 
 from __future__ import annotations
