@@ -205,15 +205,10 @@ class Confined:
             return self._may_by_text(path, write)
         return True
 
-    def _may_by_text(self, path: bytes, write: bool) -> bool:
-        try:
-            names = self._names(path)
-        except OSError:
-            return False
-        roots = [root for root in self._roots if (root.write if write else root.read)]
-        seals = self._unwritten if write else self._unread
-        held = any(names[: len(root.names)] == root.names for root in roots)
-        return held and not any(seal.covers(names) for seal in seals)
+    def roots(self, *, write: bool = False) -> list[bytes]:
+        """Return where it may be read, or written; what is denied within is not told."""
+        allowed = [root for root in self._roots if (root.write if write else root.read)]
+        return [b"/" + b"/".join(root.names) for root in allowed]
 
     def mode(self, mode: int) -> int:
         """Return the permission bits that a file may get: set-id only if the policy says so."""
@@ -247,6 +242,16 @@ class Confined:
         if any(len(name) > MAX_NAME for name in names):
             raise OSError(ENAMETOOLONG, f"a name in the path is longer than {MAX_NAME} bytes")
         return names
+
+    def _may_by_text(self, path: bytes, write: bool) -> bool:
+        try:
+            names = self._names(path)
+        except OSError:
+            return False
+        roots = [root for root in self._roots if (root.write if write else root.read)]
+        seals = self._unwritten if write else self._unread
+        held = any(names[: len(root.names)] == root.names for root in roots)
+        return held and not any(seal.covers(names) for seal in seals)
 
     def _resolve(self, request: _Request, names: Names) -> Place:
         """Walk beneath each root that the text begins with, until one grants the right.

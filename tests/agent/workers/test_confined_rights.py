@@ -63,6 +63,12 @@ class RightTests(TreeCase):
             self.denied(confined.stat, path)
             self.denied(confined.at, path, write=True)
 
+    def test_roots_told(self) -> None:
+        """A worker can say where one may go, as the policy names it."""
+        confined = self.confined(read=[b"/", self.root], write=[self.path(b"in/./d")])
+        self.assertEqual(confined.roots(), [b"/", self.root])
+        self.assertEqual(confined.roots(write=True), [self.path(b"in/d")])
+
     def test_home(self) -> None:
         """`~` in the policy is the login's home."""
         confined = Confined(["~/d"], ["~"], home=self.root)
