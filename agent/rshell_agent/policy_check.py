@@ -18,7 +18,6 @@ from rshell_agent.config import unknown_keys
 from rshell_agent.keeper.policy import BUILT_IN, LIMITS, LISTS
 from rshell_agent.keeper.process import Account
 from rshell_agent.keeper.wire import Refused
-from rshell_agent.keeper.worker import WORKERS
 from rshell_agent.policy_place import Standing, look, user_name
 from rshell_agent.policy_reach import Reach, reach
 
@@ -26,11 +25,8 @@ __all__ = ["Answer", "BadQuestion", "CannotCheck", "Question", "check_policy"]
 
 _COLUMN = 14  # where the explanations of a line begin
 _RUNS_ANYTHING = ("shell", "exec")
-_IN_AGENT = (
-    "forward",
-    "facts",
-    "reboot",
-)  # these run as no login, so `logins` says nothing of them
+_PATHS = ("files", "sftp", "tail")
+_IN_AGENT = ("forward", "facts")  # no process of a login, so `logins` is no matter
 
 
 class CannotCheck(Exception):
@@ -366,7 +362,7 @@ def _subject_kind(question: Question) -> str:
         if question.back:
             raise BadQuestion("forward --back needs a place to listen at, such as localhost:8080")
         return ""
-    if question.handler in WORKERS:
+    if question.handler in _PATHS:
         return "path"
     if question.handler == "forward":
         return "target"

@@ -72,8 +72,8 @@ class Policy:
             raise PolicyError("setid: neither true nor false")
         self.limits = {key: self._limit(section, key, most) for key, most in LIMITS.items()}
         self._own = own_uid
-        self.separate = own_uid == 0 and agent_uid != 0  # what a boundary needs first (K9)
-        if self.separate:
+        self._boundary = own_uid == 0 and agent_uid != 0
+        if self._boundary:
             for login in {pwd_name(0), pwd_name(agent_uid)}.intersection(self.logins):
                 self.warnings.append(f"logins: {login} makes policy a guard rail")
 
@@ -113,9 +113,14 @@ class Policy:
         own = login in ("self", pwd_name(self._own))
         if login not in self.logins and not (own and "self" in self.logins):
             raise Refused("policy", f"the device's policy does not allow the login {login}")
-        if self.separate and (login == "self" or login not in self.logins):
+        if self._boundary and (login == "self" or login not in self.logins):
             raise Refused("policy", "the keeper runs as root for others: self is not allowed")
         return None if own else login
+
+    @property
+    def boundary(self) -> bool:
+        """Whether the agent must not get beyond it (K9)."""
+        return self._boundary
 
     def rules(self) -> Map:
         """Return what a worker may do to files, for `Confined`; nothing while `error` is set."""
@@ -186,6 +191,8 @@ class PolicyFile:
         self.agent_uid = 0
         self._seen: object = ()
         self._policy: Policy | None = None
+        #: ``[reboot]`` of the file, unchecked; {} if the file cannot be used.
+        self.reboot: object = {}
         self.served_uids: frozenset[int] = frozenset()
 
     def forget(self) -> None:
@@ -221,10 +228,12 @@ class PolicyFile:
             policy = Policy(section, own, agent_uid)
             policy.shared = warnings
             policy.warnings += warnings
+            self.reboot = document.get("reboot", {})
         except (OSError, ValueError, PolicyError, RecursionError) as error:
             policy = Policy({}, own, 0)
             why = getattr(error, "strerror", None) or error
             policy.error = f"{self.path[:200]}: {why}"[:500]
+            self.reboot = {}
         return policy
 
     def _document(self) -> Map:
