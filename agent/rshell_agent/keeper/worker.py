@@ -102,15 +102,21 @@ def enter(
         env[_CRASH_AT] = os.environb[_CRASH_AT]
     os.environb.clear()
     os.environb.update(env)
-    most = rules.get("max_file_size")
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # then a write says EFBIG
-    if isinstance(most, int) and most:
-        import resource
-
-        resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
+    _limit_files(rules.get("max_file_size"))
     confined = confine(rules)
     os.close(status)
     os._exit(_run(name, run, argument, confined))
+
+
+def _limit_files(most: object) -> None:
+    """Have the system refuse to write beyond what the policy allows (K46)."""
+    if isinstance(most, int) and most:
+        import resource
+
+        hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+        most = most if hard == resource.RLIM_INFINITY else min(most, hard)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
 
 
 def _run(name: str, run: Run, argument: Map, confined: Any) -> int:
