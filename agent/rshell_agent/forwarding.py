@@ -197,7 +197,9 @@ class Forwarding:
     async def _try(
         self, endpoint: IStreamClientEndpoint, target: Target, address: Address | None
     ) -> SocketSide:
-        where = str(target) if address is None or target.address else f"{target} ({address})"
+        where = str(target)
+        if address is not None and target.address is None and not target.is_localhost:
+            where += f" ({address})"
         try:
             protocol = await endpoint.connect(Factory.forProtocol(SocketSide))
         except ConnectingCancelledError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from functools import partial
 from typing import Any
 
@@ -222,6 +223,7 @@ class _Forwarding:
         self._over: Deferred[RshellError | int] = Deferred()
         self._forwards: list[Forward | BackForward] = []
         self._begun = False
+        self._numbers = itertools.count(1)
         surroundings.interrupts.act = self._interrupted
 
     async def run(self, specs: list[ForwardSpec], back: bool) -> int:
@@ -247,7 +249,11 @@ class _Forwarding:
 
     def _options(self, spec: ForwardSpec) -> dict[str, Any]:
         watcher = _Watcher(self._device, spec, self._told, self._client, self._over)
-        return {"watcher": watcher, "max_connections": self._connections}
+        return {
+            "watcher": watcher,
+            "max_connections": self._connections,
+            "numbers": self._numbers,
+        }
 
     def _forward(self, spec: ForwardSpec) -> Forward:
         one = Forward(

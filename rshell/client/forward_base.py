@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 from rshell.access.printable import printable
@@ -107,6 +108,7 @@ class ForwardBase:
         device: Name or id.
         watcher: Hears of connections.
         max_connections: At once; the kernel holds what comes beyond, nothing is dropped.
+        numbers: Of the connections; several forwards may share it.
     """
 
     def __init__(
@@ -117,6 +119,7 @@ class ForwardBase:
         *,
         watcher: ForwardWatcher | None = None,
         max_connections: int = MAX_CONNECTIONS,
+        numbers: Iterator[int] | None = None,
     ) -> None:
         self.reactor = reactor
         self.device = device
@@ -124,7 +127,7 @@ class ForwardBase:
         self._watcher: ForwardWatcher = watcher or _Quiet()
         self._most = max_connections
         self._slots = Slots(max_connections, self._full)
-        self._count = 0
+        self._numbers = itertools.count(1) if numbers is None else numbers
         self._closed = False
 
     @property

@@ -99,6 +99,7 @@ class ForwardConnection(TwistedProtocol, SessionReceiver):
         self._early: list[bytes] | None = []
         self._input_ended = False
         self._local_gone = False
+        self._aborted = False
         self._tries = 0
         self._retry: Any = None
         self._told = False
@@ -131,6 +132,7 @@ class ForwardConnection(TwistedProtocol, SessionReceiver):
 
     def abort(self) -> None:
         """Break both ends."""
+        self._aborted = True
         if self._session is not None:
             self._session.abort()
         elif self.outcome is None:
@@ -212,7 +214,7 @@ class ForwardConnection(TwistedProtocol, SessionReceiver):
             transport.pauseProducing()
             self._retry = self._owner.reactor.callLater(RETRY_SECONDS, self.start)
         else:
-            self._end(_broken_here() if self._local_gone else outcome)
+            self._end(_broken_here() if self._local_gone or self._aborted else outcome)
 
     def _end(self, outcome: Outcome) -> None:
         self.outcome = outcome

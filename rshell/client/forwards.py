@@ -90,8 +90,7 @@ class Forward(ForwardBase):
         return _place_of(port.getHost())
 
     def _build(self, address: IAddress | None) -> ForwardConnection:
-        self._count += 1
-        return ForwardConnection(self, self._count, _peer(address))
+        return ForwardConnection(self, next(self._numbers), _peer(address))
 
     def _full(self, full: bool) -> None:
         if self._port is not None and not self._closed:
@@ -194,9 +193,8 @@ class BackForward(ForwardBase):
     def _dial_more(self) -> None:
         while self._pending and len(self._slots.active) + len(self._dialling) < self._most:
             pending = self._pending.popleft()
-            self._count += 1
             peer = printable(f"{pending.host}:{pending.port}" if pending.port else pending.host)
-            connection = ForwardConnection(self, self._count, peer)
+            connection = ForwardConnection(self, next(self._numbers), peer)
             self._ids[connection] = pending.id
             dialling = self._endpoint.connect(_Connections(partial(_same, connection)))
             self._dialling[dialling] = None
