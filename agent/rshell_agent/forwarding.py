@@ -128,6 +128,17 @@ class Forwarding:
             text = f"the device's policy cannot be used: {key}: {error}"
             raise ForwardFailed(ForwardCode.POLICY, text) from None
 
+    def judge(self, target: Target) -> Verdict:
+        """Judge a target by itself; what its name resolves to may be denied all the same.
+
+        Raises:
+            ForwardFailed: Policy denies it.
+        """
+        verdict = self.rules("forward").judge(target)
+        if not verdict.allowed:
+            raise _denied(verdict)
+        return verdict
+
     async def addresses(self, target: Target) -> list[Address]:
         """Return the addresses of a target to which policy lets a connection go.
 
@@ -136,16 +147,14 @@ class Forwarding:
         Raises:
             ForwardFailed: Policy denies it, or its name leads nowhere.
         """
-        rules = self.rules("forward")
-        first = rules.judge(target)
-        if not first.allowed:
-            raise _denied(first)
+        first = self.judge(target)
         if target.path:
             _check_socket(target, first)
             return []
         if target.address is not None:
             return [target.address]
         found = await self._look_up(target)
+        rules = self.rules("forward")  # as they are now, after the look-up
         judged = [(address, rules.judge(target, address)) for address in found]
         allowed = [address for address, verdict in judged if verdict.allowed]
         if not allowed:

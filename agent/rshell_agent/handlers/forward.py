@@ -46,6 +46,7 @@ class Forwards:
 
     forwarding: Forwarding
     listening: Listening
+    policy: PolicyWatch
 
     @classmethod
     def new(
@@ -56,7 +57,17 @@ class Forwards:
     ) -> Forwards:
         """Wire them; ``resolve``: (host, port) -> addresses, fails with OSError."""
         forwarding = Forwarding(reactor, lambda: policy.current, resolve)
-        return cls(forwarding, Listening(reactor, policy, forwarding))
+        return cls(forwarding, Listening(reactor, policy, forwarding), policy)
+
+    async def look_again(self, target: Target, listen: bool) -> None:
+        """Read the policy anew if it denies a target: somebody may just have changed it."""
+        try:
+            if listen:
+                self.listening.judge(target)
+            else:
+                self.forwarding.judge(target)
+        except ForwardFailed:
+            await self.policy.refresh()
 
 
 def _of_device(device: IDeviceContext) -> Forwards:
@@ -99,6 +110,7 @@ class ForwardHandler:
         try:
             if target is None:
                 return await _accept(forwards, request, channel)
+            await forwards.look_again(target, request.listen is not None)
             if request.listen is not None:
                 return await _listen(forwards, target, request.check, channel)
             if request.check:
