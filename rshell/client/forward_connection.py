@@ -99,6 +99,7 @@ class ForwardConnection(TwistedProtocol, SessionReceiver):
         self._early: list[bytes] | None = []
         self._input_ended = False
         self._local_gone = False
+        self._output_ended_once = False
         self._aborted = False
         self._tries = 0
         self._retry: Any = None
@@ -200,7 +201,8 @@ class ForwardConnection(TwistedProtocol, SessionReceiver):
             self.target = printable(body.get("host") or body.get("path") or "", 120)
 
     def _output_ended(self) -> None:
-        if not self._local_gone:
+        if not self._local_gone and not self._output_ended_once:
+            self._output_ended_once = True
             transport: Any = self.transport
             transport.unregisterProducer()
             transport.loseWriteConnection()
@@ -221,7 +223,7 @@ class ForwardConnection(TwistedProtocol, SessionReceiver):
         if not self._local_gone:
             transport: Any = self.transport
             if outcome.status == "ok":
-                transport.unregisterProducer()
+                self._output_ended()
                 transport.loseConnection()  # once all is written
             else:
                 transport.abortConnection()

@@ -70,7 +70,7 @@ def parse_spec(text: str) -> ForwardSpec:
     begins = 1 if fields and (_is_path(fields[0]) or _PORT.fullmatch(fields[0])) else 2
     # 80:web:80 is a port and a target; 80:80:80 cannot be told apart and is read in the same way.
     listen, target = fields[:begins], fields[begins:]
-    if not target or len(target) > 2 or (len(target) == 2 and _is_path(target[0])):
+    if len(target) not in (1, 2) or _is_path(target[0]) != (len(target) == 1):
         raise _bad(text)
     place = _place(text, listen, lowest=0)
     return ForwardSpec(place, _place(text, target, lowest=1), text)
@@ -109,13 +109,13 @@ def _is_path(field: str) -> bool:
 def _place(text: str, fields: list[str], lowest: int) -> Place:
     if len(fields) == 1 and _is_path(fields[0]):
         return Place(path=fields[0])
-    host = fields[0] if len(fields) == 2 else ""
+    host = fields[0].removeprefix("[").removesuffix("]") if len(fields) == 2 else ""
     if not _PORT.fullmatch(fields[-1]) or not lowest <= int(fields[-1]) <= 65535:
         why = f"{printable(fields[-1], 40)!r} is no port"
         raise _bad(text, f"{why}: {lowest} to 65535" if fields[-1].isdigit() else why)
     if len(fields) == 2 and not host:
         raise _bad(text)
-    return Place(host.removeprefix("[").removesuffix("]"), int(fields[-1]))
+    return Place(host, int(fields[-1]))
 
 
 def _ascii(host: str) -> str:

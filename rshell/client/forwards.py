@@ -20,7 +20,7 @@ from functools import partial
 from typing import Any
 
 from twisted.internet.address import IPv4Address, IPv6Address
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.interfaces import (
     IAddress,
     IListeningPort,
@@ -108,7 +108,7 @@ class Forward(ForwardBase):
         """Listen no more, and break all connections."""
         self._abort_all()
         if self._port is not None:
-            await self._port.stopListening()
+            await maybeDeferred(self._port.stopListening)
 
 
 class BackForward(ForwardBase):

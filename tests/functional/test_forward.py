@@ -242,10 +242,11 @@ class ConnectionTests(FleetCase):
         self.assertEqual("127.0.0.1", host)
         talk(int(port), b"hello")
         assert program.process.stderr is not None
-        told = []
-        for _ in range(2):
-            self.assertTrue(select.select([program.process.stderr], [], [], 30)[0])
-            told.append(program.process.stderr.readline())
+        said = b""
+        while said.count(b"\n") < 2:
+            self.assertTrue(select.select([program.process.stderr], [], [], 30)[0], said)
+            said += os.read(program.process.stderr.fileno(), 4096)
+        told = said.splitlines(keepends=True)
         self.assertRegex(told[0], rb"rshell: pump-1: connection 1 from 127.0.0.1:\d+: 0:local")
         self.assertEqual(b"rshell: pump-1: connection 1: 5 bytes sent, 69 received\n", told[1])
         program.process.send_signal(signal.SIGINT)

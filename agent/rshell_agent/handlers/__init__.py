@@ -2,9 +2,10 @@
 
 from rshell_agent.handlers.exec import ExecHandler
 from rshell_agent.handlers.forward import ForwardHandler
+from rshell_agent.handlers.sftp import SftpHandler
 from rshell_agent.handlers.shell import ShellHandler
 
-__all__ = ["BUILT_IN", "ExecHandler", "ForwardHandler", "ShellHandler"]
+__all__ = ["BUILT_IN", "ExecHandler", "ForwardHandler", "SftpHandler", "ShellHandler"]
 
 #: Registered through the same seam as plug-ins.
-BUILT_IN = (ShellHandler(), ExecHandler(), ForwardHandler())
+BUILT_IN = (ShellHandler(), ExecHandler(), SftpHandler(), ForwardHandler())
