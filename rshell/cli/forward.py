@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import resource
 from functools import partial
 from typing import Any
 
@@ -38,6 +39,8 @@ __all__ = ["forward"]
 
 #: Connections that the kernel holds while we accept none.
 BACKLOG = 128
+#: Besides connections: streams, the link, the reactor, what accept(2) takes beyond a limit.
+SPARE_DESCRIPTORS = 256
 #: How long somebody here may take to answer a connection that came from the device.
 CONNECT_SECONDS = 10.0
 
@@ -101,6 +104,8 @@ def forward(
 
         return run_with_client(settings.home, joined)
     wanted = [parse_spec(spec) for spec in specs]
+
+    _raise_descriptors(connections * len(specs))
 
     async def main(surroundings: Surroundings, client: Client) -> int:
         told = _Told(surroundings, device, settings.json, verbose)
@@ -300,6 +305,16 @@ class _Forwarding:
             self._surroundings.leave(status)
         else:
             self._over.callback(status)
+
+
+def _raise_descriptors(wanted: int) -> None:
+    """Let this process have a socket for each connection, as far as the system lets us."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = wanted + SPARE_DESCRIPTORS
+    if resource.RLIM_INFINITY not in (soft, hard):
+        needed = min(needed, hard)
+    if soft != resource.RLIM_INFINITY and soft < needed:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
 
 
 def _server_endpoint(reactor: Any, place: Place) -> IStreamServerEndpoint:

@@ -15,6 +15,7 @@ from rshell.client.forward_connection import ForwardConnection
 from rshell.client.outcomes import Outcome
 from rshell.client.session import Session, SessionReceiver
 from rshell.handlers.forward import ForwardCode
+from rshell.link.core.constants import DEFAULT_WINDOW
 
 __all__ = ["MAX_CONNECTIONS", "ForwardBase", "ForwardWatcher", "refusal_of"]
 
@@ -22,6 +23,10 @@ __all__ = ["MAX_CONNECTIONS", "ForwardBase", "ForwardWatcher", "refusal_of"]
 #: wants more of them for one forward says so.
 MAX_CONNECTIONS = 200
 HANDLER = "forward"
+#: A device keeps what was not taken here, up to each connection's window: of many connections each
+#: has a smaller one, or 200 that nobody reads would cost it 50 MB.
+WINDOWS_BYTES = 8 * 1024 * 1024
+LEAST_WINDOW = 32 * 1024
 
 Begin = Callable[[ForwardConnection], None]
 
@@ -148,7 +153,9 @@ class ForwardBase:
         self._slots.remove(connection, self._begin)
 
     def _open(self, request: dict[str, Any], receiver: SessionReceiver) -> Session:
-        session = self._client.open(self.device, HANDLER, request, receiver)
+        share = WINDOWS_BYTES // (len(self._slots.active) + 1)
+        window = max(LEAST_WINDOW, min(DEFAULT_WINDOW, share))
+        session = self._client.open(self.device, HANDLER, request, receiver, window=window)
         session.link_changed = self._watcher.link_changed
         return session
 

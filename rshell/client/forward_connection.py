@@ -198,7 +198,7 @@ class ForwardConnection(TwistedProtocol, SessionReceiver):
 
     def event_received(self, kind: str, body: dict[str, Any]) -> None:
         if kind == CONNECTED:
-            self.target = printable(body.get("host") or body.get("path") or "", 120)
+            self.target = printable(str(body.get("host") or body.get("path") or ""), 120)
 
     def _output_ended(self) -> None:
         if not self._local_gone and not self._output_ended_once:

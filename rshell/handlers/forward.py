@@ -110,14 +110,6 @@ class ForwardResult(Struct, frozen=True):
     received: Annotated[int, Meta(ge=0)] = 0
     sent: Annotated[int, Meta(ge=0)] = 0
 
-    @classmethod
-    def read(cls, result: Any) -> ForwardResult:
-        """Return an outcome's result; a device that tells nonsense has sent nothing."""
-        try:
-            return msgspec.convert(result, cls, strict=True)
-        except (msgspec.ValidationError, ValueError, TypeError, RecursionError):
-            return cls()
-
 
 class PendingConnection(Struct, frozen=True):
     """The body of the event ``connection``: its id, and who it comes from if that is known."""

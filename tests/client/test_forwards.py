@@ -16,7 +16,7 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
 from rshell.client import Outcome, Refused, RshellError
-from rshell.client.forward_connection import BROKEN_HERE, RETRIES, RETRY_SECONDS
+from rshell.client.forward_connection import BROKEN_HERE, RETRIES, RETRY_SECONDS, ForwardConnection
 from rshell.client.forward_specs import Place, parse_place, parse_spec
 from rshell.client.forwards import BackForward, Forward
 
@@ -130,12 +130,16 @@ class Gateway:
 
     def __init__(self) -> None:
         self.sessions: list[Session] = []
+        self.windows: list[int] = []
         self.refusal: RshellError | None = None
 
-    def open(self, device: str, handler: str, request: dict[str, Any], receiver: Any) -> Session:
+    def open(
+        self, device: str, handler: str, request: dict[str, Any], receiver: Any, window: int
+    ) -> Session:
         if self.refusal is not None:
             raise self.refusal
         assert (device, handler) == ("pump-1", "forward")
+        self.windows.append(window)
         self.sessions.append(Session(request, receiver))
         return self.sessions[-1]
 
@@ -331,6 +335,18 @@ class ForwardTests(ForwardCase):
         self.assertTrue(local.aborted)
         self.over(local, ConnectionLost())
         self.assertEqual([(1, "refused", "revoked")], self.watcher.ended)
+
+    def test_windows(self) -> None:
+        """Of many connections each has a smaller window, so that the device keeps less."""
+        forward = Forward(self.gateway, self.reactor, "pump-1", Place("w", 1), max_connections=500)
+        for number in range(300):
+            local = Local(peerAddress=PEER)
+            connection = ForwardConnection(forward, number)
+            connection.makeConnection(local)
+        windows = self.gateway.windows
+        self.assertEqual(256 * 1024, windows[0])
+        self.assertEqual(32 * 1024, windows[-1])
+        self.assertLess(sum(windows), 32 * 1024 * 1024)
 
     def test_close(self) -> None:
         """Closing breaks everything, waiting ones too."""
