@@ -33,6 +33,7 @@ __all__ = [
     "meta",
     "metadata",
     "operators",
+    "recordings",
     "token_uses",
     "tokens",
 ]
@@ -204,4 +205,27 @@ flight = Table(
     Column("message", Text, nullable=False),
     Column("seconds", Float),
     Column("details", Text, nullable=False),
+)
+
+# Recordings of terminals; the bytes are files.
+recordings = Table(
+    "recordings",
+    metadata,
+    Column("session", String(32), primary_key=True),
+    Column("device", String(36), nullable=False),
+    Column("device_name", Text, nullable=False),
+    Column("operator", Text, nullable=False),
+    Column("handler", Text, nullable=False),
+    Column("login", Text),
+    Column("mode", String(8), nullable=False),
+    Column("path", Text, nullable=False),
+    Column("started_at", BigInteger, nullable=False),
+    Column("ended_at", BigInteger),
+    Column("duration_ms", BigInteger, nullable=False),
+    Column("size", BigInteger, nullable=False),
+    Column("stored", BigInteger, nullable=False),
+    Column("status", String(16), nullable=False),
+    Index("recordings_started", "started_at"),
+    Index("recordings_device", "device"),
+    Index("recordings_operator", "operator"),
 )

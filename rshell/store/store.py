@@ -9,19 +9,36 @@ written fails every call that needed it (fail closed).
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
 from sqlalchemy import Connection, Engine
 from twisted.internet.defer import Deferred, fail
 
-from rshell.store import audit, database, devices, flight, keys, meta, operators, tokens
+from rshell.store import (
+    audit,
+    database,
+    devices,
+    flight,
+    keys,
+    meta,
+    operators,
+    recordings,
+    tokens,
+    verifying,
+)
 from rshell.store.devices import Heard, Seen
 from rshell.store.errors import StoreUnavailable
 from rshell.store.flight import FlightRow
+from rshell.store.recordings import (
+    NewRecording,
+    Recording,
+    RecordingFilter,
+    RecordingProgress,
+)
 from rshell.store.records import (
     AuditEnd,
+    AuditFilter,
     AuditRecord,
     AuditRow,
     AuditVerdict,
@@ -307,18 +324,29 @@ class Store:
         return self._append(end)
 
     def audit_rows(
-        self,
-        *,
-        limit: int = 100,
-        before: int | None = None,
-        device: str | None = None,
-        operator: str | None = None,
-        since: int | None = None,
-        session: str | None = None,
+        self, *, limit: int = 100, before: int | None = None, **wanted: Any
     ) -> Deferred[list[AuditRow]]:
-        """Return rows, newest first; see ``rshell.store.audit.rows``."""
-        query = partial(audit.rows, limit=limit, before=before, device=device, operator=operator)
-        return self._read(query, since=since, session=session)
+        """Return rows, newest first; *wanted* are fields of ``AuditFilter``."""
+        chosen = AuditFilter(**wanted)
+        return self._read(audit.rows, chosen, limit=limit, before=before)
+
+    def audit_following(
+        self, wanted: AuditFilter, *, after: int, limit: int
+    ) -> Deferred[tuple[list[AuditRow], int]]:
+        """Return rows behind a number, oldest first; see ``rshell.store.audit.following``."""
+        return self._read(audit.following, wanted, after=after, limit=limit)
+
+    def audit_head(self) -> Deferred[tuple[int, bytes]]:
+        """Return number and hash of the newest row."""
+        return self._read(audit.head)
+
+    def watch_audit(self, told: Callable[[int], None]) -> None:
+        """Call ``told(number)`` after each commit, with the newest row's number."""
+        self._writer.watchers.append(told)
+
+    def checkpoint_audit(self, key: str, sign: Callable[[bytes], bytes]) -> Deferred[int | None]:
+        """Sign the chain so far in a row of its own; see ``rshell.store.verifying``."""
+        return self._write(verifying.checkpoint, key, sign, self._now())
 
     def session_story(self, session: str) -> Deferred[audit.SessionStory]:
         """Return who began a session (hex), and whether its outcome is known."""
@@ -336,9 +364,43 @@ class Store:
         """Return (device id, session in hex) of the newest sessions without an outcome."""
         return self._read(audit.unsettled, limit)
 
-    def verify_audit(self) -> Deferred[AuditVerdict]:
-        """Check the whole chain."""
-        return self._read(audit.verify)
+    def verify_audit(
+        self,
+        keys: Mapping[str, verifying.Verifier] | None = None,
+        against: tuple[int, bytes] | None = None,
+    ) -> Deferred[AuditVerdict]:
+        """Check the whole chain; see ``rshell.store.verifying.verify``."""
+        return self._read(verifying.verify, keys, against)
+
+    # -- recordings ----------------------------------------------------------------------
+
+    def begin_recording(self, recording: NewRecording) -> Deferred[Recording]:
+        """Note that a session is recorded; a second time returns what is there."""
+        return self._write(recordings.begin, recording, self._now())
+
+    def update_recording(self, session: str, progress: RecordingProgress) -> Deferred[None]:
+        """Write down how far a recording has come, or that it ended."""
+        return self._write(recordings.update_one, session, progress)
+
+    def recording(self, session: str) -> Deferred[list[Recording]]:
+        """Return the recordings whose session's id begins so; two at most."""
+        return self._read(recordings.find, session)
+
+    def recordings(self, wanted: RecordingFilter, limit: int) -> Deferred[list[Recording]]:
+        """Return recordings, newest first."""
+        return self._read(recordings.listed, wanted, limit)
+
+    def recordings_open(self) -> Deferred[list[Recording]]:
+        """Return those that have not ended, oldest first."""
+        return self._read(recordings.unended)
+
+    def recordings_to_drop(self, before: int, keep_bytes: int) -> Deferred[list[Recording]]:
+        """Return ended ones that are too old, or more than *keep_bytes* of newer ones follow."""
+        return self._read(recordings.surplus, before, keep_bytes)
+
+    def drop_recording(self, session: str) -> Deferred[None]:
+        """Forget a recording."""
+        return self._write(recordings.drop, session)
 
     # -- how -----------------------------------------------------------------------------
 
