@@ -69,7 +69,8 @@ class Options(usage.Options):
             "c",
             None,
             "TOML file: [gateway] links, ssh, web, advertise; "
-            "[admission] handshakes_per_second; [clones] action.",
+            "[admission] handshakes_per_second; [clones] action; [recordings] shell, keep_days, "
+            "keep_bytes, on_failure; [audit] syslog.",
         ],
         ["ssh", None, None, "Endpoint of the ssh door; empty is off."],
         ["web", None, None, "Endpoint of the web door; empty is off."],
@@ -181,6 +182,11 @@ class GatewayService(service.Service):
             wheel,
             handshakes_per_second=self._handshake_rate(tls),
             clone_action=self._config.clones,
+            recording=self._config.recordings,
+            recording_threads=PooledThreads(
+                self._reactor.callFromThread, readers=1, name="rshell-recordings"
+            ),
+            syslog=self._config.syslog,
         )
         self._arrivals = Arrivals(
             gateway.tls,

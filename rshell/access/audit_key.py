@@ -97,7 +97,7 @@ def load_or_make(home: Path) -> AuditKey:
     key = AuditKey(loaded)
     public, text = home / "audit.pub", key.public_pem().encode()
     if not public.exists() or public.read_bytes() != text:
-        write_atomic(public, text, 0o644)
+        write_atomic(public, text)
     return key
 
 

@@ -21,14 +21,14 @@ class RecordingPolicy:
     """What the gateway's configuration says.
 
     Attributes:
-        shell: of every session that has a terminal.
+        mode: of every session that has a terminal.
         keep_days: ended recordings that are older go; 0 keeps them for ever.
         keep_bytes: of the newest so much stays; 0 is no limit.
         on_failure: ``end`` ends (or refuses) a session that cannot be recorded, ``mark`` lets it
             go on; its recording says from where on something is missing.
     """
 
-    shell: RecordingMode = "output"
+    mode: RecordingMode = "output"
     keep_days: int = 90
     keep_bytes: int = 10 * 1024**3
     on_failure: Literal["end", "mark"] = "end"
@@ -52,4 +52,4 @@ def decide_recording(
     """
     if not isinstance(request.get("terminal"), dict):
         return "off"
-    return policy.shell
+    return policy.mode

@@ -15,11 +15,16 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from rshell.access.printable import printable
+from rshell.access.recordings import RecordingPolicy
+from rshell.gateway import audit_services as _audit  # noqa: F401  # fills the registry of verbs
 from rshell.gateway import link_services as _link_services  # noqa: F401  # fills the registry of verbs
+from rshell.gateway import recording_services as _recordings  # noqa: F401  # likewise
 from rshell.gateway import services as _services  # noqa: F401  # fills the registry of verbs
 from rshell.gateway import session_services as _sessions  # noqa: F401  # likewise
 from rshell.gateway import why_services as _why  # noqa: F401  # likewise
 from rshell.gateway.admission import DEFAULT_RATE, Admission
+from rshell.gateway.audit_feed import AuditFeed
+from rshell.gateway.audit_shipping import AuditShipper
 from rshell.gateway.clones import Clones
 from rshell.gateway.config import CloneAction
 from rshell.gateway.device_links import DeviceLinks
@@ -29,6 +34,7 @@ from rshell.gateway.joining import Joiner, JoinExchange
 from rshell.gateway.metrics import Metrics, ReactorLag
 from rshell.gateway.presence import Presence
 from rshell.gateway.probing import Probes
+from rshell.gateway.recordings import Recordings
 from rshell.gateway.revocation import Revocation
 from rshell.gateway.session_table import SessionTable
 from rshell.gateway.steering import Fleet
@@ -42,6 +48,7 @@ from rshell.link.core.errors import ErrorCode
 from rshell.link.core.messages import GoAway
 from rshell.link.protocol import LinkProtocol
 from rshell.store.store import Store
+from rshell.store.threads import InlineThreads, Threads
 
 __all__ = ["Catalogues", "Gateway", "planned_stop", "tls_of"]
 
@@ -53,6 +60,8 @@ RENEWALS_RATE, RENEWALS_BURST = 3 / 3600, 10
 REFUSED_JOINS_RATE, REFUSED_JOINS_BURST = 1 / 60, 10
 #: Probes that one operator may ask for, of all devices: a look at a whole site at once.
 PROBES_RATE, PROBES_BURST = 20.0, 500
+#: What a gateway records that was told nothing: the configuration's default is another.
+NOT_RECORDED = RecordingPolicy(mode="off")
 #: Agents come back this soon after a planned stop, and not all at once.
 RESTART_SECONDS = 2
 #: A peer that has not taken our last words by then is cut off by the end of the process.
@@ -120,6 +129,9 @@ class Gateway:
         wall: Seconds since 1970, for records only.
         handshakes_per_second: At most.
         clone_action: What happens to a device of which there seem to be two.
+        recording: Which sessions are recorded.
+        recording_threads: Where recordings are written; at once if None.
+        syslog: Where rows of the audit log go too; "" is nowhere.
 
     Attributes:
         advertised: ``(host, port)`` pairs under which devices and operators dial in; set by
@@ -138,6 +150,9 @@ class Gateway:
         *,
         handshakes_per_second: float = DEFAULT_RATE,
         clone_action: CloneAction = "alert",
+        recording: RecordingPolicy = NOT_RECORDED,
+        recording_threads: Threads | None = None,
+        syslog: str = "",
     ) -> None:
         self.home = home
         self.store = store
@@ -161,6 +176,9 @@ class Gateway:
         self.flights = Flights(wheel.seconds, self.now_us)
         self.probing = Throttle(wheel.seconds, PROBES_RATE, PROBES_BURST)
         self.sessions = SessionTable(wheel.seconds)
+        self.audit_feed = AuditFeed(store, home.audit_key, wheel)
+        self.shipper = AuditShipper(self, syslog) if syslog else None
+        self.recordings = Recordings(self, recording, recording_threads or InlineThreads())
         self.switchboard = Switchboard(self)
         self.verbs = Verbs(self)
         self.revocation = Revocation(self)
@@ -208,6 +226,10 @@ class Gateway:
         """Take an epoch range and complete what an earlier run left open."""
         start = await self.store.next_start()
         self.presence = Presence(start)
+        await self.audit_feed.start()
+        if self.shipper is not None:
+            await self.shipper.start()
+        await self.recordings.start()
         await self.switchboard.start()
         await self.fleet.start()
         self.probes.start()
@@ -232,6 +254,10 @@ class Gateway:
             self._await_links(waited, self.wheel.seconds() + STOP_SECONDS)
             await waited
         self._log.info("told {count} links to come back later", count=count)
+        await self.recordings.stop()
+        await self.audit_feed.stop()
+        if self.shipper is not None:
+            await self.shipper.stop()
 
     def turn_away(self, link: LinkProtocol) -> None:
         """Tell a device that comes while this gateway goes down when to try again."""

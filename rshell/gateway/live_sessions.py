@@ -7,6 +7,7 @@ What it is not: the session itself, which lives on the device and outlives its a
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import attrs
 
@@ -14,6 +15,9 @@ from rshell.gateway.callers import Caller, OpenRefused, StreamEnder
 from rshell.link.core.errors import ErrorCode
 from rshell.link.protocol import LinkProtocol
 from rshell.store.records import Device
+
+if TYPE_CHECKING:
+    from rshell.gateway.live_recording import LiveRecording
 
 __all__ = ["LiveSession", "SessionKey"]
 
@@ -36,6 +40,7 @@ class LiveSession:
         row: of the audit log, once it is committed; 0 before.
         stream: what joins operator and device, once there is one.
         device_link: the link that the stream was opened on.
+        recording: of its session, while this attempt is recorded.
         refused: why it ended before it was joined.
         woken: called when ``refused`` is set.
     """
@@ -52,6 +57,7 @@ class LiveSession:
     row: int = 0
     stream: StreamEnder | None = None
     device_link: LinkProtocol | None = None
+    recording: LiveRecording | None = None
     refused: OpenRefused | None = None
     woken: Callable[[], None] = _nothing
 

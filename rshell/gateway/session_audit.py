@@ -165,6 +165,7 @@ class SessionAudit:
                 details={"reported": reported} if reported else {},
             )
         )
+        self._gateway.recordings.settled(story.first.record.session or "")
 
     async def complete_interrupted(self) -> None:
         """At start: mark what an earlier run of this gateway left open as interrupted."""

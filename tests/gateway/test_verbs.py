@@ -8,6 +8,7 @@ from typing import Any
 from rshell.gateway.verbs import VERBS
 from rshell.identity.fleet_home import certificates_from_pem
 from rshell.identity.keys import PrivateKey, make_csr, new_key, spki_hash
+from rshell.store.recordings import NewRecording
 from rshell.store.records import AuditRecord
 from tests.gateway.ends import End, Talk
 from tests.gateway.fleet import FleetTestCase
@@ -32,6 +33,11 @@ MATRIX: dict[str, tuple[dict[str, Any], str, str]] = {
     "gateway.revoke": ({"kind": "device", "name": "pump-2"}, "not-found", "policy"),
     "gateway.handlers": ({}, "not-found", "policy"),
     "gateway.audit": ({}, "not-found", "policy"),
+    "gateway.audit-key": ({}, "not-found", "policy"),
+    "gateway.audit-rows": ({}, "not-found", "policy"),
+    "gateway.audit-verify": ({}, "not-found", "policy"),
+    "gateway.recording": ({"session": "0" * 8}, "not-found", "policy"),
+    "gateway.recordings": ({}, "not-found", "policy"),
     "gateway.sessions": ({}, "not-found", "policy"),
     "gateway.end-session": ({"session": "0" * 32}, "not-found", "policy"),
     "gateway.renew": ({"csr": csr()}, "ok", "ok"),
@@ -75,6 +81,17 @@ class MatrixTests(VerbTestCase):
             kind="session", opens=True, operator="ann", device=busy.owner, session="0" * 32
         )
         self.fleet.got(self.fleet.store.append_audit(begun))
+        recorded = NewRecording(
+            session="0" * 32,
+            device=busy.owner,
+            device_name="pump-3",
+            operator="ann",
+            handler="shell",
+            login=None,
+            mode="output",
+            path="2026/01/01/x.cast",
+        )
+        self.fleet.got(self.fleet.store.begin_recording(recorded))
 
     def _result(self, end: End, name: str) -> str | None:
         talk = self.ask(end, name, **MATRIX[name][0])
