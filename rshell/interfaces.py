@@ -7,7 +7,7 @@ Everything here is stable surface.  All methods are called in the reactor's thre
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from twisted.internet.interfaces import IConsumer, IProtocol, IPushProducer, ITransport
@@ -114,4 +114,17 @@ class IDeviceContext(Interface):
     clock = Attribute("IReactorTime: the only source of time and timers for a handler.")
 
     def fact(name: str) -> str:
-        """Return a fact (``hostname``, ``os``, ``kernel``, ``architecture``) or ``""``."""
+        """Return a fact that never changes while the agent runs, or ``""``.
+
+        ``hostname``, ``os`` (as ID in os-release(5)), ``os_name``, ``kernel``, ``architecture``.
+        """
+
+    def facts(names: Iterable[str] = ()) -> dict[str, Any]:
+        """Look at the device now.
+
+        Args:
+            names: Which facts (docs/facts.md); none means all.
+
+        Returns:
+            JSON values, at most 7,680 bytes encoded.
+        """

@@ -25,6 +25,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "call": ("rshell.cli.call:call", "Call any handler of one device or of many."),
     "demo": ("rshell.cli.demo:demo", "Try it all out on this machine, with toy devices."),
     "devices": ("rshell.cli.listings:devices", "List devices."),
+    "facts": ("rshell.cli.facts:facts", "Show what a device is: system, memory, disks."),
     "handlers": ("rshell.cli.listings:handlers", "List what can be called on a device."),
     "invite": ("rshell.cli.admin:invite", "Make a join string for a device or an operator."),
     "join": ("rshell.cli.admin:join", "Make this machine an operator's."),

@@ -14,6 +14,7 @@ from rshell.handlers import Outcome
 __all__ = [
     "AuditRow",
     "Device",
+    "DeviceFacts",
     "Handler",
     "Invitation",
     "LinkRecord",
@@ -47,7 +48,7 @@ class Device(Struct, frozen=True, kw_only=True):
     last_seen: str | None = None
     agent_version: str | None = None
     handlers: list[str] = field(default_factory=list)
-    facts: dict[str, str] = field(default_factory=dict)
+    facts: dict[str, Any] = field(default_factory=dict)
     policy_error: str | None = None
     silent_ms: int | None = None
     revoked: bool = False
@@ -58,6 +59,19 @@ class Device(Struct, frozen=True, kw_only=True):
     def live(self) -> bool:
         """Whether a session can be opened: ``suspect`` still has its link."""
         return self.state in ("live", "suspect")
+
+
+class DeviceFacts(Struct, frozen=True, kw_only=True):
+    """What a device says of itself (docs/facts.md); ``received_at`` is when the gateway got it.
+
+    All of it is the device's word: show it through `rshell.access.printable.printable` only, and
+    decide nothing by it.
+    """
+
+    device: str
+    state: str = "never"
+    received_at: str | None = None
+    facts: dict[str, Any] = field(default_factory=dict)
 
 
 class Handler(Struct, frozen=True, kw_only=True):

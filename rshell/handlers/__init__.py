@@ -2,6 +2,7 @@
 
 A device's handler decodes its request with these types, an operator's client encodes them.
 ``processes.py`` has shell and exec, ``catalogue.py`` how a device describes what it can do,
+``facts.py`` what it tells of itself,
 ``flight.py`` what a device's flight recorder tells, ``decoding.py`` the strict decoder that every
 handler's request passes through.
 """
@@ -14,6 +15,7 @@ from rshell.handlers.catalogue import (
     encode_catalogue,
 )
 from rshell.handlers.decoding import BadRequest, decode_request
+from rshell.handlers.facts import FactsReport, FactsRequest
 from rshell.handlers.processes import (
     ExecRequest,
     ProcessRequest,
@@ -26,6 +28,8 @@ __all__ = [
     "PRIORITIES",
     "BadRequest",
     "ExecRequest",
+    "FactsReport",
+    "FactsRequest",
     "HandlerDescription",
     "Outcome",
     "ProcessRequest",

@@ -53,7 +53,7 @@ class RegistryTests(SynchronousTestCase):
         for handler in BUILT_IN:
             verifyObject(ICommandHandler, handler)
             self.assertEqual(handler.name, check_handler(handler).name)
-        self.assertEqual({"shell", "exec"}, {handler.name for handler in BUILT_IN})
+        self.assertEqual({"shell", "exec", "facts"}, {handler.name for handler in BUILT_IN})
 
     def test_bad_ones(self) -> None:
         """Whatever breaks the interface is named as broken."""
@@ -124,4 +124,4 @@ class RegistryTests(SynchronousTestCase):
             check=True,
             timeout=30,
         )
-        self.assertEqual(b"['exec', 'good', 'shell'] False\n", done.stdout, done.stderr)
+        self.assertEqual(b"['exec', 'facts', 'good', 'shell'] False\n", done.stdout, done.stderr)

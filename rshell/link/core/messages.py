@@ -157,6 +157,7 @@ class Open(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown
     limit: Offset = 0
     resume: Positions | None = None
     view: bool = False
+    timeout_ms: Annotated[int, Meta(ge=1, le=2**40)] | None = None
 
     @property
     def start(self) -> Positions:
