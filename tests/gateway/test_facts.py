@@ -123,10 +123,15 @@ class StoreTests(StoreTestCase):
 
         def fill(connection: Any) -> None:
             rows = [{"id": f"{n:036}", "name": f"d-{n}"} for n in range(10_000)]
-            fixed = dict(
-                name_provisional=False, status="active", created_at=0, epoch=0, dial=0,
-                link_generation=0, facts="{}",
-            )  # fmt: skip
+            fixed = {
+                "name_provisional": False,
+                "status": "active",
+                "created_at": 0,
+                "epoch": 0,
+                "dial": 0,
+                "link_generation": 0,
+                "facts": "{}",
+            }
             connection.execute(devices.insert(), [row | fixed for row in rows])
             body = json.dumps(facts)
             connection.execute(
