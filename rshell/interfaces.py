@@ -15,7 +15,7 @@ from zope.interface import Attribute, Interface
 
 from rshell.handlers import Outcome, ProcessRequest
 
-__all__ = ["ICommandHandler", "IDeviceContext", "IHandlerChannel"]
+__all__ = ["ICommandHandler", "IDeviceContext", "IHandlerChannel", "ITypedHandler"]
 
 
 class ICommandHandler(Interface):
@@ -56,6 +56,22 @@ class ICommandHandler(Interface):
                 cancels, or nobody has come back within 60 s after the link broke; clean up and
                 let it pass.
         """
+
+
+class ITypedHandler(ICommandHandler):
+    """A handler that also announces the types of what it answers: optional.
+
+    Listings show them, and programs that call the handler can rely on them.
+    """
+
+    result_type = Attribute(
+        "A `msgspec.Struct`, of which `rshell.handlers.Outcome.result` is an instance when the "
+        "status is ``ok``; or None."
+    )
+    event_types = Attribute(
+        "A map from each kind of event to the `msgspec.Struct` of its body; ``progress`` need not "
+        "be listed."
+    )
 
 
 class IHandlerChannel(ITransport, IConsumer, IPushProducer):

@@ -161,6 +161,7 @@ class Greeting:
             catalogue=self._catalogue(),
             policy=policy.state,
             facts=self._facts,
+            problems=self._registry.problems,
         )
 
     def _catalogue(self) -> str:

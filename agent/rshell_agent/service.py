@@ -316,5 +316,6 @@ class AgentService(Service):
             keeper={key: identity[key] for key in ("pid", "version") if key in identity},
             keeper_sessions=self._keeper_sessions,
             policy_error=self._policy.current.error,
+            plugin_problems=self._registry.problems,
             certificate_end=stamp(self._identity.current.certificate.not_valid_after_utc),
         )

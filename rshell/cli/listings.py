@@ -1,4 +1,4 @@
-"""Verbs that list: devices, handlers, audit, whoami."""
+"""Verbs that list: devices, audit, whoami."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import msgspec
 
 from rshell.access.printable import printable
 from rshell.access.selectors import parse
-from rshell.cli.arguments import describe_arguments
 from rshell.cli.columns import (
     DEFAULT_COLUMNS,
     WIDE_COLUMNS,
@@ -26,7 +25,7 @@ from rshell.cli.running import Surroundings, run_with_client
 from rshell.cli.tables import print_table
 from rshell.client import AuditRow, Client
 
-__all__ = ["audit", "devices", "handlers", "print_json", "whoami"]
+__all__ = ["audit", "devices", "print_json", "whoami"]
 
 
 def print_json(value: Any) -> None:
@@ -87,34 +86,6 @@ def devices(context: click.Context, selector: str, output: str | None, columns: 
             for alert in device.alerts:
                 text = printable(f"{device.name}: {alert}", 300)
                 sys.stderr.write(f"rshell: {text}\n")
-        return 0
-
-    return run_with_client(settings.home, main)
-
-
-@click.command(short_help="List what can be called on a device.")
-@click.option("--gateway", is_flag=True, help="List what the gateway itself answers.")
-@common_options
-@click.argument("device", required=False)
-@click.pass_context
-def handlers(context: click.Context, device: str | None, gateway: bool) -> int:
-    """List the handlers of DEVICE with their arguments, for rshell call.
-
-    \b
-    rshell handlers pump-17
-    rshell handlers --gateway
-    """
-    if (device is None) != gateway:
-        raise click.UsageError("name one DEVICE, or say --gateway")
-    settings = settings_of(context)
-
-    async def main(_surroundings: Surroundings, client: Client) -> int:
-        found = await client.handlers(device)
-        if settings.json:
-            print_json(found)
-            return 0
-        rows = [(h.name, h.summary, describe_arguments(h.schema)) for h in found]
-        print_table(("HANDLER", "WHAT IT DOES", "ARGUMENTS"), rows)
         return 0
 
     return run_with_client(settings.home, main)

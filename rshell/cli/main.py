@@ -26,7 +26,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "demo": ("rshell.cli.demo:demo", "Try it all out on this machine, with toy devices."),
     "devices": ("rshell.cli.listings:devices", "List devices."),
     "facts": ("rshell.cli.facts:facts", "Show what a device is: system, memory, disks."),
-    "handlers": ("rshell.cli.listings:handlers", "List what can be called on a device."),
+    "handlers": ("rshell.cli.handlers:handlers", "List what can be called on a device."),
     "invite": ("rshell.cli.admin:invite", "Make a join string for a device or an operator."),
     "join": ("rshell.cli.admin:join", "Make this machine an operator's."),
     "label": ("rshell.cli.admin:label", "Set or remove labels of a device."),

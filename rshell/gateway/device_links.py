@@ -281,7 +281,11 @@ class DeviceLinks:
         entry = LiveDevice(
             device=device,
             link=link,
-            hello=msgspec.structs.replace(hello, facts=reported(hello.facts)),
+            hello=msgspec.structs.replace(
+                hello,
+                facts=reported(hello.facts),
+                problems=[printable(line, 500) for line in hello.problems],
+            ),
             epoch=presence.next_epoch(),
             address=address,
             connected_at=datetime.fromtimestamp(self._wall(), UTC),

@@ -70,6 +70,7 @@ def device_row(
         "handlers": _handler_names(gateway, device.catalogue),
         "facts": dict(device.facts),
         "policy_error": None,
+        "problems": [],
         "alerts": gateway.clones.alerts(device.id),
         "quarantined": None if device.quarantined_at is None else rfc3339(device.quarantined_at),
     }
@@ -94,12 +95,14 @@ def _live_part(gateway: Gateway, live: LiveDevice) -> dict[str, Any]:
         "handlers": _handler_names(gateway, live.hello.catalogue),
         "facts": live.hello.facts,
         "policy_error": printable(policy.error) if policy and policy.error else None,
+        "problems": live.hello.problems,
         "rtt_ms": None if rtt is None else round(rtt * 1000, 1),
     }
 
 
 def _handler_names(gateway: Gateway, digest: str | None) -> list[str]:
-    return [entry.name for entry in gateway.catalogues.get(digest or "") or ()]
+    known = gateway.catalogues.get(digest or "") or ()
+    return [entry.name for entry in known if entry.allowed]
 
 
 def _rfc3339(moment: datetime) -> str:

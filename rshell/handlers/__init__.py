@@ -8,6 +8,7 @@ handler's request passes through.
 """
 
 from rshell.handlers.catalogue import (
+    MAX_CATALOGUE_BYTES,
     PRIORITIES,
     HandlerDescription,
     catalogue_digest,
@@ -25,6 +26,7 @@ from rshell.handlers.processes import (
 from rshell.link.core.messages import Outcome
 
 __all__ = [
+    "MAX_CATALOGUE_BYTES",
     "PRIORITIES",
     "BadRequest",
     "ExecRequest",
