@@ -205,6 +205,13 @@ class HandlerChannel:
         return self._over
 
     @property
+    def disconnecting(self) -> bool:
+        """As of a TCP transport: whether nothing more can be sent.  Twisted's protocols ask."""
+        return (
+            self.over or self._finished or (self._stream is not None and self._stream.disconnecting)
+        )
+
+    @property
     def kept_bytes(self) -> int:
         """Bytes that were written and not confirmed, or arrived and not read."""
         if self._stream is None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import base64
 import math
 import os
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -21,7 +22,14 @@ import msgspec
 
 from rshell.access.printable import printable
 
-__all__ = ["Argument", "BadArgument", "arguments_of", "build_request", "describe_arguments"]
+__all__ = [
+    "Argument",
+    "BadArgument",
+    "arguments_of",
+    "build_request",
+    "describe_arguments",
+    "description_of",
+]
 
 _TRUE = frozenset({"true", "yes", "on", "1"})
 _FALSE = frozenset({"false", "no", "off", "0"})
@@ -121,7 +129,7 @@ class Argument:
 
 
 def arguments_of(schema: Any) -> list[Argument]:
-    """Return a handler's arguments, at most `MAX_NAMES`.
+    """Return a handler's arguments, those that it must have first, at most `MAX_NAMES`.
 
     Args:
         schema: of the handler's request, whatever the device sent.
@@ -143,7 +151,17 @@ def arguments_of(schema: Any) -> list[Argument]:
                 limits=tuple(_limits(kind, whole)),
             )
         )
-    return found
+    return sorted(found, key=lambda argument: not argument.required)
+
+
+def description_of(schema: Any) -> list[str]:
+    """Return what a request's type says of itself, in paragraphs."""
+    whole = _mapping(schema)
+    text = _resolve(whole, whole).get("description")
+    if not isinstance(text, str):
+        return []
+    paragraphs = re.split(r"\n\s*\n", text[: 4 * MAX_DESCRIPTION])
+    return [said for part in paragraphs if (said := _sentence(part.replace("``", "")))]
 
 
 def _default(value: Any) -> str:
@@ -367,6 +385,8 @@ class _Names:
             return ""
         if name == "string":
             return "bytes" if branch.get("contentEncoding") == "base64" else "text"
+        if name == "array" and "prefixItems" in branch:
+            return "[…]"
         if name == "array":
             items = branch.get("items") if depth < MAX_DEPTH else None
             return f"{self.of(items, depth + 1) if items else 'any'}..."

@@ -107,7 +107,8 @@ def call(
         if _HELP in context.meta:
             say(handler_help(targets[0].device, described))
             return 0
-        request = _request(arguments, described.schema)
+        hint = f"see: rshell call {targets[0].device} {handler} --help"
+        request = _request(arguments, described.schema, hint)
 
         def open_session(device: str, receiver: SessionReceiver) -> Session:
             priority = described.priority
@@ -170,8 +171,8 @@ async def _describe(client: Client, targets: list[Target], handler: str) -> Hand
     )
 
 
-def _request(arguments: tuple[str, ...], schema: dict[str, Any]) -> dict[str, Any]:
+def _request(arguments: tuple[str, ...], schema: dict[str, Any], hint: str) -> dict[str, Any]:
     try:
         return build_request(arguments, schema)
     except BadArgument as error:
-        raise RshellError("bad-request", str(error)) from None
+        raise RshellError("bad-request", str(error), hint) from None

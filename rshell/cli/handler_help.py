@@ -9,7 +9,7 @@ import textwrap
 from typing import Any
 
 from rshell.access.printable import printable
-from rshell.cli.arguments import Argument, arguments_of
+from rshell.cli.arguments import Argument, arguments_of, description_of
 from rshell.client import Handler
 
 __all__ = ["handler_help", "handler_summary_lines"]
@@ -25,6 +25,8 @@ def handler_help(device: str, handler: Handler) -> str:
     required = [f"{argument.name}={argument.kind}" for argument in arguments if argument.required]
     words = [usage, *required, *(["[key=value]..."] if len(required) < len(arguments) else [])]
     lines = [" ".join(words), "", *_paragraph(handler.summary)]
+    for paragraph in description_of(handler.schema):
+        lines += ["", *_paragraph(paragraph)]
     if not handler.allowed:
         lines += ["", *_paragraph("The device's policy does not allow it: it would be refused.")]
     lines += handler_summary_lines(handler)
@@ -74,4 +76,6 @@ def _head(argument: Argument) -> str:
 
 
 def _paragraph(text: Any) -> list[str]:
-    return textwrap.wrap(printable(str(text), 1000), WIDTH, initial_indent=_INDENT)
+    return textwrap.wrap(
+        printable(str(text), 1000), WIDTH, initial_indent=_INDENT, subsequent_indent=_INDENT
+    )
