@@ -28,6 +28,7 @@ from rshell.link.core.messages import Open, Opened
 from rshell.link.core.sources import OutData, OutEvent, OutLimit
 from rshell.link.protocol import LinkProtocol
 from rshell_agent.guarding import (
+    FAIR_BYTES,
     MAX_UNSENT_BYTES,
     EventPacer,
     GuardedProducer,
@@ -78,6 +79,9 @@ class ChannelOwner(Protocol):
 
     def channel_over(self, code: str, message: str) -> None:
         """The stream is over for good, said once; code ``none``: its outcome has arrived."""
+
+    def crowded(self) -> bool:
+        """Whether all handlers together hold as much as this agent can afford."""
 
     def channel_flooded(self, limit: OutputLimit) -> None:
         """The handler produces more than may wait; what is there is still sent."""
@@ -325,8 +329,11 @@ class HandlerChannel:
         stream = self._accepted()
         if self._finished:
             return None
-        if stream.end.unsent + size > MAX_UNSENT_BYTES:
-            limit = OutputLimit(f"more than {MAX_UNSENT_BYTES >> 20} MiB wait to be read")
+        unsent, most = stream.end.unsent + size, MAX_UNSENT_BYTES
+        if unsent > FAIR_BYTES and self._owner.crowded():
+            most = FAIR_BYTES
+        if unsent > most:
+            limit = OutputLimit(f"more than {most >> 10} KiB wait to be read")
             self._owner.channel_flooded(limit)
             raise limit
         return stream

@@ -23,13 +23,23 @@ from zope.interface import implementer
 
 from rshell.link.core.limits import TokenBucket
 
-__all__ = ["MAX_UNSENT_BYTES", "EventPacer", "GuardedProducer", "OutputLimit", "ProtocolRunner"]
+__all__ = [
+    "FAIR_BYTES",
+    "MAX_CROWD_BYTES",
+    "MAX_UNSENT_BYTES",
+    "EventPacer",
+    "GuardedProducer",
+    "OutputLimit",
+    "ProtocolRunner",
+]
 
 #: What one handler may write ahead of its reader.  A producer is paused at 64 KiB; this is for
 #: those that have none, and enough for any answer that is made in one piece.
 MAX_UNSENT_BYTES = 4 * 1024 * 1024
+#: Of all handlers of this agent together; who has more than a fair part of it then is stopped.
+MAX_CROWD_BYTES, FAIR_BYTES = 16 * 1024 * 1024, 256 * 1024
 #: Progress is for eyes: of what comes faster the newest is told.
-PROGRESS_SECONDS = 0.1
+PROGRESS_SECONDS, PROGRESS_BURST = 0.1, 20
 #: Other events of one session.  A device's link carries 200 a second, of all sessions together,
 #: and a gateway ends one that sends more (docs/protocol.md, section 13).
 EVENTS_RATE, EVENTS_BURST = 5.0, 50
@@ -122,9 +132,9 @@ class EventPacer:
         self._send = send
         self._clock = clock
         self._others = TokenBucket(EVENTS_RATE, EVENTS_BURST)
+        self._progresses = TokenBucket(1 / PROGRESS_SECONDS, PROGRESS_BURST)
         self._progress: dict[str, Any] | None = None
         self._timer: IDelayedCall | None = None
-        self._told_at: float | None = None
 
     def event(self, kind: str, body: dict[str, Any]) -> None:
         """Send an event; progress perhaps later, or never if newer progress comes first.
@@ -138,23 +148,24 @@ class EventPacer:
             self.flush()
             self._send(kind, body)
             return
-        now = self._clock.seconds()
-        if self._told_at is None or now - self._told_at >= PROGRESS_SECONDS:
-            self.stop()
-            self._tell(body)
+        if self._timer is None and self._progresses.take(self._clock.seconds()):
+            self._send("progress", body)
         else:
             self._progress = body
             if self._timer is None:
-                self._timer = self._clock.callLater(
-                    PROGRESS_SECONDS - (now - self._told_at), self.flush
-                )
+                self._timer = self._clock.callLater(PROGRESS_SECONDS, self._due)
+
+    def _due(self) -> None:
+        self._timer = None
+        self._progresses.take(self._clock.seconds())
+        self.flush()
 
     def flush(self) -> None:
         """Send the progress that waits: the last one is never left out."""
         body = self._progress
         self.stop()
         if body is not None:
-            self._tell(body)
+            self._send("progress", body)
 
     def stop(self) -> None:
         """Send no more."""
@@ -162,7 +173,3 @@ class EventPacer:
         timer, self._timer = self._timer, None
         if timer is not None and timer.active():
             timer.cancel()
-
-    def _tell(self, body: dict[str, Any]) -> None:
-        self._told_at = self._clock.seconds()
-        self._send("progress", body)

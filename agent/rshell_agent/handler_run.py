@@ -65,6 +65,9 @@ class RunRegister(Protocol):
     def ran(self, session: bytes) -> None:
         """The session has had its effect: it must not run again."""
 
+    def crowded(self) -> bool:
+        """Whether all runs together hold as much as this agent can afford."""
+
     def detached(self, run: HandlerRun) -> None:
         """Nobody is there any more."""
 
@@ -253,6 +256,9 @@ class HandlerRun:
         self._forget()
         if code != ErrorCode.NONE:
             self._cancel_soon()
+
+    def crowded(self) -> bool:
+        return self._register.crowded()
 
     def channel_flooded(self, limit: OutputLimit) -> None:
         self._end_soon(_error(ErrorCode.OUTPUT_LIMIT, self._too_much(limit)))

@@ -18,7 +18,9 @@ from rshell.interfaces import ICommandHandler
 from rshell.testing import HandlerCall, HandlerHarness
 from rshell_agent.guarding import (
     EVENTS_BURST,
+    FAIR_BYTES,
     MAX_UNSENT_BYTES,
+    PROGRESS_BURST,
     PROGRESS_SECONDS,
     EventPacer,
     OutputLimit,
@@ -173,8 +175,24 @@ class FloodTests(GuardCase):
         self.assertLessEqual(pieces * 100_000, MAX_UNSENT_BYTES + 400_000)
         written = pieces * 100_000
         call.resume()
-        self.assertIn("4 MiB", self.assert_failed(call, "output-limit"))
+        self.assertIn("4096 KiB", self.assert_failed(call, "output-limit"))
         self.assertEqual(written, len(call.stdout))
+
+    def test_crowd(self) -> None:
+        """Many that wait with much hold less each: the newest is stopped at its fair part."""
+
+        async def body(channel: Any, device: Any) -> Outcome:
+            for _ in range(30):
+                channel.write(bytes(100_000))
+            return OK
+
+        first = self.called(body, paused=True)
+        others = [self.harness.call(paused=True) for _ in range(7)]
+        for call in (first, *others):
+            call.resume()
+        statuses = [call.outcome and call.outcome.status for call in (first, *others)]
+        self.assertEqual(["ok"] * 5 + ["error"] * 3, statuses)
+        self.assertLess(len(others[-1].stdout), 3 * FAIR_BYTES)
 
     def test_swallowed(self) -> None:
         """Also one that catches everything and goes on, or that writes from a timer."""
@@ -233,7 +251,8 @@ class FloodTests(GuardCase):
             return OK
 
         call = self.called(body)
-        self.assertEqual([("progress", {"done": 0}), ("progress", {"done": 999})], call.events)
+        told = [body["done"] for _, body in call.events]
+        self.assertEqual([*range(PROGRESS_BURST), 999], told)
         assert call.outcome is not None
         self.assertEqual("ok", call.outcome.status)
 
@@ -246,23 +265,24 @@ class PacerTests(SynchronousTestCase):
 
     def test_timer(self) -> None:
         """Progress that waits is told when its time has come, and a stop forgets it."""
-        for number in range(3):
+        first = list(range(PROGRESS_BURST))
+        for number in range(99):
             self.pacer.event("progress", {"done": number})
-        self.assertEqual([0], [body["done"] for _, body in self.sent])
+        self.assertEqual(first, [body["done"] for _, body in self.sent])
         self.clock.advance(PROGRESS_SECONDS)
-        self.assertEqual([0, 2], [body["done"] for _, body in self.sent])
-        self.pacer.event("progress", {"done": 3})
+        self.assertEqual([*first, 98], [body["done"] for _, body in self.sent])
+        self.pacer.event("progress", {"done": 100})
         self.pacer.stop()
-        self.clock.advance(1)
-        self.assertEqual([0, 2], [body["done"] for _, body in self.sent])
+        self.clock.advance(0.05)
+        self.assertEqual([*first, 98], [body["done"] for _, body in self.sent])
         self.assertEqual([], self.clock.getDelayedCalls())
 
     def test_order(self) -> None:
         """Progress that waits goes before another event, so that order is kept."""
-        self.pacer.event("progress", {"done": 1})
-        self.pacer.event("progress", {"done": 2})
+        for number in range(99):
+            self.pacer.event("progress", {"done": number})
         self.pacer.event("found", {})
-        self.assertEqual(["progress", "progress", "found"], [kind for kind, _ in self.sent])
+        self.assertEqual([98, None], [body.get("done") for _, body in self.sent[-2:]])
         self.assertEqual([], self.clock.getDelayedCalls())
 
 

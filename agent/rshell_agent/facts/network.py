@@ -6,7 +6,6 @@ interfaces, and an ioctl gives one address of each; netlink has them all.
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import socket
 import struct
@@ -33,6 +32,7 @@ _REQUEST_DUMP = 0x301  # NLM_F_REQUEST | NLM_F_ROOT | NLM_F_MATCH
 _IFLA_ADDRESS, _IFLA_IFNAME = 1, 3
 _IFA_ADDRESS, _IFA_LOCAL = 1, 2
 _IFF_LOOPBACK = 0x8
+_FAMILIES = {4: socket.AF_INET, 16: socket.AF_INET6}
 _HEADER = struct.Struct("=IHHII")
 _LINK = struct.Struct("=BxHiII")
 _ADDRESS = struct.Struct("=BBBBi")
@@ -102,11 +102,16 @@ def _addresses(data: bytes) -> Iterator[tuple[int, str]]:
         attributes = _attributes(body[_ADDRESS.size :])
         # Of a point-to-point link ADDRESS is the other end's.
         raw = attributes.get(_IFA_LOCAL) or attributes.get(_IFA_ADDRESS) or b""
-        if len(raw) not in (4, 16):
-            continue
-        address = ipaddress.ip_address(raw)
-        if not (address.is_loopback or address.is_link_local):
-            yield index, f"{address}/{prefix}"
+        family = _FAMILIES.get(len(raw))
+        if family is not None and not _only_here(raw):
+            yield index, f"{socket.inet_ntop(family, raw)}/{prefix}"
+
+
+def _only_here(raw: bytes) -> bool:
+    """Whether an address is loopback (127/8, ::1) or link-local (169.254/16, fe80::/10)."""
+    if len(raw) == 4:
+        return raw[0] == 127 or raw[:2] == b"\xa9\xfe"
+    return raw == bytes(15) + b"\1" or (raw[0] == 0xFE and raw[1] & 0xC0 == 0x80)
 
 
 def _attributes(data: bytes) -> dict[int, bytes]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import platform
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -119,7 +119,7 @@ class FactsCollector:
         found["load"] = system.load(root)
         found["memory"] = system.memory(root)
         found["agent_version"] = self._agent_version
-        found["python_version"] = platform.python_version()
+        found["python_version"] = ".".join(map(str, sys.version_info[:3]))
         found["handlers"] = sorted(self._handlers())[:MAX_HANDLERS]
         # What costs more than reading a file is not looked at for nothing.
         if not wanted or "disks" in wanted:
