@@ -45,6 +45,7 @@ class DeviceContext:
         home: The agent's home.
         clock: The reactor's time.
         facts: As in HELLO.
+        forwards: What the handler ``forward`` needs of this process; None: it forwards nothing.
         look: names -> facts as they are now; by default ``facts`` are all there are.
     """
 
@@ -54,11 +55,13 @@ class DeviceContext:
         home: Path,
         clock: IReactorTime,
         facts: Mapping[str, str],
+        forwards: object = None,
         look: Callable[[Iterable[str]], dict[str, Any]] | None = None,
     ) -> None:
         self.name = name
         self.home = home
         self.clock = clock
+        self.forwards = forwards
         self._facts = dict(facts)
         self._look = look
 

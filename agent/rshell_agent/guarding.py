@@ -42,7 +42,7 @@ MAX_CROWD_BYTES, FAIR_BYTES = 16 * 1024 * 1024, 256 * 1024
 PROGRESS_SECONDS, PROGRESS_BURST = 0.1, 20
 #: Other events of one session.  A device's link carries 200 a second, of all sessions together,
 #: and a gateway ends one that sends more (docs/protocol.md, section 13).
-EVENTS_RATE, EVENTS_BURST = 5.0, 50
+EVENTS_RATE, EVENTS_BURST = 100.0, 150
 
 
 class OutputLimit(Exception):

@@ -28,6 +28,7 @@ from rshell_agent.facts import FactsCollector, brief_facts
 from rshell_agent.facts.told import FactsSender
 from rshell_agent.flight_recorder import DeviceTimes, FlightRecorder
 from rshell_agent.flight_report import FlightSender
+from rshell_agent.handlers.forward import Forwards
 from rshell_agent.home import HomeLock, state_directory
 from rshell_agent.identity import DeviceIdentity, LinkMemory
 from rshell_agent.keeper_client import KeeperClient, KeeperUnavailable
@@ -119,6 +120,8 @@ class AgentService(Service):
         )
         self._policy = PolicyWatch(self._keeper, reactor, self._policy_changed)
         self._registry = HandlerRegistry.new()
+        lookup = NameLookup(reactor)
+        self._forwards = Forwards.new(reactor, self._policy, lookup.resolve)
         boot_id = read_boot_id(self._config.reboot.boot_id_file)
         greeting = Greeting(
             self._registry, self._policy, self._memory, self._floor, self._facts, boot_id
@@ -129,7 +132,6 @@ class AgentService(Service):
         self._suspension = SuspensionWatch(reactor, self._slept, self._clock_stepped)
         chance, wheel = random.SystemRandom(), TimerWheel(reactor)
         proxy = Proxy.parse(self._config.link.proxy) if self._config.link.proxy else None
-        lookup = NameLookup(reactor)
         self._facts_sender = FactsSender(
             self._all_facts,
             lambda: "facts" in self._allowed_handlers(),
@@ -208,7 +210,9 @@ class AgentService(Service):
 
     def _context(self) -> DeviceContext:
         name = self._memory.name or self._facts["hostname"]
-        return DeviceContext(name, self._home, self._reactor, self._facts, self._look)
+        return DeviceContext(
+            name, self._home, self._reactor, self._facts, self._forwards, look=self._look
+        )
 
     def _all_facts(self) -> dict[str, Any]:
         return self._collector.collect()

@@ -1,10 +1,10 @@
 """What both ends of a stream agree on: the typed requests of the built-in handlers.
 
 A device's handler decodes its request with these types, an operator's client encodes them.
-``processes.py`` has shell and exec, ``catalogue.py`` how a device describes what it can do,
-``facts.py`` what it tells of itself,
-``flight.py`` what a device's flight recorder tells, ``decoding.py`` the strict decoder that every
-handler's request passes through.
+``processes.py`` has shell and exec, ``sftp.py`` SFTP, ``tail.py`` the ends of logs, ``facts.py``
+what a device tells of itself, ``catalogue.py`` how it describes what it can do, ``flight.py`` what
+its flight recorder tells, ``decoding.py`` the strict decoder that every handler's request passes
+through.
 """
 
 from rshell.handlers.catalogue import (
@@ -23,6 +23,8 @@ from rshell.handlers.processes import (
     ShellRequest,
     TerminalSize,
 )
+from rshell.handlers.sftp import SftpRequest
+from rshell.handlers.tail import TailMark, TailRequest
 from rshell.link.core.messages import Outcome
 
 __all__ = [
@@ -35,7 +37,10 @@ __all__ = [
     "HandlerDescription",
     "Outcome",
     "ProcessRequest",
+    "SftpRequest",
     "ShellRequest",
+    "TailMark",
+    "TailRequest",
     "TerminalSize",
     "catalogue_digest",
     "decode_request",

@@ -2,9 +2,27 @@
 
 from rshell_agent.handlers.exec import ExecHandler
 from rshell_agent.handlers.facts import FactsHandler
+from rshell_agent.handlers.forward import ForwardHandler
+from rshell_agent.handlers.sftp import SftpHandler
 from rshell_agent.handlers.shell import ShellHandler
+from rshell_agent.handlers.tail import TailHandler
 
-__all__ = ["BUILT_IN", "ExecHandler", "FactsHandler", "ShellHandler"]
+__all__ = [
+    "BUILT_IN",
+    "ExecHandler",
+    "FactsHandler",
+    "ForwardHandler",
+    "SftpHandler",
+    "ShellHandler",
+    "TailHandler",
+]
 
 #: Registered through the same seam as plug-ins.
-BUILT_IN = (ShellHandler(), ExecHandler(), FactsHandler())
+BUILT_IN = (
+    ShellHandler(),
+    ExecHandler(),
+    SftpHandler(),
+    ForwardHandler(),
+    TailHandler(),
+    FactsHandler(),
+)
