@@ -14,13 +14,13 @@ from typing import Any, Protocol
 
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionDone, ConnectionLost
-from twisted.internet.interfaces import IProtocol, IReactorTime
+from twisted.internet.interfaces import IDelayedCall, IProtocol, IReactorTime
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from rshell.handlers import Outcome, ProcessRequest
 from rshell.interfaces import IHandlerChannel
-from rshell.link.channel import StreamAddress, StreamChannel
+from rshell.link.channel import ResumableReceiver, StreamAddress, StreamChannel
 from rshell.link.core.ends import ResumeLost
 from rshell.link.core.errors import ErrorCode, LocalProtocolError
 from rshell.link.core.events import DataReceived, EventReceived, LimitReceived
@@ -29,17 +29,21 @@ from rshell.link.core.sources import OutData, OutEvent, OutLimit
 from rshell.link.protocol import LinkProtocol
 from rshell_agent.guarding import (
     FAIR_BYTES,
+    MAX_EVENTS,
     MAX_UNSENT_BYTES,
     EventPacer,
     GuardedProducer,
     OutputLimit,
     ProtocolRunner,
+    may_carry_event,
 )
 
 __all__ = ["ChannelOwner", "HandlerChannel", "StreamOver"]
 
 #: Events that arrive before the handler asks for them.
 _EARLY_EVENTS = 64
+#: An event that has no turn on the link looks again after this.
+TURN_SECONDS = 0.05
 
 
 class StreamOver(Exception):
@@ -91,7 +95,34 @@ class ChannelOwner(Protocol):
 
 
 class _Stream(StreamChannel):
-    """A device's end hears of its end at once, also while it does not read (rule O6)."""
+    """A device's end: hears of its end at once, also while it does not read (rule O6).
+
+    Its events wait for their turn on the link, which it shares with other handlers.
+    """
+
+    def __init__(
+        self, link: LinkProtocol, receiver: ResumableReceiver, clock: IReactorTime
+    ) -> None:
+        super().__init__(link, receiver, resumable=True)
+        self._clock = clock
+        self._turn: IDelayedCall | None = None
+
+    def next_frame(self, room: int, credit: int) -> OutData | OutEvent | None:
+        if self.end.event_due and not may_carry_event(self._link, self._clock.seconds()):
+            if self._turn is None:
+                self._turn = self._clock.callLater(TURN_SECONDS, self._turn_came)
+            return None
+        return super().next_frame(room, credit)
+
+    def _turn_came(self) -> None:
+        self._turn = None
+        self._wake()
+
+    def _close(self, code: str, message: str) -> None:
+        turn, self._turn = self._turn, None
+        if turn is not None:
+            turn.cancel()
+        super()._close(code, message)
 
     def _end(self, code: str, message: str) -> None:
         self._close(code, message)
@@ -169,6 +200,7 @@ class HandlerChannel:
         self._reader: Deferred[bytes] | None = None
         self._protocol: ProtocolRunner | None = None
         self._producer: GuardedProducer | None = None
+        self._clock = clock
         self._pacer = EventPacer(self._send_event, clock)
         #: The outcome is said: nothing follows it.
         self._finished = False
@@ -284,7 +316,7 @@ class HandlerChannel:
         if refusal is not None:
             self.refuse(*refusal)
             raise StreamOver(*refusal)
-        stream = _Stream(self._link, self, resumable=True)
+        stream = _Stream(self._link, self, self._clock)
         stream.pauseProducing()  # until somebody reads
         self._stream = stream
         if self._link.waiting(self._number):  # else nobody is there, or the link is ending
@@ -378,14 +410,14 @@ class HandlerChannel:
         self.abortConnection()
 
     def send_event(self, kind: str, body: dict[str, Any]) -> None:
-        self._accepted()
+        stream = self._accepted()
         if self._finished:
             return
-        try:
-            self._pacer.event(kind, body)
-        except OutputLimit as limit:
+        if stream.end.ordered_waiting >= MAX_EVENTS:
+            limit = OutputLimit(f"more than {MAX_EVENTS} events wait to be read")
             self._owner.channel_flooded(limit)
-            raise
+            raise limit
+        self._pacer.event(kind, body)
 
     def _send_event(self, kind: str, body: dict[str, Any]) -> None:
         if self._stream is not None and not self._finished:

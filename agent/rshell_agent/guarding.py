@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from twisted.internet.interfaces import (
     IDelayedCall,
@@ -22,15 +23,18 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from rshell.link.core.limits import TokenBucket
+from rshell.link.protocol import LinkProtocol
 
 __all__ = [
     "FAIR_BYTES",
     "MAX_CROWD_BYTES",
+    "MAX_EVENTS",
     "MAX_UNSENT_BYTES",
     "EventPacer",
     "GuardedProducer",
     "OutputLimit",
     "ProtocolRunner",
+    "may_carry_event",
 ]
 
 #: What one handler may write ahead of its reader.  A producer is paused at 64 KiB; this is for
@@ -40,9 +44,11 @@ MAX_UNSENT_BYTES = 4 * 1024 * 1024
 MAX_CROWD_BYTES, FAIR_BYTES = 16 * 1024 * 1024, 256 * 1024
 #: Progress is for eyes: of what comes faster the newest is told.
 PROGRESS_SECONDS, PROGRESS_BURST = 0.1, 20
-#: Other events of one session.  A device's link carries 200 a second, of all sessions together,
-#: and a gateway ends one that sends more (docs/protocol.md, section 13).
+#: A link carries 200 events a second, and a gateway ends one that carries more (docs/protocol.md,
+#: section 13): those of all handlers together keep well below it, and wait for their turn.
 EVENTS_RATE, EVENTS_BURST = 100.0, 150
+#: Events of one session that may wait.
+MAX_EVENTS = 1024
 
 
 class OutputLimit(Exception):
@@ -120,8 +126,20 @@ class ProtocolRunner:
             self._broke(Failure())
 
 
+#: What each link may still carry; they go with their links.
+_events: WeakKeyDictionary[LinkProtocol, TokenBucket] = WeakKeyDictionary()
+
+
+def may_carry_event(link: LinkProtocol, now: float) -> bool:
+    """Take one turn of a link for an event; say whether there was one."""
+    bucket = _events.get(link)
+    if bucket is None:
+        bucket = _events[link] = TokenBucket(EVENTS_RATE, EVENTS_BURST)
+    return bucket.take(now)
+
+
 class EventPacer:
-    """Sends a handler's events no faster than the link may carry them.
+    """Sends a handler's progress no faster than anybody can see.
 
     Args:
         send: (kind, body): puts an event behind the bytes written so far.
@@ -131,20 +149,13 @@ class EventPacer:
     def __init__(self, send: Callable[[str, dict[str, Any]], None], clock: IReactorTime) -> None:
         self._send = send
         self._clock = clock
-        self._others = TokenBucket(EVENTS_RATE, EVENTS_BURST)
         self._progresses = TokenBucket(1 / PROGRESS_SECONDS, PROGRESS_BURST)
         self._progress: dict[str, Any] | None = None
         self._timer: IDelayedCall | None = None
 
     def event(self, kind: str, body: dict[str, Any]) -> None:
-        """Send an event; progress perhaps later, or never if newer progress comes first.
-
-        Raises:
-            OutputLimit: Too many of the others.
-        """
+        """Send an event; progress perhaps later, or never if newer progress comes first."""
         if kind != "progress":
-            if not self._others.take(self._clock.seconds()):
-                raise OutputLimit(f"more than {EVENTS_RATE:g} events a second")
             self.flush()
             self._send(kind, body)
             return

@@ -231,16 +231,25 @@ class FloodTests(GuardCase):
             self.assertEqual(size if status == "ok" else 0, len(call.stdout))
 
     def test_events(self) -> None:
-        """Events without end stop a handler before they end the device's link."""
+        """Events keep to what the link may carry, all in order; without end they are stopped."""
+        wanted = 400
 
         async def body(channel: Any, device: Any) -> Outcome:
-            for number in range(1000):
+            for number in range(wanted):
                 channel.send_event("found", {"number": number})
             return OK
 
         call = self.called(body)
+        self.assertLessEqual(len(call.events), EVENTS_BURST)
+        self.harness.advance(1)
+        self.assertLess(len(call.events), 300)
+        self.harness.advance(10)
+        self.assertEqual(list(range(wanted)), [body["number"] for _, body in call.events])
+        self.assertEqual(OK, call.outcome)
+        wanted = 5000
+        call = self.called(body)
+        self.harness.advance(60)
         self.assertIn("events", self.assert_failed(call, "output-limit"))
-        self.assertEqual(EVENTS_BURST, len(call.events))
 
     def test_progress(self) -> None:
         """Of progress that comes too fast the newest is told, and the last always."""
