@@ -143,6 +143,7 @@ class AgentService(Service):
         links.dispatcher = StreamDispatcher(
             self._registry, self._policy, self._keeper, self._context, reactor
         )
+        links.dispatcher.renew_link = links.prove
         links.renewal = Renewal(
             reactor, self._floor.logical_now, self._identity, self._store, links.renewed
         )

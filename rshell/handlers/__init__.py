@@ -1,7 +1,8 @@
 """What both ends of a stream agree on: the typed requests of the built-in handlers.
 
 A device's handler decodes its request with these types, an operator's client encodes them.
-``processes.py`` has shell and exec, ``catalogue.py`` how a device describes what it can do,
+``processes.py`` has shell and exec, ``confirm.py`` what exec undoes if nobody confirms it,
+``reboot.py`` what restarts a device, ``catalogue.py`` how a device describes what it can do,
 ``flight.py`` what a device's flight recorder tells, ``decoding.py`` the strict decoder that every
 handler's request passes through.
 """
@@ -13,6 +14,7 @@ from rshell.handlers.catalogue import (
     describe,
     encode_catalogue,
 )
+from rshell.handlers.confirm import Confirm
 from rshell.handlers.decoding import BadRequest, decode_request
 from rshell.handlers.processes import (
     ExecRequest,
@@ -20,15 +22,18 @@ from rshell.handlers.processes import (
     ShellRequest,
     TerminalSize,
 )
+from rshell.handlers.reboot import RebootRequest
 from rshell.link.core.messages import Outcome
 
 __all__ = [
     "PRIORITIES",
     "BadRequest",
+    "Confirm",
     "ExecRequest",
     "HandlerDescription",
     "Outcome",
     "ProcessRequest",
+    "RebootRequest",
     "ShellRequest",
     "TerminalSize",
     "catalogue_digest",

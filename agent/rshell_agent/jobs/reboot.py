@@ -185,7 +185,7 @@ class _Reboot:
         Raises:
             OSError: It cannot be run.
         """
-        with subprocess.Popen(  # noqa: S603  # the device's owner wrote it into [reboot]
+        with subprocess.Popen(  # the device's owner wrote it into [reboot]
             self._command,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -239,13 +239,13 @@ def _wall(text: str) -> bool:
     safe = "".join(c if c.isprintable() else "?" for c in text)[:500]
     try:
         done = subprocess.run(
-            ["wall", safe],  # noqa: S607  # the keeper's own PATH, set by its starter
+            ["wall", safe],  # the keeper's own PATH, set by its starter
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             timeout=_WALL_SECONDS,
             check=False,
-            preexec_fn=_unblock,  # noqa: PLW1509  # this process has one thread
+            preexec_fn=_unblock,  # this process has one thread
         )
     except (OSError, subprocess.SubprocessError):
         return False

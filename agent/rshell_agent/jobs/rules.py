@@ -33,7 +33,10 @@ def refusal(
     ours = [job for job in jobs.values() if job.kind == "reboot"]
     for job in ours:
         if not job.decided:
-            return "busy", f"{job.text('action')} is under way already, {_by(job)}: {_due(job, now)}"
+            return (
+                "busy",
+                f"{job.text('action')} is under way already, {_by(job)}: {_due(job, now)}",
+            )
     if action == "restart-agent":
         return None
     times = sorted(passed(at, now) for job in ours if (at := _went(job)) is not None)
@@ -90,7 +93,8 @@ def settle(journal: Journal, settings: RebootSettings, starting: bool = False) -
         found = {
             job.id: verdict
             for job in jobs.values()
-            if job.kind == "reboot" and not job.decided
+            if job.kind == "reboot"
+            and not job.decided
             and (verdict := _verdict(job, settings, now, starting)) is not None
         }
         for name, (state, fields) in found.items():

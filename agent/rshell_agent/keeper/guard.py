@@ -1,15 +1,17 @@
 """A guard over a change: it runs the rollback, once, unless the change is confirmed in time.
 
-The keeper holds the time, because it outlives the agent and needs no network; `Guard` knows nothing
-of streams. What it does is in the journal before it is done, so that the next keeper, also one after
-a reboot, goes on where this one was (jobs/__init__.py has the states). A rollback whose beginning is
-written down is never begun again: it may have run, and what undoes a change need not be harmless twice.
+The keeper holds the time, because it outlives the agent and needs no network; `Guard` knows
+nothing of streams. What it does is in the journal before it is done, so that the next keeper, also
+one after a reboot, goes on where this one was (jobs/__init__.py has the states). A rollback whose
+beginning is written down is never begun again: it may have run, and what undoes a change need not
+be harmless twice.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from functools import partial
 
 from rshell_agent.jobs.changes import described, outcome_of
 from rshell_agent.jobs.journal import Job, Journal, JournalBroken, crash_point
@@ -83,7 +85,7 @@ class Rollback:
             os.close(stdin)
         self._loop.watch(process.status, self._started, loops.READ)
         for fd in process.outputs:
-            self._loop.watch(fd, lambda fd=fd: self._read(fd), loops.READ)  # type: ignore[misc]  # a default binds it
+            self._loop.watch(fd, partial(self._read, fd), loops.READ)
         self._limit = self._loop.after(ROLLBACK_SECONDS, self._too_long)
 
     def _started(self) -> None:
@@ -98,7 +100,10 @@ class Rollback:
             self._process.reap()
             self._end(processes.outcome("error", refusal.code, str(refusal)))
 
-    def _read(self, fd: int) -> bool:
+    def _read(self, fd: int) -> None:
+        self._more(fd)
+
+    def _more(self, fd: int) -> bool:
         """Read once; return whether there may be more."""
         try:
             data = os.read(fd, 65536)
@@ -122,7 +127,7 @@ class Rollback:
             return
         for fd in tuple(self._process.outputs):
             for _ in range(64):  # a background child may write for ever
-                if not self._read(fd):
+                if not self._more(fd):
                     break
         self._process.reap()
         self._end(processes.outcome_of(*status))
@@ -265,7 +270,7 @@ class Guard:
         self.output = output
         kept = {key: outcome.get(key) for key in ("status", "exit_code", "signal", "message")}
         self._log(f"rolled back {self.job.id}: {described(kept)}")
-        self._note("rolled-back", rollback=kept, output=output.decode(errors="replace"))
+        self._note("rolled-back", rollback=kept, output=_text(output))
         self._finish()
 
     def _finish(self) -> None:
@@ -297,3 +302,9 @@ class Guard:
             self._deadline.cancel()
         if self._rollback is not None:
             self._rollback.leave()
+
+
+def _text(output: bytes) -> str:
+    """Return output as text that fits a record: nothing of it takes more than a few bytes there."""
+    text = output.decode(errors="replace").replace("\ufffd", "?")
+    return "".join(c if c.isprintable() or c == "\n" else "?" for c in text)

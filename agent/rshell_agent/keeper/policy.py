@@ -106,6 +106,11 @@ class Policy:
             raise Refused("policy", "the keeper runs as root for others: self is not allowed")
         return Account(None if own else login)
 
+    @property
+    def boundary(self) -> bool:
+        """Whether the agent must not get beyond it (K9)."""
+        return self._boundary
+
     def rules(self) -> Map:
         """Return what a worker may do to files, for `Confined`; nothing while `error` is set."""
         places: Map = {key: [] if self.error else self.lists[key] for key in _PLACES}
@@ -155,6 +160,8 @@ class PolicyFile:
         self._path = path or os.path.join(home, "agent.toml")
         self._seen: object = ()
         self._policy: Policy | None = None
+        #: ``[reboot]`` of the file, unchecked; {} if the file cannot be used.
+        self.reboot: object = {}
         self.served_uids: frozenset[int] = frozenset()
 
     def forget(self) -> None:
@@ -189,10 +196,12 @@ class PolicyFile:
                 raise PolicyError("[policy] is no table")
             policy = Policy(section, own, agent_uid)
             policy.warnings += warnings
+            self.reboot = document.get("reboot", {})
         except (OSError, ValueError, PolicyError, RecursionError) as error:
             policy = Policy({}, own, 0)
             why = getattr(error, "strerror", None) or error
             policy.error = f"{self._path[:200]}: {why}"[:500]
+            self.reboot = {}
         return policy
 
     def _document(self) -> Map:

@@ -238,7 +238,8 @@ class Server:
             "pid": os.getpid(),
             "uptime_ms": uptime,
             "version": version,
-            "features": ["view"],  # an older keeper would take a viewer's OPEN for an attach
+            # an older keeper would take a viewer's OPEN for an attach, and run without a guard
+            "features": ["view", "confirm"],
         }
 
     def answer(self, call: Map) -> list[Map]:
