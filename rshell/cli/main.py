@@ -32,6 +32,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "metrics": ("rshell.cli.links:metrics", "Print the gateway's counters, for Prometheus."),
     "probe": ("rshell.cli.links:probe", "Ask a device for a sign of life now."),
     "quarantine": ("rshell.cli.links:quarantine", "Keep a device out, or let it in again."),
+    "reboot": ("rshell.cli.reboot:reboot", "Restart devices, and see them return."),
     "rename": ("rshell.cli.admin:rename", "Rename a device, or accept its own name."),
     "revoke": ("rshell.cli.admin:revoke", "Take a device's or operator's rights away."),
     "run": ("rshell.cli.run:run", "Run a command on one device or on many."),

@@ -1,8 +1,8 @@
 """``confirm`` of an exec request: a change that is undone unless it is confirmed in time.
 
 The device tells by the event ``guard`` that a change waits; an operator's end answers with the
-event ``confirm`` or ``rollback``.  Only a confirmation over a link that the device dialled after the
-command's end counts.
+event ``confirm`` or ``rollback``.  Only a confirmation over a link that the device dialled after
+the command's end counts.
 """
 
 from __future__ import annotations

@@ -21,9 +21,9 @@ came, and tells it.  Nothing is ever done a second time because nobody knows whe
 Who does it.  The keeper: it outlives the agent, reads policy and ``[reboot]`` from a file that the
 agent need not be able to write, and holds the timer of a rollback itself.  A timer in the agent
 would end with it; a watchdog process beside the keeper would need watching, too, and a journal of
-its own for the reboot in between.  A reboot is carried out by a child of the keeper, in `reboot.py`:
-plain steps one after the other, which a slow `wall` or a hanging command cannot make the keeper's
-other sessions wait for.
+its own for the reboot in between.  A reboot is carried out by a child of the keeper, in
+`reboot.py`: plain steps one after the other, which a slow `wall` or a hanging command cannot make
+the keeper's other sessions wait for.
 
     journal.py    the file            times.py    moments that can be compared across boots
     settings.py   ``[reboot]``        rules.py    may it, what became of it

@@ -48,7 +48,6 @@ def why_lost(job: Job) -> str:
 def outcome_of(job: Job) -> Map:
     """Return the outcome's fields for the operator."""
     command, rollback = job.fields.get("command"), job.fields.get("rollback")
-    result: Map = {"job": job.id, "confirmed": job.state == "confirmed", "command": command}
     fields: Map = {"status": "ok", "exit_code": None, "signal": None, "code": None}
     message = ""
     if job.state == "confirmed":
@@ -59,12 +58,10 @@ def outcome_of(job: Job) -> Map:
     elif job.state == "rolled-back":
         good = isinstance(rollback, dict) and rollback.get("status") == "ok"
         said = " ".join(job.text("output").split())[-_SAID:]
-        result["rollback"] = rollback
         fields |= {"status": "error", "code": "rolled-back" if good else "rollback-failed"}
         how = "rolled back" if good else f"the rollback FAILED, {described(rollback)}"
         message = f"{job.text('why')}; {how}" + (f": {said}" if said else "")
     else:
         fields |= {"status": "error", "code": "rollback-unknown"}
         message = job.text("message") or why_lost(job)
-    return {"kind": "outcome", **fields, "message": message[:1000] or None, "core": False,
-            "result": result}  # fmt: skip
+    return {"kind": "outcome", **fields, "message": message[:1000] or None, "core": False}

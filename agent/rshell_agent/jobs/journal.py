@@ -55,7 +55,7 @@ _CRASH_AT = b"RSHELL_CRASH_AT"  # for tests; `rshell_agent.workers.crash` has th
 
 
 def crash_point(name: str) -> None:
-    """Pass a named place at which a test may end this process; the keeper loads no worker's code."""
+    """Pass a place at which a test may end this process; the keeper loads no worker's code."""
     if _CRASH_AT in os.environb:
         from rshell_agent.workers.crash import crash_point as crash
 

@@ -1,4 +1,4 @@
-"""Whether a reboot may be asked for, and what became of one. Pure but for `settle`, which writes."""
+"""Whether a reboot may be asked for, and what became of one; only `settle` writes."""
 
 from __future__ import annotations
 
