@@ -102,6 +102,7 @@ class _Shown:
     """A session's receiver that shows what it gets."""
 
     def __init__(self, presenter: Presenter, opened: Callable[[], None]) -> None:
+        self.heard: Callable[[str, dict[str, Any]], None] | None = None
         self._presenter = presenter
         self._opened = opened
 
@@ -116,6 +117,8 @@ class _Shown:
         count = body.get("bytes")
         if kind == "gap" and isinstance(count, int):
             self._presenter.gap(count)
+        elif self.heard is not None:
+            self.heard(kind, body)
 
 
 class Fanout:
@@ -128,6 +131,7 @@ class Fanout:
         outputs: Where the presenters write.
         concurrency: How many sessions run at once.
         stdin: Whether our standard input goes to the (then only) device.
+        heard: (session, kind, body) of what a device tells beside its output.
     """
 
     def __init__(
@@ -139,6 +143,7 @@ class Fanout:
         *,
         concurrency: int = 50,
         stdin: bool = False,
+        heard: Callable[[Session, str, dict[str, Any]], None] | None = None,
     ) -> None:
         self._surroundings = surroundings
         self._open_session = open_session
@@ -146,6 +151,7 @@ class Fanout:
         self._outputs = outputs
         self._concurrency = concurrency
         self._stdin = stdin
+        self._heard = heard
         self._waiting: deque[Target] = deque()
         self._running: dict[int, Session] = {}
         self._outcomes: list[Outcome] = []
@@ -197,6 +203,8 @@ class Fanout:
             self._finish(presenter, outcome)
             return
         self._running[id(session)] = session
+        if self._heard is not None:
+            receiver.heard = partial(self._heard, session)
         session.link_changed = partial(self._notice.changed, target.device)
         self._notice.changed(target.device, session.away)
         if self._stdin:

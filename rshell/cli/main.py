@@ -23,6 +23,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "attach": ("rshell.cli.sessions:attach", "Continue a session, or watch it."),
     "audit": ("rshell.cli.listings:audit", "Show who did what to which device."),
     "call": ("rshell.cli.call:call", "Call any handler of one device or of many."),
+    "confirm": ("rshell.cli.confirm:confirm", "Let a change stand that waits for it."),
     "demo": ("rshell.cli.demo:demo", "Try it all out on this machine, with toy devices."),
     "devices": ("rshell.cli.listings:devices", "List devices."),
     "handlers": ("rshell.cli.listings:handlers", "List what can be called on a device."),

@@ -200,6 +200,7 @@ class Client(GatewayVerbs):
         view: bool = False,
         priority: str = "interactive",
         window: int = DEFAULT_WINDOW,
+        grace_seconds: float | None = None,
     ) -> Session:
         """Go on with a session of ours that lives on a device, or watch it.
 
@@ -212,6 +213,7 @@ class Client(GatewayVerbs):
             view: Only watch; whoever drives it goes on.  What is sent to it has no effect.
             priority: As in `open`.
             window: As in `open`.
+            grace_seconds: As in `open`.
 
         Returns:
             The session.  Whoever drove it until now is told ``duplicate``.  Send input once
@@ -237,6 +239,7 @@ class Client(GatewayVerbs):
             session_id=_session_id(info),
             attempt=0 if view else info.attempt,
             view=view,
+            grace_seconds=grace_seconds,
         )
 
         async def newest() -> int | None:
