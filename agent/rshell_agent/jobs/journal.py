@@ -31,6 +31,8 @@ _MAX_BYTES = 4 << 20
 MAX_RECORD = 16 * 1024
 #: Ids that are remembered so that none is done twice; some 150 bytes each once they are told.
 KEPT = 1000
+#: What of a told job nobody asks for any more.
+_LONG = ("output", "line", "command")
 #: Of these everything is kept, for people and for the limits.
 _WHOLE = 32
 #: Writers hold the lock for one fsync, which a bad flash card can make last.
@@ -124,7 +126,7 @@ class Job:
 
     def folded(self) -> list[Map]:
         """Return one record that stands for all of a job whose outcome has been told."""
-        kept = {key: value for key, value in self.fields.items() if key != "output"}
+        kept = {key: value for key, value in self.fields.items() if key not in _LONG}
         at = self.moments.get("going") or self.moments[self.state]  # the limits count from there
         record: Map = {"job": self.id, "kind": self.kind, "state": self.state}
         return [{**record, "at": at.plain(), "told": True, "fields": kept}]

@@ -37,13 +37,20 @@ class Jobs:
         home: The keeper's home, for the child that reboots.
         directory: The same, opened.
         log: Takes lines.
+        clock: Makes the clock for a file with a boot id.
     """
 
     def __init__(
-        self, sessions: Sessions, home: str, directory: int, log: Callable[[str], None]
+        self,
+        sessions: Sessions,
+        home: str,
+        directory: int,
+        log: Callable[[str], None],
+        clock: Callable[[str], Clock] = Clock,
     ) -> None:
         self.sessions, self.home, self.log = sessions, home, log
-        self.journal = Journal(directory, Clock(BOOT_ID_FILE))
+        self.journal = Journal(directory, clock(BOOT_ID_FILE))
+        self._clock = clock
         self._boot_id_file = BOOT_ID_FILE
         self._looks = False
 
@@ -77,7 +84,7 @@ class Jobs:
         settings = RebootSettings(self.sessions.policy.reboot)
         if settings.boot_id_file != self._boot_id_file:
             self._boot_id_file = settings.boot_id_file
-            self.journal.clock = Clock(settings.boot_id_file)
+            self.journal.clock = self._clock(settings.boot_id_file)
         return settings
 
     def settings_or_default(self) -> RebootSettings:
