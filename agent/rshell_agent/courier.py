@@ -222,7 +222,7 @@ class Courier:
         ended: Callable[[Outcome | None, str, str], None],
         needs: str | None = None,
     ) -> None:
-        self.keeper_side = KeeperSide(self, opening, needs)
+        self.keeper_side = KeeperSide(self, opening, needs or feature_of(request, None))
         self.unproved: Callable[[], None] | None = None
         self.over = False
         self.displaced = False

@@ -108,14 +108,18 @@ class Jobs:
         except JournalBroken as error:
             raise _broken(error) from None
 
-    def settled(self, settings: RebootSettings) -> dict[str, Job]:
+    def settled(self, settings: RebootSettings, ended: bool = False) -> dict[str, Job]:
         """Return all jobs, decided as far as possible by now.
+
+        Args:
+            settings: How long a shutdown may take.
+            ended: No child is about to begin.
 
         Raises:
             Refused: the journal cannot be read or written.
         """
         try:
-            jobs = rules.settle(self.journal, settings)
+            jobs = rules.settle(self.journal, settings, starting=ended)
         except JournalBroken as error:
             raise _broken(error) from None
         self._revive(jobs)

@@ -162,7 +162,8 @@ class RebootSession(Session):
         super().check_exited()
 
     def _ended_as(self, code: int, status: int) -> Map:
-        self._jobs.settled(self._jobs.settings_or_default())
+        # one reboot at a time: no other child is about to begin
+        self._jobs.settled(self._jobs.settings_or_default(), ended=True)
         job = self._job()
         if self._verdict is not None or job is None or not job.decided:
             return super()._ended_as(code, status)
