@@ -161,6 +161,8 @@ class Reboot:
     # -- the ends ----------------------------------------------------------------------------------
 
     def _link_changed(self, away: object) -> None:
+        if self._settled.called:
+            return
         if away is not None and self._away_at is None:
             self._away_at = self._reactor.seconds()
             self._progress(RebootStep(step="away"))

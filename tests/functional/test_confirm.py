@@ -69,7 +69,7 @@ class GoodTests(ConfirmCase):
         self.assertEqual(0, self.undone("conf-a1"))
 
     def test_everything_killed(self) -> None:
-        """So does one that takes the keeper with it, if it is said that its end need not be known."""
+        """So does one that takes the keeper with it, if its end need not be known."""
         agent = self.added("conf-a2")
         kill = f"kill -9 {agent.pid} {agent.keeper_pid()}"
         words = ["--confirm-failed", "--json", "conf-a2", "--", kill + "; sleep 5"]

@@ -1,4 +1,4 @@
-"""``rshell reboot`` with real processes; the command only pretends, the test restarts the device."""
+"""``rshell reboot`` with real processes; its command only pretends, the test starts all again."""
 
 from __future__ import annotations
 
@@ -68,10 +68,6 @@ class WaitTests(RebootCase):
         status = self.fleet.rshell("reboot", "--status", "boot-a1").stdout
         self.assertIn(b"done", status)
         self.assertIn(b"new kernel", status)
-        done = self.fleet.rshell("reboot", "boot-a1", "--json")
-        self.assert_status(255, done)
-        outcome = self.lines(done)[-1]["outcome"]
-        self.assertIn(outcome["code"], ("rate-limited", "busy", "unconfirmed", "requested"))
 
     def test_told_without_operator(self) -> None:
         """An operator who did not wait finds the end in the audit, told once by the device."""
