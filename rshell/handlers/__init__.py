@@ -2,9 +2,9 @@
 
 A device's handler decodes its request with these types, an operator's client encodes them.
 ``processes.py`` has shell and exec, ``confirm.py`` what exec undoes if nobody confirms it,
-``reboot.py`` what restarts a device, ``catalogue.py`` how a device describes what it can do,
-``flight.py`` what a device's flight recorder tells, ``decoding.py`` the strict decoder that every
-handler's request passes through.
+``sftp.py`` SFTP, ``reboot.py`` what restarts a device, ``catalogue.py`` how a device describes what
+it can do, ``flight.py`` what a device's flight recorder tells, ``decoding.py`` the strict decoder
+that every handler's request passes through.
 """
 
 from rshell.handlers.catalogue import (
@@ -23,6 +23,7 @@ from rshell.handlers.processes import (
     TerminalSize,
 )
 from rshell.handlers.reboot import RebootRequest
+from rshell.handlers.sftp import SftpRequest
 from rshell.link.core.messages import Outcome
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "Outcome",
     "ProcessRequest",
     "RebootRequest",
+    "SftpRequest",
     "ShellRequest",
     "TerminalSize",
     "catalogue_digest",

@@ -1,10 +1,19 @@
 """The built-in handlers of a device: each turns a typed request into what the keeper runs."""
 
 from rshell_agent.handlers.exec import ExecHandler
+from rshell_agent.handlers.forward import ForwardHandler
 from rshell_agent.handlers.reboot import RebootHandler
+from rshell_agent.handlers.sftp import SftpHandler
 from rshell_agent.handlers.shell import ShellHandler
 
-__all__ = ["BUILT_IN", "ExecHandler", "RebootHandler", "ShellHandler"]
+__all__ = [
+    "BUILT_IN",
+    "ExecHandler",
+    "ForwardHandler",
+    "RebootHandler",
+    "SftpHandler",
+    "ShellHandler",
+]
 
 #: Registered through the same seam as plug-ins.
-BUILT_IN = (ShellHandler(), ExecHandler(), RebootHandler())
+BUILT_IN = (ShellHandler(), ExecHandler(), SftpHandler(), ForwardHandler(), RebootHandler())
