@@ -69,6 +69,12 @@ class WaitTests(RebootCase):
         self.assertIn(b"done", status)
         self.assertIn(b"new kernel", status)
 
+        def why() -> str:
+            return self.fleet.rshell("why", "boot-a1", "--json").stdout.decode()
+
+        noted = "done; asked for by admin; new kernel; back with another boot id"
+        until(lambda: noted in why(), why, 20)  # the recorder tells within moments
+
     def test_told_without_operator(self) -> None:
         """An operator who did not wait finds the end in the audit, told once by the device."""
         agent = self.device("boot-a2")

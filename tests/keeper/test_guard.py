@@ -492,6 +492,24 @@ class NextKeeperTests(GuardCase):
         self.back()
         self.assertEqual([], self.keeper.control().call("sessions")["sessions"])
 
+    def test_noted_once(self) -> None:
+        """The flight recorder gets it until it has it, whoever else was told."""
+        self.ran(1)
+        self.assertEqual([], self.keeper.control().call("jobs")["jobs"])
+        self.rollback.exit()
+        self.keeper.settle()
+        for _ in range(2):
+            (job,) = self.keeper.control().call("jobs")["jobs"]
+            self.assertEqual(("change", "rolled-back", "ann"), (
+                job["kind"], job["state"], job["operator"]
+            ))  # fmt: skip
+            self.assertIn("exit status 1", job["message"])
+            self.back()
+        noted = self.keeper.control().call("noted", jobs=[job["job"], "f" * 32, 3])["noted"]
+        self.assertEqual([self.key.hex()], noted)
+        self.assertEqual([], self.keeper.control().call("jobs")["jobs"])
+        self.assertEqual("rolled-back", self.keeper.described(self.key)["outcome"]["code"])
+
     def test_not_expired(self) -> None:
         """It is not given up after an hour: nobody has it."""
         self.ran(1)

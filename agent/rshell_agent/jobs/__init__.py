@@ -16,7 +16,8 @@ came, and tells it.  Nothing is ever done a second time because nobody knows whe
                 |      +------+--> rolling-back --> rolled-back
                 +--> disarmed      the command never ran
 
-``told`` follows when the gateway or the operator's end has the outcome.
+``told`` follows when the gateway or the operator's end has the outcome, ``noted`` when the agent's
+flight recorder has it.
 
 Who does it.  The keeper: it outlives the agent, reads policy and ``[reboot]`` from a file that the
 agent need not be able to write, and holds the timer of a rollback itself.  A timer in the agent

@@ -74,17 +74,18 @@ class Job:
     Attributes:
         id: The session's id in hexadecimal.
         kind: ``reboot`` or ``confirm``.
-        state: The last one, but for ``told``.
+        state: The last one, but for ``told`` and ``noted``.
         told: Whether somebody has the outcome.
+        noted: Whether the flight recorder has it.
         fields: What was noted with all states, the later over the earlier.
         moments: When each state was entered.
     """
 
-    __slots__ = ("fields", "id", "kind", "moments", "records", "state", "told")
+    __slots__ = ("fields", "id", "kind", "moments", "noted", "records", "state", "told")
 
     def __init__(self, job: str, kind: str) -> None:
         self.id, self.kind = job, kind
-        self.state, self.told = "", False
+        self.state, self.told, self.noted = "", False, False
         self.fields: Map = {}
         self.moments: dict[str, Moment] = {}
         self.records: list[Map] = []
@@ -104,9 +105,10 @@ class Job:
         self.records.append(record)
         self.fields.update(fields)
         self.moments.setdefault(state, at)
-        if state == "told" or record.get("told") is True:
-            self.told = True
-        if state != "told":
+        # a job that was folded was told, and noted as well or too old for it
+        self.told |= state == "told" or record.get("told") is True
+        self.noted |= state == "noted" or record.get("told") is True
+        if state not in ("told", "noted"):
             self.state = state
 
     @property

@@ -12,6 +12,7 @@ from rshell_agent.jobs import changes, rules
 from rshell_agent.jobs.journal import Job, Journal, JournalBroken
 from rshell_agent.jobs.settings import BOOT_ID_FILE, BadReboot, RebootSettings
 from rshell_agent.jobs.times import Clock, passed
+from rshell_agent.keeper import wire
 from rshell_agent.keeper.guard import ConfirmRequest
 from rshell_agent.keeper.guarded import GuardedSession
 from rshell_agent.keeper.process import Account, Command, pwd_name
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Jobs"]
 
+NOTES = 16  # told to the flight recorder at once: they fit a few frames
 LOOK_SECONDS = 30.0  # is a device that was told to reboot still here
 
 
@@ -142,6 +144,42 @@ class Jobs:
             self.journal.append(job, kind, "told")
         except JournalBroken as error:
             self.log(f"{job}: {error}")
+
+    def unnoted(self) -> list[object]:
+        """Return what the call `jobs` tells: outcomes that the flight recorder has not."""
+        try:
+            jobs = self.journal.jobs().values()
+        except JournalBroken as error:
+            self.log(str(error))
+            return []
+        found = [job for job in jobs if job.decided and not job.noted and job.state != "disarmed"]
+        return [self._told(job) for job in found[:NOTES]]
+
+    @staticmethod
+    def _told(job: Job) -> Map:
+        outcome = (rules if job.kind == "reboot" else changes).outcome_of(job)
+        return {
+            "job": job.id,
+            "kind": job.text("action") if job.kind == "reboot" else "change",
+            "state": job.state,
+            "operator": job.text("operator"),
+            "reason": job.text("reason"),
+            "message": outcome["message"],
+            "seconds": job.fields.get("seconds") if job.kind == "reboot" else None,
+        }
+
+    def noted(self, call: Map) -> list[object]:
+        """Note that the flight recorder has these; return them."""
+        known, done = self.unnoted(), wire.array(call, "jobs")
+        kinds = {str(job["job"]): str(job["kind"]) for job in known if isinstance(job, dict)}
+        found = [str(job) for job in done if str(job) in kinds]
+        for job in found:
+            kind = "confirm" if kinds[job] == "change" else "reboot"
+            try:
+                self.journal.append(job, kind, "noted")
+            except JournalBroken as error:
+                self.log(f"{job}: {error}")
+        return list(found)
 
     def account(self, job: Job) -> Account:
         """Return whom a rollback runs as that an earlier keeper armed.
