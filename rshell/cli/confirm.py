@@ -19,7 +19,7 @@ from rshell.cli.presenting import JsonPresenter, Presenter, RawPresenter, encode
 from rshell.cli.running import Surroundings, run_with_client
 from rshell.cli.times import span
 from rshell.client import Client, Refused, Session, SessionReceiver
-from rshell.client.confirming import AFTER_SECONDS, Confirmer, GuardEvent
+from rshell.client.confirming import AFTER_SECONDS, Confirmer, GuardEvent, Hearing
 from rshell.handlers import Confirm
 from rshell.handlers.confirm import ROLLBACK
 
@@ -174,14 +174,18 @@ def confirm(context: click.Context, session: str, rollback: bool) -> int:
                 confirmer.heard(current, kind, body)
 
         def open_session(device: str, receiver: SessionReceiver) -> Session:
-            return client.attach(info, receiver, priority="normal", grace_seconds=AFTER_SECONDS)
+            hearing = Hearing(receiver, heard)
+            hearing.session = client.attach(
+                info, hearing, priority="normal", grace_seconds=AFTER_SECONDS
+            )
+            return hearing.session
 
         def present(device: str) -> Presenter:
             if settings.json:
                 return JsonPresenter(device, outputs.write)
             return RawPresenter(device, outputs.write)
 
-        fanout = Fanout(surroundings, open_session, present, outputs, heard=heard)
+        fanout = Fanout(surroundings, open_session, present, outputs)
         outcomes = await fanout.run([Target(info.device)])
         return fanout.status(statuses.of_one(outcomes[0]) if outcomes else statuses.OURS)
 

@@ -18,6 +18,7 @@ from rshell.cli.presenting import JsonPresenter, PrefixPresenter, Presenter, Raw
 from rshell.cli.running import Surroundings, run_with_client
 from rshell.client import Client, Session, SessionReceiver
 from rshell.client.commands import exec_request
+from rshell.client.confirming import Hearing
 from rshell.client.requests import encode_request
 
 __all__ = ["CommandLine", "command_of", "presenter_for", "run"]
@@ -164,8 +165,13 @@ def run(
 
     async def main(surroundings: Surroundings, client: Client) -> int:
         def open_session(device: str, receiver: SessionReceiver) -> Session:
-            grace = None if change is None else change.grace_seconds
-            return client.open(device, "exec", request, receiver, login=login, grace_seconds=grace)
+            if confirmer is None or change is None:
+                return client.open(device, "exec", request, receiver, login=login)
+            hearing = Hearing(receiver, confirmer.heard)
+            hearing.session = client.open(
+                device, "exec", request, hearing, login=login, grace_seconds=change.grace_seconds
+            )
+            return hearing.session
 
         targets = await choose(client, selector)
         single = len(targets) == 1
@@ -182,7 +188,6 @@ def run(
             outputs,
             concurrency=concurrency,
             stdin=single and not no_input and change is None,
-            heard=confirmer.heard if confirmer else None,
         )
         outcomes = await fanout.run(targets)
         own = statuses.of_one(outcomes[0]) if single and outcomes else statuses.of_many(outcomes)

@@ -9,13 +9,46 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from rshell.client.session import Session
+from rshell.client.session import Session, SessionReceiver
 from rshell.handlers.confirm import CONFIRM, GUARD, ROLLBACK, GuardEvent
 
-__all__ = ["AFTER_SECONDS", "Confirmer", "GuardEvent"]
+__all__ = ["AFTER_SECONDS", "Confirmer", "GuardEvent", "Hearing"]
 
 #: After the time to confirm: the rollback runs, and the device has to be reachable again.
 AFTER_SECONDS = 300.0
+
+
+class Hearing:
+    """A session's receiver that lets somebody else hear its events, too.
+
+    Args:
+        inner: Gets everything.
+        heard: Called with the session, an event's kind and its body.
+
+    Attributes:
+        session: To be set as soon as it is there.
+    """
+
+    def __init__(
+        self, inner: SessionReceiver, heard: Callable[[Session, str, dict[str, Any]], None]
+    ) -> None:
+        self.session: Session | None = None
+        self._inner = inner
+        self._heard = heard
+
+    def session_opened(self) -> None:
+        """The device accepted."""
+        self._inner.session_opened()
+
+    def output_received(self, data: bytes, stderr: bool) -> None:
+        """Output goes on."""
+        self._inner.output_received(data, stderr)
+
+    def event_received(self, kind: str, body: dict[str, Any]) -> None:
+        """An event goes to both."""
+        self._inner.event_received(kind, body)
+        if self.session is not None:
+            self._heard(self.session, kind, body)
 
 
 class Confirmer:

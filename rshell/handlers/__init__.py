@@ -2,9 +2,9 @@
 
 A device's handler decodes its request with these types, an operator's client encodes them.
 ``processes.py`` has shell and exec, ``confirm.py`` what exec undoes if nobody confirms it,
-``sftp.py`` SFTP, ``reboot.py`` what restarts a device, ``catalogue.py`` how a device describes what
-it can do, ``flight.py`` what a device's flight recorder tells, ``decoding.py`` the strict decoder
-that every handler's request passes through.
+``sftp.py`` SFTP, ``tail.py`` the ends of logs, ``reboot.py`` what restarts a device,
+``catalogue.py`` how a device describes what it can do, ``flight.py`` what a device's flight
+recorder tells, ``decoding.py`` the strict decoder that every handler's request passes through.
 """
 
 from rshell.handlers.catalogue import (
@@ -24,6 +24,7 @@ from rshell.handlers.processes import (
 )
 from rshell.handlers.reboot import RebootRequest
 from rshell.handlers.sftp import SftpRequest
+from rshell.handlers.tail import TailMark, TailRequest
 from rshell.link.core.messages import Outcome
 
 __all__ = [
@@ -37,6 +38,8 @@ __all__ = [
     "RebootRequest",
     "SftpRequest",
     "ShellRequest",
+    "TailMark",
+    "TailRequest",
     "TerminalSize",
     "catalogue_digest",
     "decode_request",
