@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import deque
 from collections.abc import Sequence
 from typing import Any
@@ -27,6 +28,10 @@ from rshell.handlers.reboot import MAX_DELAY_SECONDS, RebootStep, read_steps
 __all__ = ["reboot"]
 
 
+#: A device may be called 3com-1: only what is a number is one.
+_SECONDS = re.compile(r"[0-9]+(\.[0-9]*)?")
+
+
 class OptionalValue(click.Command):
     """Gives ``--wait`` its default where no number follows, so that ``--wait SELECTOR`` works."""
 
@@ -36,7 +41,7 @@ class OptionalValue(click.Command):
         for index, word in enumerate(args):
             given.append(word)
             following = args[index + 1] if index + 1 < len(args) else ""
-            if word == "--wait" and not following[:1].isdigit():
+            if word == "--wait" and not _SECONDS.fullmatch(following):
                 given[-1] = f"--wait={WAIT_SECONDS:g}"
         return super().parse_args(ctx, given)
 

@@ -324,6 +324,15 @@ class RollbackTests(GuardCase):
         self.keeper.advance(6.1)
         self.assertIn(("kill",), self.command.told)
         self.assertEqual(1, self.begun)
+        self.command.exit()  # at last
+        self.keeper.settle()
+        self.assertEqual(["armed", "rolling-back"], self.keeper.states())
+        self.rollback.exit()
+        self.keeper.settle()
+        self.assertEqual(["armed", "rolling-back", "rolled-back"], self.keeper.states())
+        self.keeper.restart()
+        self.keeper.advance(SECONDS)
+        self.assertEqual(0, len(self.keeper.processes))
 
     def test_nobody_reads(self) -> None:
         """Output that nobody takes does not hold the rollback up."""
@@ -515,8 +524,11 @@ class NextKeeperTests(GuardCase):
         self.ran(1)
         self.rollback.exit()
         self.back()
+        session = self.keeper.sessions._sessions[self.key]
+        session.out.add(0, b"x" * 1000)
         self.keeper.advance(90_000)
         self.keeper.sessions.expire()
+        self.assertEqual(session.out.base, session.out.end)  # its output may go
         self.assertEqual("finished", self.keeper.described(self.key)["state"])
 
     def test_retire(self) -> None:

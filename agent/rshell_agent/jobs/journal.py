@@ -52,6 +52,9 @@ DECIDED = frozenset(
     }
 )
 
+#: What may follow those.
+_AFTERWARDS = frozenset({"told", "noted"})
+
 Map = dict[str, object]
 _CRASH_AT = b"RSHELL_CRASH_AT"  # for tests; `rshell_agent.workers.crash` has the rest
 
@@ -102,13 +105,15 @@ class Job:
         fields = record.get("fields", {})
         if not isinstance(fields, dict):
             raise ValueError("no fields")
+        if self.decided and state not in _AFTERWARDS:
+            raise ValueError("a step after the last one")
         self.records.append(record)
         self.fields.update(fields)
         self.moments.setdefault(state, at)
         # a job that was folded was told, and noted as well or too old for it
         self.told |= state == "told" or record.get("told") is True
         self.noted |= state == "noted" or record.get("told") is True
-        if state not in ("told", "noted"):
+        if state not in _AFTERWARDS:
             self.state = state
 
     @property

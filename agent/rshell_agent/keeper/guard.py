@@ -207,6 +207,8 @@ class Guard:
             outcome: How.
             stopped: Why it was ended, if it was.
         """
+        if self._begun:
+            return  # it would not end, and is undone already: that is its last state
         kept = {key: outcome.get(key) for key in ("status", "exit_code", "signal")}
         self._note("ran", command=kept)
         if self._why:

@@ -217,8 +217,11 @@ class Sessions:
     def expire(self) -> None:
         """Give up outcomes nobody came for, oldest first (K29)."""
         now = self.loop.now()
-        over = [s for s in self._sessions.values() if s.state == FINISHED and not s.kept]
-        alone = [s for s in over if not s.connection]
+        alone = [s for s in self._sessions.values() if s.state == FINISHED and not s.connection]
+        for session in alone:
+            if session.kept and now - (session.alone_since or now) >= self.times.finished:
+                session.out.drop(session.out.end - session.out.base)
+        alone = [s for s in alone if not s.kept]  # their outcomes are kept until somebody has them
         alone.sort(key=lambda s: s.alone_since or now)
         total = sum(s.out.end - s.out.base for s in alone)
         for number, session in enumerate(alone):

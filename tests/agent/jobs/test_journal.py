@@ -56,6 +56,14 @@ class ReadingTests(JournalCase):
         job = self.journal.jobs()["a1"]
         self.assertEqual(("done", True, True), (job.state, job.decided, job.told))
 
+    def test_last_is_last(self) -> None:
+        """What follows a decision, but that it was told, is left out."""
+        self.journal.append("a1", "confirm", "rolled-back")
+        self.journal.append("a1", "confirm", "ran", command="x")
+        self.journal.append("a1", "confirm", "noted")
+        job = self.journal.jobs()["a1"]
+        self.assertEqual(("rolled-back", {}, True), (job.state, job.fields, job.noted))
+
     def test_none(self) -> None:
         """A home without the file has no jobs."""
         self.assertEqual({}, self.journal.jobs())
