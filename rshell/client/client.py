@@ -161,6 +161,7 @@ class Client(GatewayVerbs):
         priority: str = "normal",
         window: int = DEFAULT_WINDOW,
         timeout: float | None = None,
+        grace_seconds: float | None = None,
     ) -> Session:
         """Open a session of a handler on a device.
 
@@ -173,6 +174,8 @@ class Client(GatewayVerbs):
             priority: ``interactive``, ``normal`` or ``bulk``: the share of a busy link.
             window: Bytes the device may be ahead of the receiver.
             timeout: Seconds after which the device ends it with the outcome ``timeout``.
+            grace_seconds: How long to try to come back when the way to the device breaks; None
+                is a minute, which suits networks, not devices that restart.
 
         Returns:
             The session; refusals and all else come as its outcome.
@@ -182,7 +185,7 @@ class Client(GatewayVerbs):
             Refused: The request does not fit into a control frame, too many streams are open, or
                 the gateway is too old for a time limit.
         """
-        session = Session(self._uplink, device, handler, receiver)
+        session = Session(self._uplink, device, handler, receiver, grace_seconds=grace_seconds)
         session.start(
             encode_request(request),
             login=login,
@@ -201,6 +204,7 @@ class Client(GatewayVerbs):
         view: bool = False,
         priority: str = "interactive",
         window: int = DEFAULT_WINDOW,
+        grace_seconds: float | None = None,
     ) -> Session:
         """Go on with a session of ours that lives on a device, or watch it.
 
@@ -213,6 +217,7 @@ class Client(GatewayVerbs):
             view: Only watch; whoever drives it goes on.  What is sent to it has no effect.
             priority: As in `open`.
             window: As in `open`.
+            grace_seconds: As in `open`.
 
         Returns:
             The session.  Whoever drove it until now is told ``duplicate``.  Send input once
@@ -238,6 +243,7 @@ class Client(GatewayVerbs):
             session_id=_session_id(info),
             attempt=0 if view else info.attempt,
             view=view,
+            grace_seconds=grace_seconds,
         )
 
         async def newest() -> int | None:

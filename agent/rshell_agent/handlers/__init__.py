@@ -3,6 +3,7 @@
 from rshell_agent.handlers.exec import ExecHandler
 from rshell_agent.handlers.facts import FactsHandler
 from rshell_agent.handlers.forward import ForwardHandler
+from rshell_agent.handlers.reboot import RebootHandler
 from rshell_agent.handlers.sftp import SftpHandler
 from rshell_agent.handlers.shell import ShellHandler
 from rshell_agent.handlers.tail import TailHandler
@@ -12,6 +13,7 @@ __all__ = [
     "ExecHandler",
     "FactsHandler",
     "ForwardHandler",
+    "RebootHandler",
     "SftpHandler",
     "ShellHandler",
     "TailHandler",
@@ -25,4 +27,5 @@ BUILT_IN = (
     ForwardHandler(),
     TailHandler(),
     FactsHandler(),
+    RebootHandler(),
 )
