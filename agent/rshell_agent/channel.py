@@ -14,19 +14,18 @@ from typing import Any, Protocol
 
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionDone, ConnectionLost
-from twisted.internet.interfaces import IDelayedCall, IProtocol, IReactorTime
+from twisted.internet.interfaces import IProtocol, IReactorTime
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from rshell.handlers import Outcome, ProcessRequest
 from rshell.interfaces import IHandlerChannel
-from rshell.link.channel import ResumableReceiver, StreamAddress, StreamChannel
+from rshell.link.channel import StreamAddress, StreamChannel
 from rshell.link.core.ends import ResumeLost
 from rshell.link.core.errors import ErrorCode, LocalProtocolError
-from rshell.link.core.events import DataReceived, EventReceived, LimitReceived
 from rshell.link.core.messages import Open, Opened
-from rshell.link.core.sources import OutData, OutEvent, OutLimit
 from rshell.link.protocol import LinkProtocol
+from rshell_agent.device_stream import AwaitedAnswer, DeviceStream
 from rshell_agent.guarding import (
     FAIR_BYTES,
     MAX_EVENTS,
@@ -35,15 +34,12 @@ from rshell_agent.guarding import (
     GuardedProducer,
     OutputLimit,
     ProtocolRunner,
-    may_carry_event,
 )
 
 __all__ = ["ChannelOwner", "HandlerChannel", "StreamOver"]
 
 #: Events that arrive before the handler asks for them.
 _EARLY_EVENTS = 64
-#: An event that has no turn on the link looks again after this.
-TURN_SECONDS = 0.05
 
 
 class StreamOver(Exception):
@@ -94,77 +90,6 @@ class ChannelOwner(Protocol):
         """A protocol, producer or listener of the handler raised."""
 
 
-class _Stream(StreamChannel):
-    """A device's end: hears of its end at once, also while it does not read (rule O6).
-
-    Its events wait for their turn on the link, which it shares with other handlers.
-    """
-
-    def __init__(
-        self, link: LinkProtocol, receiver: ResumableReceiver, clock: IReactorTime
-    ) -> None:
-        super().__init__(link, receiver, resumable=True)
-        self._clock = clock
-        self._turn: IDelayedCall | None = None
-
-    def next_frame(self, room: int, credit: int) -> OutData | OutEvent | None:
-        if self.end.event_due and not may_carry_event(self._link, self._clock.seconds()):
-            if self._turn is None:
-                self._turn = self._clock.callLater(TURN_SECONDS, self._turn_came)
-            return None
-        return super().next_frame(room, credit)
-
-    def _turn_came(self) -> None:
-        self._turn = None
-        self._wake()
-
-    def _close(self, code: str, message: str) -> None:
-        turn, self._turn = self._turn, None
-        if turn is not None:
-            turn.cancel()
-        super()._close(code, message)
-
-    def _end(self, code: str, message: str) -> None:
-        self._close(code, message)
-
-
-class _Waiting:
-    """Stands for the stream while its OPEN is not answered: hears if the peer gives up."""
-
-    def __init__(self, gave_up: Callable[[str, str], None]) -> None:
-        self._gave_up = gave_up
-
-    def stream_reset(self, code: str, message: str) -> None:
-        self._gave_up(code, message)
-
-    def link_lost(self, reason: str) -> None:
-        self._gave_up(ErrorCode.LINK_LOST.value, reason)
-
-    def next_control(self) -> OutEvent | OutLimit | None:
-        return None
-
-    def next_frame(self, room: int, credit: int) -> OutData | OutEvent | None:
-        return None
-
-    def stream_opened(self, opened: Opened) -> None:
-        """Not for a stream that the peer opened."""
-
-    def stream_refused(self, code: str, message: str) -> None:
-        """Not for a stream that the peer opened."""
-
-    def data_received(self, event: DataReceived) -> None:
-        """Not before OPENED."""
-
-    def event_received(self, event: EventReceived) -> None:
-        """Not before OPENED."""
-
-    def limit_received(self, event: LimitReceived) -> None:
-        """Not before OPENED."""
-
-    def stream_finished(self) -> None:
-        """Not before OPENED."""
-
-
 @implementer(IHandlerChannel)
 class HandlerChannel:
     """One handler's use of one stream.
@@ -193,7 +118,7 @@ class HandlerChannel:
         self._weight = weight
         self._owner = owner
         self._over: tuple[str, str] | None = None
-        self._stream: _Stream | None = None
+        self._stream: DeviceStream | None = None
         self._spliced = False
         self._input: deque[bytes] = deque()
         self._input_ended = False
@@ -219,8 +144,8 @@ class HandlerChannel:
                 self._gave_up(code, message)
 
         #: Who hears of the peer while it waits; None when none does.
-        self._waiting: _Waiting | None = None
-        waiting = self._waiting = _Waiting(gave_up)
+        self._waiting: AwaitedAnswer | None = None
+        waiting = self._waiting = AwaitedAnswer(gave_up)
         link.watch(number, waiting)
 
     # -- opening and ending, by the runner -----------------------------------------------------
@@ -299,7 +224,7 @@ class HandlerChannel:
             self._link.refuse(self._number, ErrorCode.DUPLICATE, message)
             self._bind(link, number, request)
 
-    def _accepted(self) -> _Stream:
+    def _accepted(self) -> DeviceStream:
         """Return the accepted stream, accepting it if this is its first use.
 
         Raises:
@@ -316,7 +241,7 @@ class HandlerChannel:
         if refusal is not None:
             self.refuse(*refusal)
             raise StreamOver(*refusal)
-        stream = _Stream(self._link, self, self._clock)
+        stream = DeviceStream(self._link, self, self._clock)
         stream.pauseProducing()  # until somebody reads
         self._stream = stream
         if self._link.waiting(self._number):  # else nobody is there, or the link is ending
