@@ -14,7 +14,7 @@ from rshell.client.errors import RshellError
 
 __all__ = ["Entry", "FilesError", "Hello"]
 
-_Number = Annotated[int, Meta(ge=-(2**63), le=2**64)]
+_Size = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 
 
 class _WireEntry(Struct, frozen=True):
@@ -22,17 +22,17 @@ class _WireEntry(Struct, frozen=True):
 
     path: bytes
     kind: Literal["file", "dir", "link", "other"]
-    size: Annotated[int, Meta(ge=0, le=2**63)]
+    size: _Size
     mode: Annotated[int, Meta(ge=0, le=0o7777)]
-    mtime_ns: _Number
-    uid: _Number
-    gid: _Number
+    mtime_ns: int
+    uid: int
+    gid: int
     owner: str
     group: str
-    nlink: _Number
-    inode: _Number
-    dev: _Number
-    blocks: _Number
+    nlink: int
+    inode: int
+    dev: int
+    blocks: int
     target: bytes = b""
 
 
