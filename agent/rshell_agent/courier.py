@@ -96,6 +96,13 @@ def open_frame(request: Open, process: ProcessRequest | None) -> bytes:
 
 
 def _process_map(process: ProcessRequest) -> dict[str, Any]:
+    if process.kind == "worker":
+        return {
+            "kind": "worker",
+            "worker": process.worker,
+            "argument": process.argument,
+            "timeout_ms": process.timeout_ms,
+        }
     terminal = process.terminal
     body: dict[str, Any] = {
         "kind": process.kind,

@@ -26,6 +26,7 @@ from twisted.python.failure import Failure
 from rshell_agent import __version__
 from rshell_agent.keeper import wire
 from rshell_agent.keeper.command import spawn_keeper_command
+from rshell_agent.workers.crash import CRASH_VARIABLE
 
 __all__ = ["KeeperClient", "KeeperUnavailable", "frame_of", "hello_frame"]
 
@@ -370,7 +371,8 @@ class KeeperClient:
         self._spawned_at = now
         self._child = _Spawned()
         command = spawn_keeper_command(str(self._home))
-        environment = {key: os.environ[key] for key in ("PATH", "LANG") if key in os.environ}
+        passed = ("PATH", "LANG", CRASH_VARIABLE)  # the last is for tests of what workers do
+        environment = {key: os.environ[key] for key in passed if key in os.environ}
         self._reactor.spawnProcess(self._child, command[0], command, env=environment)
 
     def _control_lost(self, control: _Control, reason: str) -> None:

@@ -31,12 +31,20 @@ class PolicyReport:
         logins: Accounts that may be asked for; the first is the default.
         digest: Changes with the policy.
         error: Why everything is denied, or None.
+        read_roots: Places beneath which workers may read.
+        write_roots: Places beneath which workers may write.
+        forward: Targets that connections may be forwarded to, such as ``localhost:*``.
+        forward_back: Addresses that the device may listen at for an operator.
     """
 
     handlers: frozenset[str] = frozenset()
     logins: tuple[str, ...] = ()
     digest: str = ""
     error: str | None = None
+    read_roots: tuple[str, ...] = ()
+    write_roots: tuple[str, ...] = ()
+    forward: tuple[str, ...] = ()
+    forward_back: tuple[str, ...] = ()
 
     @classmethod
     def read(cls, reply: dict[str, Any]) -> PolicyReport:
@@ -47,6 +55,10 @@ class PolicyReport:
             tuple(str(name) for name in reply.get("logins") or ()),
             str(reply.get("digest") or "")[:64],
             None if error is None else str(error)[:256],
+            *(
+                tuple(str(entry) for entry in reply.get(key) or ())
+                for key in ("read", "write", "forward", "forward_back")
+            ),
         )
 
     @property

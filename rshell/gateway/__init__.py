@@ -17,6 +17,7 @@
       parking.py         where attempts wait for a device that is away
       session_rights.py  whose a session is, and whether it may go on
       session_audit.py   what the audit log is told of sessions
+      unsettled.py       the end of sessions that neither operator nor device has
       session_witness.py what becomes of a joined attempt
       session_table.py   which sessions live on which device, for listings
     session_services.py  the verbs about sessions

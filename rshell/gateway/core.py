@@ -208,7 +208,7 @@ class Gateway:
         """Take an epoch range and complete what an earlier run left open."""
         start = await self.store.next_start()
         self.presence = Presence(start)
-        await self.switchboard.complete_interrupted()
+        await self.switchboard.start()
         await self.fleet.start()
         self.probes.start()
         self.lag.start()
@@ -220,7 +220,7 @@ class Gateway:
         attempt is detached; none has failed.
         """
         self.stopping = True
-        for part in (self.fleet, self.probes, self.lag):
+        for part in (self.fleet, self.probes, self.lag, self.switchboard):
             part.stop()
         devices, operators = self.devices.links(), list(self._links)
         self._send_away(devices, self.admission.spread_ms())

@@ -113,6 +113,7 @@ class SessionAudit:
         elif code in _GOES_ON:
             # Not the end of the session: it may be resumed, or its device reports the outcome.
             status = "detached"
+            self._gateway.switchboard.unsettled.add(session.device.id, session.session)
         else:
             status = "offline" if code == ErrorCode.OFFLINE.value else "refused"
         self._finish(session.row, Outcome(status=status, code=code, message=message))
@@ -135,20 +136,33 @@ class SessionAudit:
 
     async def complete(self, story: SessionStory, report: SessionReport) -> None:
         """Write an outcome that nobody collected, unless it is known."""
-        if story.first is None or story.told or report.outcome is None:
+        if report.outcome is not None:
+            await self.settle(story, report.outcome, report.attempt, "by the device on its return")
+
+    async def settle(
+        self, story: SessionStory, outcome: Outcome, attempt: int = 0, reported: str | None = None
+    ) -> None:
+        """Write how a session ended that no attempt told of, unless it is known.
+
+        Args:
+            story: What the log says of it.
+            outcome: How it ended.
+            attempt: The last one, 0 if it is not known.
+            reported: By whom, if anybody.
+        """
+        if story.first is None or story.told:
             return
-        outcome = report.outcome
         await self._gateway.store.append_audit(
             attrs.evolve(
                 story.first.record,
                 kind="session.outcome",
                 opens=False,
-                attempt=report.attempt or story.first.record.attempt,
+                attempt=attempt or story.first.record.attempt,
                 status=printable(outcome.status, 32),
                 exit_code=outcome.exit_code,
                 code=printable(outcome.code, 64) if outcome.code else None,
                 message=printable(outcome.message or "", MAX_MESSAGE) or None,
-                details={"reported": "by the device on its return"},
+                details={"reported": reported} if reported else {},
             )
         )
 

@@ -98,6 +98,10 @@ class SessionTable:
                 self.forget(entry.device_id, entry.session)
         return list(self._entries)
 
+    def listed(self, device_id: str, epoch: int) -> bool:
+        """Whether the device has told all it has over the link of this epoch."""
+        return self._listed.get(device_id) == epoch
+
     def owner(self, device_id: str, session: bytes) -> str | None:
         """Return whose session it is, as far as known."""
         entry = self._by_device.get(device_id, {}).get(session)

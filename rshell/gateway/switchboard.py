@@ -15,8 +15,6 @@ from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from twisted.internet.defer import Deferred
-
 from rshell.access.printable import printable
 from rshell.access.roles import decide
 from rshell.gateway.callers import Caller, OpenRefused, Petition, StreamEnder
@@ -26,6 +24,7 @@ from rshell.gateway.presence import LiveDevice
 from rshell.gateway.session_audit import SessionAudit
 from rshell.gateway.session_rights import SessionRights
 from rshell.gateway.session_witness import SessionWitness
+from rshell.gateway.unsettled import UnsettledSessions
 from rshell.handlers import PRIORITIES
 from rshell.link.core.constants import MAX_OFFSET, WEIGHT_NORMAL
 from rshell.link.core.errors import ErrorCode, LocalProtocolError
@@ -47,6 +46,7 @@ class Switchboard:
         self._gateway = gateway
         self._audit = SessionAudit(gateway)
         self._rights = SessionRights(gateway, self._audit)
+        self.unsettled = UnsettledSessions(gateway, self._audit)
         self._sessions: dict[LiveSession, None] = {}
         self._by_device: dict[str, dict[LiveSession, None]] = {}
         #: The attempt of each session that its operator's bytes come from.
@@ -267,6 +267,11 @@ class Switchboard:
         """Return the attempt that drives a session through this gateway, parked or joined."""
         return self._drivers.get((device_id, session, operator))
 
+    def has_attempt(self, device_id: str, session: bytes) -> bool:
+        """Whether somebody drives or watches a session through this gateway, parked or joined."""
+        same = self._by_device.get(device_id, ())
+        return any(live.session == session for live in same)
+
     def viewers(self, device_id: str, session: bytes) -> int:
         """Return how many watch a session through this gateway."""
         same = self._by_device.get(device_id, ())
@@ -287,6 +292,11 @@ class Switchboard:
         """Say which of a device's sessions may live, and complete the audit (section 9)."""
         await self._rights.judge(entry, report)
 
-    def complete_interrupted(self) -> Deferred[None]:
-        """At start: mark what an earlier run of this gateway left open as interrupted."""
-        return Deferred.fromCoroutine(self._audit.complete_interrupted())
+    async def start(self) -> None:
+        """Mark what an earlier run of this gateway left open as interrupted; look for its end."""
+        await self._audit.complete_interrupted()
+        await self.unsettled.start()
+
+    def stop(self) -> None:
+        """Look for no more ends of sessions."""
+        self.unsettled.stop()

@@ -5,7 +5,7 @@ Argument vectors, environments and paths are bytes: they need not be UTF-8.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct, field
 
@@ -59,11 +59,15 @@ class ExecRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 class ProcessRequest(Struct, frozen=True, kw_only=True):
     """What a handler asks of the keeper through `IHandlerChannel.splice`.
 
-    ``kind`` is ``shell`` (the login's own shell, as a login shell) or ``exec``.  ``detach`` says
-    that it may live on without an operator, as shells do.
+    ``kind`` is ``shell`` (the login's own shell, as a login shell), ``exec``, or ``worker``: code
+    of ours that runs as the login.  A worker has the name of its handler, ``worker``, and gets
+    ``argument``, which is JSON of at most 8 KiB; of the other fields it heeds ``timeout_ms`` only.
+    ``detach`` says that it may live on without an operator, as shells do.
     """
 
-    kind: Literal["shell", "exec"]
+    kind: Literal["shell", "exec", "worker"]
+    worker: str | None = None
+    argument: dict[str, Any] = field(default_factory=dict)
     argv: list[bytes] | None = None
     line: bytes | None = None
     environment: list[tuple[bytes, bytes]] = field(default_factory=list)

@@ -332,6 +332,10 @@ class Store:
         """Return the opening rows without an end, oldest first."""
         return self._read(audit.unfinished)
 
+    def unsettled_sessions(self, limit: int) -> Deferred[list[tuple[str, str]]]:
+        """Return (device id, session in hex) of the newest sessions without an outcome."""
+        return self._read(audit.unsettled, limit)
+
     def verify_audit(self) -> Deferred[AuditVerdict]:
         """Check the whole chain."""
         return self._read(audit.verify)

@@ -277,13 +277,13 @@ class StartTests(KeeperCase):
             {"process": {"kind": "exec", "argv": [b64("a")], "line": b64("b")}},
             {"process": {"kind": "shell", "line": b64("b")}},
             {"process": {"kind": "dance"}},
+            {"process": {"kind": "worker"}},
+            {"process": {"kind": "worker", "worker": "files"}},
             {"limit": -1},
             {"resume": {"consumed": 0}},
         ):
             code, _ = self.keeper.refused(self.session, "true", **fields)
             self.assertEqual(code, "bad-request", fields)
-        code, _ = self.keeper.refused(self.session, "true", process={"kind": "worker"})
-        self.assertEqual(code, "not-found")
 
     def test_policy(self) -> None:
         """Policy decides on handlers and logins at each OPEN, also for a join (K8, K17)."""

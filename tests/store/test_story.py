@@ -44,6 +44,27 @@ class StoryTests(StoreTestCase):
         self.got(self.store.finish_audit(AuditEnd(refers=self.write(attempt=2), status="exit")))
         self.assertTrue(self.told())
 
+    def unsettled(self, limit: int = 10) -> list[str]:
+        """Return the sessions that nobody told the outcome of."""
+        return [session for _, session in self.got(self.store.unsettled_sessions(limit))]
+
+    def test_unsettled(self) -> None:
+        """What operators left without an outcome is unsettled, the newest of it, oldest first."""
+        sessions = [f"{number:032x}" for number in range(5)]
+        for session, status in zip(sessions, ("detached", "interrupted") * 3, strict=False):
+            row = self.write(session=session)
+            self.assertNotIn(session, self.unsettled())  # under way
+            self.got(self.store.finish_audit(AuditEnd(refers=row, status=status)))
+        self.assertEqual(self.unsettled(), sessions)
+        self.assertEqual(self.unsettled(2), sessions[3:])
+        again = self.write(session=sessions[0], attempt=2)
+        self.got(self.store.finish_audit(AuditEnd(refers=again, status="exit", exit_code=3)))
+        self.write(session=sessions[1], kind="session.outcome", opens=False, status="own word")
+        for status in ("refused", "viewed", "offline"):
+            row = self.write(session=status[0].encode().hex() * 16)
+            self.got(self.store.finish_audit(AuditEnd(refers=row, status=status)))
+        self.assertEqual(self.unsettled(), sessions[2:])
+
     def test_reported(self) -> None:
         """A device's report counts, whatever word it chose; another device's does not."""
         self.write()

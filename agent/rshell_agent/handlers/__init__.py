@@ -1,9 +1,10 @@
 """The built-in handlers of a device: each turns a typed request into what the keeper runs."""
 
 from rshell_agent.handlers.exec import ExecHandler
+from rshell_agent.handlers.files import FilesHandler
 from rshell_agent.handlers.shell import ShellHandler
 
-__all__ = ["BUILT_IN", "ExecHandler", "ShellHandler"]
+__all__ = ["BUILT_IN", "ExecHandler", "FilesHandler", "ShellHandler"]
 
 #: Registered through the same seam as plug-ins.
-BUILT_IN = (ShellHandler(), ExecHandler())
+BUILT_IN = (ShellHandler(), ExecHandler(), FilesHandler())

@@ -13,6 +13,9 @@ SEND_HIGH = 128 * 1024  # bytes handed to a connection ahead of the kernel
 READ_PAUSE = 256 * 1024  # answers a peer does not read: then it is not read either
 READS_PER_TURN = 4  # frames read from a process before others get their turn
 PIPE_MAX = 1 << 20  # no pipe holds more (fs.pipe-max-size): after this much, old output is read
+MAX_ARGUMENT = 8 * 1024  # JSON for a worker: half a frame, the rest is for the other fields
+WORKER_PIPE = 256 * 1024  # a pipe to or from a worker: a window, so that bulk needs few wake-ups
+MAX_TOLD = 512  # bytes of a child's story why it could not start
 
 HISTORY = 16 * 1024  # acknowledged output of a terminal kept for viewers: some screens full
 VIEW_BYTES = 64 * 1024  # kept for one viewer; what it is too slow for beyond that is left out

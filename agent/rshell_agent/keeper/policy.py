@@ -22,9 +22,20 @@ LIMITS = {
     "shell_limit_seconds": 86400,
     "exec_limit_seconds": 3600,
 }
-_LISTS = ("handlers", "logins", "read", "write", "forward")
+LISTS: dict[str, list[str]] = {  # and what holds where the file names none
+    "handlers": list(BUILT_IN),
+    "logins": ["self"],
+    "read": ["/"],
+    "write": ["/"],
+    "deny_read": [],
+    "deny_write": [],
+    "forward": ["localhost:*"],
+    "forward_back": [],
+}
+_PLACES = ("read", "write", "deny_read", "deny_write")
 _MAX_FILE = 1 << 20  # a policy is a page, not a book
-_MOST = 64  # names in a list, and characters in a name
+_MOST = 64  # entries of a list, and characters in a name
+_LONGEST = 1024  # characters of a path or target: reports of several frames stay few
 _HANDLER = frozenset("abcdefghijklmnopqrstuvwxyz0123456789-_.")
 
 
@@ -43,14 +54,19 @@ class Policy:
         """
         self.error: str | None = None
         self.warnings = [f"[policy] {key}: unknown" for key in section if not _known(key)]
-        lists = {key: _texts(section, key) for key in _LISTS}
-        self.handlers: list[str] = list(
-            BUILT_IN if lists["handlers"] is None else lists["handlers"]
-        )
-        self.logins: list[str] = ["self"] if lists["logins"] is None else lists["logins"]
+        self.lists = {key: _texts(section, key) for key in LISTS}
+        self.handlers, self.logins = self.lists["handlers"], self.lists["logins"]
         for name in self.handlers:
             if not name[:1].isalpha() or not _HANDLER.issuperset(name):
                 raise PolicyError(f"handlers: {name!r} is no handler's name")
+        for key in _PLACES:
+            for path in self.lists[key]:
+                if not path.startswith("/") and path != "~" and not path.startswith("~/"):
+                    raise PolicyError(f"{key}: {path!r} begins neither with / nor with ~/")
+        self.max_file_size = self._number(section, "max_file_size", 0)
+        self.setid = section.get("setid", False)
+        if not isinstance(self.setid, bool):
+            raise PolicyError("setid: neither true nor false")
         self.limits = {key: self._limit(section, key, most) for key, most in LIMITS.items()}
         self._own = own_uid
         self._boundary = own_uid == 0 and agent_uid != 0
@@ -59,12 +75,17 @@ class Policy:
                 self.warnings.append(f"logins: {login} makes policy a guard rail")
 
     def _limit(self, section: Map, key: str, most: int) -> int:
-        value = section.get(key, most)
-        if type(value) is not int or value < 0:
-            raise PolicyError(f"{key}: not a number of 0 or more")
+        value = self._number(section, key, most)
         if value > most:
             self.warnings.append(f"{key}: {value} is too high, {most} holds")
         return min(value, most)
+
+    @staticmethod
+    def _number(section: Map, key: str, default: int) -> int:
+        value = section.get(key, default)
+        if type(value) is not int or value < 0:
+            raise PolicyError(f"{key}: not a number of 0 or more")
+        return value
 
     def account(self, handler: str, login: str | None) -> Account:
         """Return whom `handler` runs as.
@@ -85,36 +106,44 @@ class Policy:
             raise Refused("policy", "the keeper runs as root for others: self is not allowed")
         return Account(None if own else login)
 
+    def rules(self) -> Map:
+        """Return what a worker may do to files, for `Confined`; nothing while `error` is set."""
+        places: Map = {key: [] if self.error else self.lists[key] for key in _PLACES}
+        return {**places, "max_file_size": self.max_file_size, "setid": self.setid}
+
     def report(self) -> Map:
         """Return what the control connection tells; `digest` changes with what is allowed."""
         import _blake2  # hashlib loads libcrypto, 3 MB, for the same function
 
         body: Map = {
-            "handlers": [] if self.error else self.handlers,
-            "logins": [] if self.error else self.logins,
+            **{key: [] if self.error else listed for key, listed in self.lists.items()},
             "error": self.error,
             "warnings": self.warnings,
         }
-        digest = _blake2.blake2b(json.dumps([body, self.limits]).encode(), digest_size=16)
+        known = json.dumps([body, self.limits, self.max_file_size, self.setid])
+        digest = _blake2.blake2b(known.encode(), digest_size=16)
         return {**body, "digest": digest.hexdigest()}
 
 
 def _known(key: str) -> bool:
-    return key in _LISTS or key in LIMITS
+    return key in LISTS or key in LIMITS or key in ("max_file_size", "setid")
 
 
-def _texts(section: Map, key: str) -> list[str] | None:
+def _texts(section: Map, key: str) -> list[str]:
     value = section.get(key)
     if value is None:
-        return None
+        return list(LISTS[key])
     if not isinstance(value, list):
         raise PolicyError(f"{key}: not a list")
-    texts = [item for item in value if isinstance(item, str) and 0 < len(item) <= 4096]
+    texts = [item for item in value if isinstance(item, str) and 0 < len(item) <= _LONGEST]
     if len(texts) != len(value):
         raise PolicyError(f"{key}: holds something else than text")
-    names = key in ("handlers", "logins")  # these are reported, in one frame
-    if names and (len(texts) > _MOST or any(len(t) > _MOST or not t.isascii() for t in texts)):
-        raise PolicyError(f"{key}: more than {_MOST} names, or a name that is too long")
+    if len(texts) > _MOST:
+        raise PolicyError(f"{key}: more than {_MOST} entries")
+    if key in ("handlers", "logins") and any(len(t) > _MOST or not t.isascii() for t in texts):
+        raise PolicyError(f"{key}: a name that is longer than {_MOST} characters or not ASCII")
+    if any("\0" in text for text in texts):
+        raise PolicyError(f"{key}: holds a NUL character")
     return texts
 
 

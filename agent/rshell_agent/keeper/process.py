@@ -13,7 +13,8 @@ import signal
 import struct
 import termios
 
-from rshell_agent.keeper import wire
+from rshell_agent.keeper import constants as c
+from rshell_agent.keeper import wire, worker
 from rshell_agent.keeper.wire import Map, Refused, WireError
 
 __all__ = ["Account", "Command", "Process", "outcome_of"]
@@ -25,6 +26,7 @@ _FORBIDDEN = frozenset([b"BASH_ENV", b"ENV", b"IFS", b"SHELLOPTS", b"BASHOPTS"])
 _FORBIDDEN_STARTS = (b"LD_", b"PYTHON", b"BASH_FUNC_", b"RSHELL_")
 _NAME = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz_0123456789")
 _TERM = _NAME | frozenset(b"+.-")
+_ALL_SIGNALS = tuple(int(number) for number in signal.valid_signals())
 SIGNALS = {s.name[3:]: int(s) for s in signal.Signals if not s.name.startswith("SIGRT")}
 
 Start = tuple[list[bytes], list[bytes], dict[bytes, bytes]]  # files to try, argv, environment
@@ -72,20 +74,26 @@ def pwd_name(uid: int) -> str:
 
 
 class Command:
-    """The checked `process` part of an OPEN (docs/keeper.md K14, K35)."""
+    """The checked `process` part of an OPEN (docs/keeper.md K14, K35, K44).
+
+    `rules` is what the policy allows a worker to do; whoever checked the policy sets it.
+    """
 
     def __init__(self, value: Map) -> None:
         """Check it.
 
         Raises:
             WireError: it is malformed.
-            Refused: a worker or a variable that is not allowed.
+            Refused: a variable that is not allowed.
         """
         self.kind = wire.text(value, "kind", 16)
-        if self.kind == "worker":
-            raise Refused("not-found", "this keeper has no workers")
-        if self.kind not in ("shell", "exec"):
-            raise WireError("kind: neither shell nor exec")
+        if self.kind not in ("shell", "exec", "worker"):
+            raise WireError("kind: neither shell nor exec nor worker")
+        self.worker = wire.text(value, "worker", c.MAX_TEXT) if self.kind == "worker" else ""
+        self.argument = wire.submap(value, "argument") or {}
+        if len(wire.dump(self.argument)) > c.MAX_ARGUMENT:
+            raise WireError(f"argument: more than {c.MAX_ARGUMENT} bytes")
+        self.rules: Map = {"read": [], "write": []}
         self.argv = [wire.unbase64(a, "argv") for a in wire.array(value, "argv")]
         line, cwd = value.get("line"), value.get("cwd")
         self.line = None if line is None else wire.unbase64(line, "line")
@@ -103,6 +111,8 @@ class Command:
             self.term = wire.text(pty, "term", 64, "xterm").encode()
             if not _TERM.issuperset(self.term):
                 self.term = b"xterm"
+        if self.worker and (self.size or self.cwd is not None):
+            raise WireError("a worker has neither terminal nor folder")
 
     def program(self, account: Account) -> tuple[bytes, list[bytes]]:
         """Return what to execute and its argv."""
@@ -115,8 +125,10 @@ class Command:
 
     def start(self, account: Account, extra: dict[bytes, bytes]) -> Start:
         """Return files to try, argv and environment for exec; os.execvpe does it in 1 ms more."""
-        program, argv = self.program(account)
         env = self.environment(account, extra)
+        if self.worker:
+            return [], [], env
+        program, argv = self.program(account)
         if b"/" in program:
             return [program], argv, env
         return [folder + b"/" + program for folder in env[b"PATH"].split(b":") if folder], argv, env
@@ -176,11 +188,13 @@ class Process:
         opened: list[int] = []
         try:
             theirs = (
-                self._terminal(command, account, opened) if command.size else self._pipes(opened)
+                self._terminal(command, account, opened)
+                if command.size
+                else self._pipes(command, opened)
             )
             self.status, status = _pair(os.pipe(), opened)
             start = command.start(account, extra)  # before fork: each page the child writes costs
-            self.pid = os.fork()
+            self.pid = _fork()
         except OSError as error:
             for fd in opened:
                 os.close(fd)
@@ -209,11 +223,14 @@ class Process:
             os.fchown(slave, account.uid, -1)
         return [slave, slave, slave]
 
-    def _pipes(self, opened: list[int]) -> list[int]:
+    def _pipes(self, command: Command, opened: list[int]) -> list[int]:
         input_read, self.stdin = _pair(os.pipe(), opened)
         output, output_write = _pair(os.pipe(), opened)
         error, error_write = _pair(os.pipe(), opened)
         self.outputs = {output: False, error: True}
+        if command.worker:
+            for fd in (input_read, output):
+                _widen(fd)
         return [input_read, output_write, error_write]
 
     def resize(self, rows: int, columns: int) -> None:
@@ -285,56 +302,115 @@ def _pair(pair: tuple[int, int], opened: list[int]) -> tuple[int, int]:
     return pair
 
 
+def _widen(pipe: int) -> None:
+    """Have a pipe hold more: fewer wake-ups for what workers move."""
+    try:
+        fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, c.WORKER_PIPE)
+    except OSError:  # the user's share of the system's pipes is used up
+        pass
+
+
+def _fork() -> int:
+    """Fork with all signals held back; the child lets them in when they are its own."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _ALL_SIGNALS)
+    try:
+        pid = os.fork()
+    except OSError:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        raise
+    if pid:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    return pid
+
+
+def _prepare(command: Command, stdio: list[int]) -> None:
+    """Leave what is the keeper's: its signals, session, terminal, streams, mask and protection."""
+    signal.set_wakeup_fd(-1)
+    for number in _ALL_SIGNALS:
+        if signal.getsignal(number) not in (
+            signal.SIG_DFL,
+            None,
+        ):  # exec would pass on ignored ones
+            signal.signal(number, signal.SIG_DFL)
+    os.setsid()
+    signal.pthread_sigmask(signal.SIG_SETMASK, [])
+    if command.size:
+        fcntl.ioctl(stdio[0], termios.TIOCSCTTY, 0)
+    stdio = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3) for fd in stdio]
+    for number, fd in enumerate(stdio):
+        os.dup2(fd, number)
+    os.umask(0o022)
+    worker.drop_protection()
+
+
+def _enter_login(account: Account) -> None:
+    if account.switch:
+        os.initgroups(account.name, account.gid)
+        os.setgid(account.gid)
+        os.setuid(account.uid)
+
+
+def _enter_folder(command: Command, account: Account) -> None:
+    try:
+        os.chdir(command.cwd or os.fsencode(account.home))
+    except OSError:
+        if command.cwd is not None:
+            raise
+        os.chdir("/")  # a login without a home can still be used
+
+
+def _execute(files: list[bytes], argv: list[bytes], env: dict[bytes, bytes]) -> None:
+    """Become the program; all descriptors but 0 to 2 are close-on-exec.
+
+    Raises:
+        OSError: none of the files can be executed.
+    """
+    failure = 2
+    for file in files:
+        try:
+            os.execve(file, argv, env)  # noqa: S606  # what a keeper is for
+        except OSError as error:
+            if error.errno not in (2, 20):  # ENOENT, ENOTDIR: perhaps in the next folder
+                failure = error.errno or failure
+    raise OSError(failure, "")
+
+
 def _become(
     command: Command, account: Account, start: Start, stdio: list[int], status: int
 ) -> None:
-    """Turn the forked child into the program; never returns. All else is close-on-exec."""
+    """Turn the forked child into the program or worker; never returns."""
     stage = "start"
     try:
-        signal.set_wakeup_fd(-1)  # it is the keeper's
-        for ignored in (signal.SIGPIPE, signal.SIGXFSZ):  # as Python starts; exec would pass it on
-            signal.signal(ignored, signal.SIG_DFL)
-        os.setsid()
-        if command.size:
-            fcntl.ioctl(stdio[0], termios.TIOCSCTTY, 0)
-        stdio = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3) for fd in stdio]
-        for number, fd in enumerate(stdio):
-            os.dup2(fd, number)
-        os.umask(0o022)
+        _prepare(command, stdio)
+        loaded = None
+        if command.worker:
+            stage = "worker"
+            worker.name_process(f"rshell-{command.worker}")
+            loaded = worker.load(command.worker)
         stage = "login"
-        if account.switch:
-            os.initgroups(account.name, account.gid)
-            os.setgid(account.gid)
-            os.setuid(account.uid)
+        _enter_login(account)
         stage = "cwd"
-        try:
-            os.chdir(command.cwd or os.fsencode(account.home))
-        except OSError:
-            if command.cwd is not None:
-                raise
-            os.chdir("/")  # a login without a home can still be used
-        stage = "exec"
-        files, argv, env = start
-        failure = 2
-        for file in files:
-            try:
-                os.execve(file, argv, env)  # noqa: S606  # what a keeper is for
-            except OSError as error:
-                if error.errno not in (2, 20):  # ENOENT, ENOTDIR: perhaps in the next folder
-                    failure = error.errno or failure
-        raise OSError(failure, "")
+        _enter_folder(command, account)
+        stage = "worker" if loaded else "exec"
+        if loaded:
+            worker.enter(command.worker, loaded, command.argument, command.rules, start[2], status)
+        _execute(*start)
     except OSError as error:
         os.write(status, f"{stage}:{error.errno}".encode())
-    except BaseException:  # whatever it is, it must not run on as a second keeper
-        os.write(status, b"start:0")
+    except BaseException as error:  # whatever it is, it must not run on as a second keeper
+        why = f"{type(error).__name__}: {error}"[: c.MAX_TOLD - 16]
+        os.write(status, f"{stage}:0:{why}".encode("ascii", "backslashreplace")[: c.MAX_TOLD])
     finally:
         os._exit(127)
 
 
 def start_error(told: bytes, command: Command, account: Account) -> Refused:
     """Return the refusal for what a child told through `status`."""
-    stage, _, number = told.decode().partition(":")
-    why = os.strerror(int(number))
+    stage, number, *more = told.decode("ascii", "replace").split(":", 2)
+    why = more[0] if more else os.strerror(int(number))
+    if stage == "worker":
+        what = "there is no such worker" if why == os.strerror(2) else why
+        return Refused("not-found", f"cannot start the worker {command.worker}: {what}")
     if stage == "exec":
         name = os.fsdecode(command.program(account)[0])
         what = "command not found" if why == os.strerror(2) else why

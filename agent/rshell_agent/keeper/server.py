@@ -12,6 +12,7 @@ import rshell_agent
 from rshell_agent.keeper import constants as c
 from rshell_agent.keeper import loop as loops
 from rshell_agent.keeper import wire
+from rshell_agent.keeper.policy import LISTS
 from rshell_agent.keeper.session import Session
 from rshell_agent.keeper.sessions import Sessions
 from rshell_agent.keeper.viewer import Viewer
@@ -250,9 +251,7 @@ class Server:
         if name == "acknowledge":
             return _parts("acknowledged", sessions.acknowledge(call))
         if name == "policy":
-            report = sessions.policy.current().report()
-            report["warnings"] = _fitting(report["warnings"])
-            return [report]
+            return _policy_parts(sessions.policy.current().report())
         if name == "status":
             with open("/proc/self/statm", "rb", 0) as file:
                 pages = int(file.read().split()[1])
@@ -268,6 +267,16 @@ class Server:
     def _retire(self) -> None:
         if not len(self.sessions):  # an OPEN may have come meanwhile
             self.loop.stop()
+
+
+def _policy_parts(report: Map) -> list[Map]:
+    """Return the report so that each part fits one frame: the long lists come by themselves."""
+    report["warnings"] = _fitting(report["warnings"])
+    found: list[Map] = []
+    for key in LISTS:
+        if key not in ("handlers", "logins"):
+            found += _parts(key, list(report.pop(key)))  # type: ignore[call-overload]  # lists of text
+    return [{**part, "more": True} for part in found] + [report]
 
 
 def _parts(key: str, items: list[object]) -> list[Map]:

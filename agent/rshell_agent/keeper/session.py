@@ -343,7 +343,7 @@ class Session:
         if self.state != STARTING:
             return
         try:
-            told = os.read(self.process.status, 64)
+            told = os.read(self.process.status, c.MAX_TOLD)
         except BlockingIOError:
             return
         self._loop.unwatch(self.process.status)

@@ -15,6 +15,7 @@ from rshell_agent.keeper.process import Account, Command, Process
 from rshell_agent.keeper.session import DRAINING, FINISHED, RUNNING, STARTING, Session
 from rshell_agent.keeper.viewer import Viewer
 from rshell_agent.keeper.wire import Map, Refused, WireError
+from rshell_agent.keeper.worker import WORKERS
 
 TYPE_CHECKING = False  # as typing's, whose import costs memory
 if TYPE_CHECKING:
@@ -64,8 +65,11 @@ class Opening:
         """
         command = Command(self.process or {})
         kind = self.handler if self.handler in BUILT_IN else "exec"
+        kind = "worker" if kind in WORKERS else kind
         if command.kind != kind:
             raise Refused("bad-request", f"{self.handler} does not take kind {command.kind}")
+        if command.worker and command.worker != self.handler:
+            raise Refused("bad-request", f"{self.handler} has no worker {command.worker}")
         return command
 
 
@@ -145,6 +149,7 @@ class Sessions:
         policy = self.policy.current()
         account = policy.account(opening.handler, opening.login)
         command = opening.command()
+        command.rules = policy.rules()
         if (
             sum(s.state != FINISHED for s in self._sessions.values())
             >= policy.limits["max_sessions"]
