@@ -2,8 +2,8 @@
 
 ::
 
-    look up -> plan -> what is there already -> folders, links -> files -> files again -> modes, times
-    *_end.py   plan.py   survey                                  upload, download, between
+    look up -> plan -> what is there -> folders, links -> files -> files again -> modes, times
+    *_end.py   plan.py   survey                           upload, download, between
 
 Files that changed while they were copied get one more try at the end.  What it is not: it opens no
 second way to a device; each end is one session of the handler ``files``.
@@ -214,9 +214,6 @@ class Copy:
         self._connections.append(connection)
         if self.link_changed is not None:
             connection.session.link_changed = partial(self.link_changed, device)
-        if self._stopped:
-            connection.abort()
-            raise CopyStopped
         return connection
 
     async def _look_at_target(self) -> tuple[FilesConnection | None, Target]:

@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 from twisted.internet.defer import Deferred, DeferredList
+from twisted.python.failure import Failure
 
 from rshell.client.files.connection import FilesConnection
 from rshell.client.files.frames import NOTE, REPLY
@@ -136,8 +137,8 @@ class DeviceEnd:
         self, waiting: list[Deferred[dict[str, Any]]]
     ) -> list[dict[str, Any] | FilesError]:
         answers: list[dict[str, Any] | FilesError] = []
-        for success, answer in await DeferredList(waiting, consumeErrors=True):
-            if success:
+        for _, answer in await DeferredList(waiting, consumeErrors=True):
+            if not isinstance(answer, Failure):
                 answers.append(answer)
             elif isinstance(answer.value, FilesError) and not self.ended:
                 answers.append(answer.value)

@@ -56,7 +56,7 @@ class RateLimit:
         if self._rate is None:
             return
         while (seconds := self.wait_seconds) > 1e-6:
-            waiting: Deferred[None] = Deferred(lambda _: timer.cancel())
-            timer = self._clock.callLater(seconds, waiting.callback, None)
+            waiting: Deferred[None] = Deferred()
+            self._clock.callLater(seconds, waiting.callback, None)
             await waiting
         self.charge(size)
