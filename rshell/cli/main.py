@@ -23,6 +23,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "attach": ("rshell.cli.sessions:attach", "Continue a session, or watch it."),
     "audit": ("rshell.cli.listings:audit", "Show who did what to which device."),
     "call": ("rshell.cli.call:call", "Call any handler of one device or of many."),
+    "cp": ("rshell.cli.cp:cp", "Copy files to, from and between devices."),
     "demo": ("rshell.cli.demo:demo", "Try it all out on this machine, with toy devices."),
     "devices": ("rshell.cli.listings:devices", "List devices."),
     "handlers": ("rshell.cli.listings:handlers", "List what can be called on a device."),
@@ -75,6 +76,7 @@ def cli() -> None:
     rshell shell pump-17                         a login shell
     rshell run pump-17 -- uptime                 one command, as with ssh
     rshell run 'site=berlin' -- uptime           the same on many devices
+    rshell cp pump.conf pump-17:/etc/            copy files there, or back
     rshell why pump-17                           what happened to its link
     rshell invite device --name pump-18          let another device in
 

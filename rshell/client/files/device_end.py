@@ -13,7 +13,6 @@ from typing import Any
 
 import msgspec
 from twisted.internet.defer import Deferred, DeferredList
-from twisted.python.failure import Failure
 
 from rshell.client.files.connection import FilesConnection
 from rshell.client.files.frames import NOTE, REPLY
@@ -137,8 +136,9 @@ class DeviceEnd:
         self, waiting: list[Deferred[dict[str, Any]]]
     ) -> list[dict[str, Any] | FilesError]:
         answers: list[dict[str, Any] | FilesError] = []
-        for _, answer in await DeferredList(waiting, consumeErrors=True):
-            if not isinstance(answer, Failure):
+        answer: Any
+        for success, answer in await DeferredList(waiting, consumeErrors=True):
+            if success:
                 answers.append(answer)
             elif isinstance(answer.value, FilesError) and not self.ended:
                 answers.append(answer.value)
