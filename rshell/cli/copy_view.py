@@ -132,7 +132,8 @@ class TextView:
             place = _place(result.target_device, result.target)
             self._outputs.write(f"{source} -> {place}\n".encode(), False)
         elif result.message:
-            self._say(f"{source}: {result.message}")
+            place = f" -> {_place(result.target_device, result.target)}" if result.target else ""
+            self._say(f"{source}{place}: {result.message}")
 
     def _say(self, text: str) -> None:
         if self._bar is not None:

@@ -36,6 +36,8 @@ from rshell.client.files.upload import LARGE_BYTES, wants_another_try
 
 __all__ = ["Relay"]
 
+#: What the second device is behind the first: so that neither waits for the other's round trip.
+MAX_AHEAD_BYTES = 4 * 1024 * 1024
 _KINDS = {DATA_OUT: DATA, HOLE_OUT: HOLE}
 
 
@@ -97,6 +99,8 @@ class Relay:
         self._asked = 0
         self._expected = 0
         self._paused = False
+        self._draining = False
+        self._ahead = 0
         self._fewer: Deferred[None] | None = None
         self._fatal: Failure | None = None
 
@@ -216,19 +220,26 @@ class Relay:
         passing.sent += len(payload)
         self._state.progress.bytes_sent += len(payload)
         self._state.limit.charge(len(payload))
-        if not self._paused:
+        self._ahead += len(payload)
+        late = self._ahead > MAX_AHEAD_BYTES or self._state.limit.wait_seconds > 0
+        if late and not self._paused:
             self._paused = True
             self._source.connection.pause()
-            Deferred.fromCoroutine(self._room()).addErrback(self._end_all)
+        if not self._draining:
+            self._draining = True
+            Deferred.fromCoroutine(self._drain()).addErrback(self._end_all)
 
-    async def _room(self) -> None:
+    async def _drain(self) -> None:
         """Let the first device go on when the second has room, and the rate allows it."""
         try:
             await self._state.limit.take(0)
             await self._target.connection.writable()
         finally:
-            self._paused = False
-            self._source.connection.resume()
+            self._draining = False
+            self._ahead = 0
+            if self._paused:
+                self._paused = False
+                self._source.connection.resume()
 
     def _ended(self, passing: _Passing, expected: int, answer: dict[str, Any]) -> None:
         self._expected -= expected
