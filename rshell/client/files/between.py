@@ -159,7 +159,8 @@ class Relay:
                 raise
             return
         if begin.get("digest") == part.get("digest") and whole.get("size") == step.entry.size:
-            passing.start, passing.digest = size, str(whole["digest"])
+            passing.start = passing.plain = size
+            passing.digest = str(whole["digest"])
             self._state.found(step, size)
 
     # -- the first device ------------------------------------------------------------------------
@@ -210,13 +211,17 @@ class Relay:
         }
         if passing.start:
             fields["resume"] = {"from": passing.start}
-        passing.plain = passing.start
         exchange = passing.exchange = self._target.connection.begin("put", fields)
         exchange.done.addCallbacks(partial(self._landed, passing), partial(self._refused, passing))
 
     def _pass_on(self, passing: _Passing, kind: int, payload: bytes) -> None:
         assert passing.exchange is not None
         self._target.connection.send(frame(_KINDS[kind], passing.exchange.id, payload))
+        # How much a packed piece stands for is only known at the end.
+        plain = int.from_bytes(payload, "big") if kind == HOLE_OUT else len(payload) - 1
+        if kind == HOLE_OUT or payload[:1] == b"\0":
+            passing.plain += plain
+            self._state.progress.bytes_done += plain
         passing.sent += len(payload)
         self._state.progress.bytes_sent += len(payload)
         self._state.limit.charge(len(payload))
@@ -290,13 +295,16 @@ class Relay:
         """Tell what became of a file once both devices have said their last word."""
         if passing.exchange is not None or not passing.over or passing.told:
             return
+        if self._fatal is not None:
+            return  # the whole copy has ended, and that is what is told
         passing.told = True
         self._asked -= 1
         error, step = passing.error, passing.step
         if error is None:
-            self._state.progress.bytes_done += step.entry.size - passing.start
+            self._state.progress.bytes_done += step.entry.size - passing.plain
             self._state.finished(step, "copied", sent=passing.sent)
         else:
+            self._state.progress.bytes_done -= passing.plain
             if wants_another_try(error):
                 self.again.append(step)
             if not wants_another_try(error) or self._state.last_try:

@@ -309,7 +309,7 @@ class Download:
         self._wake()
 
     async def _land_all(self) -> None:
-        while self._queue:
+        while self._queue and not self._state.stopped:
             queue, self._queue = self._queue, []
             size = sum(len(value) for _, _, value in queue if isinstance(value, bytes))
             outcomes = await self._state.in_thread(land, self._local.folder, queue)

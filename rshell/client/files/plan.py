@@ -200,6 +200,7 @@ class _Planner:
         target = self._target
         if target.is_folder:
             root = target.path.rstrip(b"/") or target.path[:1]
+            root = b"" if root == b"." else root
             return root, last_name(source.path), False
         head, name = os.path.split(target.path.rstrip(b"/"))
         return head, name, True

@@ -131,6 +131,8 @@ class CopyState:
         """Tell that a step is done."""
         if step.kind == "file":
             self.progress.files_done += 1
+            if status == "failed":
+                self.progress.bytes_total -= step.entry.size
         self.tell(
             FileResult(
                 status=status,

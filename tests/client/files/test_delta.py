@@ -42,9 +42,7 @@ def signature(data: bytes, block: int = BLOCK) -> Signature:
 
 
 def found(ours: bytes, theirs: bytes, start: int = 0) -> list[tuple[int, int]]:
-    return list(
-        matches(lambda at, size: ours[at : at + size], len(ours), signature(theirs), start)
-    )
+    return list(matches(lambda at, size: ours[at : at + size], len(ours), signature(theirs), start))
 
 
 def rebuilt(ours: bytes, theirs: bytes) -> tuple[bytes, int]:

@@ -42,7 +42,7 @@ class PlanTests(SynchronousTestCase):
             (Target(b"/b", FOLDER), b"/b/f"),
             (Target(b"/b/", FOLDER), b"/b/f"),
             (Target(b"/", FOLDER), b"/f"),
-            (Target(b".", FOLDER), b"./f"),
+            (Target(b".", FOLDER), b"f"),
             (Target(b"g", None), b"g"),
             (Target(b"/g", None), b"/g"),
         ]

@@ -39,7 +39,9 @@ class RateTests(SynchronousTestCase):
             limit = RateLimit(clock, 1000)
             passed: list[float] = []
 
-            async def send(limit: RateLimit = limit, piece: int = piece) -> None:
+            async def send(
+                limit: RateLimit = limit, piece: int = piece, passed: list[float] = passed
+            ) -> None:
                 for _ in range(20_000 // piece):
                     await limit.take(piece)
                     passed.append(piece)
