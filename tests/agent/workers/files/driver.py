@@ -166,22 +166,20 @@ class FilesCase(SynchronousTestCase):
 
     def serve(self, data: bytes) -> dict[int, Answer]:
         """Give the server these frames and return its answers."""
+        pieces = iter([data])
+        return self.serve_from(lambda: next(pieces, b""))
+
+    def serve_from(self, read: Callable[[], bytes]) -> dict[int, Answer]:
+        """Give the server what `read` returns, until that is nothing; return its answers."""
         answers = FrameReader()
-        answers.feed(self.exchange(data))
+        answers.feed(self.exchange(read))
         found = answers_in(answers.frames())
         self.assertEqual(b"", bytes(answers._buffer))
         return found
 
-    def exchange(self, data: bytes, size: int = 1 << 18) -> bytes:
-        """Give the server bytes, so many at a time, and return its own."""
-        position = 0
+    def exchange(self, read: Callable[[], bytes]) -> bytes:
+        """Serve a session in this process; return what the server wrote."""
         written = bytearray()
-
-        def read(most: int) -> bytes:
-            nonlocal position
-            piece = data[position : position + min(most, size)]
-            position += len(piece)
-            return piece
 
         def write(buffers: Sequence[bytes | memoryview]) -> int:
             for buffer in buffers:
@@ -193,7 +191,7 @@ class FilesCase(SynchronousTestCase):
         output = Output(write)
         with Confined(home=os.fsencode(self.home), **self.policy) as confined:
             try:
-                Server(Desk(confined, Input(read, output.flush)), output).run()
+                Server(Desk(confined, Input(lambda _: read(), output.flush)), output).run()
             finally:
                 self.written = bytes(written)
         self.assertEqual(before, len(os.listdir("/proc/self/fd")), "a descriptor was left open")
