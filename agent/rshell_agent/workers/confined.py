@@ -185,6 +185,11 @@ class Confined:
             pass
         return True
 
+    def roots(self, *, write: bool = False) -> list[bytes]:
+        """Return where it may be read, or written; what is denied within is not told."""
+        allowed = [root for root in self._roots if (root.write if write else root.read)]
+        return [b"/" + b"/".join(root.names) for root in allowed]
+
     def mode(self, mode: int) -> int:
         """Return the permission bits that a file may get: set-id only if the policy says so."""
         return stat.S_IMODE(mode) & (0o7777 if self.setid else 0o1777)

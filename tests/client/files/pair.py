@@ -82,6 +82,10 @@ class WorkerSession(protocol.ProcessProtocol):
     def registerProducer(self, producer: Any, streaming: bool) -> None:
         self.transport.pipes[0].registerProducer(producer, streaming)
 
+    def unregisterProducer(self) -> None:
+        if 0 in self.transport.pipes:
+            self.transport.pipes[0].unregisterProducer()
+
     def pause(self) -> None:
         self.transport.pipes[1].pauseProducing()
 

@@ -11,6 +11,7 @@ from twisted.internet.defer import Deferred, gatherResults
 from twisted.trial.unittest import TestCase
 
 from rshell.client.files import FilesConnection, FilesError
+from rshell.client.files.blocks import available
 from rshell.client.files.transfers import Upload, download, upload_bytes
 from tests.client.files.pair import connect_worker
 
@@ -52,10 +53,10 @@ class OperationTests(ConnectionCase):
         entry = await upload_bytes(connection, b"new", content, transfer=TRANSFER, mode=0o640)
         self.assertEqual((len(content), 0o640), (entry.size, entry.mode))
         self.assertEqual(content, (self.home / "new").read_bytes())
-        pieces: list[bytes] = []
-        got = await download(connection, b"new", lambda data: pieces.append(bytes(data)))
-        self.assertEqual(content, b"".join(pieces))
-        self.assertFalse(got.changed)
+        got = bytearray()
+        done = await download(connection, b"new", got.extend)
+        self.assertEqual(content, got)
+        self.assertFalse(done.changed)
         self.assertEqual([b"new"], [os.fsencode(name) for name in os.listdir(self.home)])
 
     async def test_compressed(self) -> None:
@@ -63,14 +64,12 @@ class OperationTests(ConnectionCase):
         connection = await self.connection()
         content = b"all work and no play\n" * 30_000
         for compress in ("zlib", *connection.compress):
+            if compress not in available():
+                continue  # this machine's Python may have no zstd
             (self.home / "source").write_bytes(content)
-            pieces: list[bytes] = []
-            if compress == "zstd":
-                continue  # this machine's Python may have none
-            await download(
-                connection, b"source", lambda data: pieces.append(bytes(data)), compress=compress
-            )
-            self.assertEqual(content, b"".join(pieces))
+            got = bytearray()
+            await download(connection, b"source", got.extend, compress=compress)
+            self.assertEqual(content, got)
             upload = await Upload.begin(
                 connection, b"target", compress=compress, size=len(content), transfer=TRANSFER
             )
@@ -133,6 +132,13 @@ class OperationTests(ConnectionCase):
 
         await download(connection, b"f", write)
         self.assertEqual(content, b"".join(got))
+
+    async def test_closed(self) -> None:
+        """A connection that is closed ends its worker with status 0, and answers nothing more."""
+        connection = await self.connection()
+        outcome = await connection.close()
+        self.assertEqual("ok", outcome.status)
+        await self.assertFailure_(connection.request("hello"))
 
     async def test_ended(self) -> None:
         """When the worker dies, whoever waits is told."""

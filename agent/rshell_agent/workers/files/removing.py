@@ -21,10 +21,13 @@ def remove(desk: Desk, request: Request) -> None:
     """Remove a file, a link, or with `recursive` a directory."""
     fields = request.fields
     path = fields.path()
+    if path.rstrip(b"/").rpartition(b"/")[2] in (b"", b".", b"..", b"~"):
+        # As rm does: too easily meant otherwise.
+        raise Fault("bad-request", "this cannot be removed by that name")
     try:
         with desk.confined.at(path, write=True) as place:
-            if place.name in (b"", b".", b".."):
-                raise Fault("bad-request", "this cannot be removed by that name")
+            if place.name == b".":
+                raise Fault("policy", "a root of the device's policy cannot be removed")
             removal = _Removal(desk, path, fields.flag("recursive", False))
             removal.one(place.dir_fd, place.name, path)
             count = removal.count

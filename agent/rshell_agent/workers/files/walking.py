@@ -35,12 +35,12 @@ def hello(desk: Desk, request: Request) -> None:
     request.reply(
         {
             "version": 1,
-            "home": b64(os.environb.get(b"HOME", b"/")),
+            "home": b64(desk.confined.home),
             "login": desk.login,
             "compress": list(compression.available()),
             "umask": old,
-            "read": list(getattr(desk.confined, "read", [])),
-            "write": list(getattr(desk.confined, "write", [])),
+            "read": [root.decode("utf-8", "replace") for root in desk.confined.roots()],
+            "write": [root.decode("utf-8", "replace") for root in desk.confined.roots(write=True)],
             "free_floor": floor,
         }
     )

@@ -153,22 +153,19 @@ class _Upload:
             Fault: It failed, or the client gave up.
             Violation: Another frame came in between, or the end of the input.
         """
+        keep = False
         try:
             while (frame := self._next()).kind not in (END, ABORT):
                 self._take(frame)
-        except Fault:
-            self._part.remove()
-            raise
-        except OSError as error:
-            self._part.remove()
-            raise fault_of(error) from None
-        fields = parse_map(frame.payload)
-        if frame.kind == ABORT:
-            if not fields.flag("keep", False):
+            fields = parse_map(frame.payload)
+            if frame.kind == ABORT:
+                keep = fields.flag("keep", False)
+                raise Fault("aborted", fields.text("reason", 200, "given up by the client"))
+            self._commit(fields)
+        except (Fault, OSError) as error:
+            if not keep:
                 self._part.remove()
-            # Answered like any other request, and nothing follows it.
-            raise Fault("aborted", fields.text("reason", 200, "given up by the client"))
-        self._commit(fields)
+            raise fault_of(error) if isinstance(error, OSError) else error from None
 
     def _next(self) -> Frame:
         frame = self._desk.input.next()
@@ -229,24 +226,17 @@ class _Upload:
     # -- the end ---------------------------------------------------------------------------------
 
     def _commit(self, fields: Fields) -> None:
-        try:
-            crash_point("put.written")
-            digest, size = fields.text("digest", 64), fields.integer("size")
-            if size != self._size or self._position != size:
-                raise Fault("digest", f"{self._position:,} bytes came instead of {self._size:,}")
-            if digest != self._digest.hexdigest():
-                raise Fault("digest", "what came is not what was sent")
-            os.ftruncate(self._part.fd, self._size)
-            self._dress()
-            os.fsync(self._part.fd)
-            crash_point("put.fsync")
-            self._part.commit(self._place.name)
-        except Fault:
-            self._part.remove()
-            raise
-        except OSError as error:
-            self._part.remove()
-            raise fault_of(error) from None
+        crash_point("put.written")
+        digest, size = fields.text("digest", 64), fields.integer("size")
+        if size != self._size or self._position != size:
+            raise Fault("digest", f"{self._position:,} bytes came instead of {self._size:,}")
+        if digest != self._digest.hexdigest():
+            raise Fault("digest", "what came is not what was sent")
+        os.ftruncate(self._part.fd, self._size)
+        self._dress()
+        os.fsync(self._part.fd)
+        crash_point("put.fsync")
+        self._part.commit(self._place.name)
         self._place.sync_folder()
         crash_point("put.dirsync")
         entry = entry_of(os.fstat(self._part.fd), self._desk.names)
