@@ -22,6 +22,8 @@ __all__ = ["Arrival", "Assembly", "Outcome", "land"]
 #: Files that are synced and renamed together; each holds a descriptor until then.
 LOT_FILES = 100
 _COPY_BYTES = 1024 * 1024
+#: Files of /proc have content and no size; whatever says so may have this much.
+MAX_UNSIZED_BYTES = 64 * 1024 * 1024
 
 
 class Assembly:
@@ -169,7 +171,7 @@ class Arrival:
             plain = unpack(payload)
         except ValueError as error:
             raise FilesError("digest", str(error), self.step.source) from None
-        if len(plain) > self.landing.entry.size - self.landing.size:
+        if len(plain) > (self.landing.entry.size or MAX_UNSIZED_BYTES) - self.landing.size:
             raise FilesError("digest", "more arrived than the file has", self.step.source)
         if self.assembly is not None:
             self.assembly.data(self.landing, plain)

@@ -201,7 +201,7 @@ class Download:
             ours = await stepped(self._state, folder.hash_part(landing, size))
             theirs = await self._device.ask("digest", path=step.source, length=landing.size)
             entry = step.entry
-            same = (theirs.get("size"), theirs.get("mtime_ns")) == (entry.size, entry.mtime_ns)
+            same = (theirs.get("inode"), theirs.get("mtime_ns")) == (entry.inode, entry.mtime_ns)
             if same and theirs.get("digest") == ours:
                 arrival.take_up(landing)
                 return True
