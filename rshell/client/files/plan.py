@@ -20,7 +20,7 @@ import attrs
 from rshell.client.files.naming import PART_NAME, UnsafeName, checked_parts, join, last_name, shown
 from rshell.client.files.records import Entry, FilesError
 
-__all__ = ["Found", "PlaceLike", "Plan", "Problem", "Step", "Target", "plan_copies"]
+__all__ = ["Found", "Place", "PlaceLike", "Plan", "Problem", "Step", "Target", "plan_copies"]
 
 
 class PlaceLike(Protocol):
@@ -33,6 +33,19 @@ class PlaceLike(Protocol):
     @property
     def path(self) -> bytes:
         """As it was typed; relative ones begin at the login's home, or here."""
+
+
+@attrs.frozen
+class Place:
+    """A path on a device, or on this machine.
+
+    Attributes:
+        device: Name or id; None for this machine.
+        path: Bytes, since names need not be UTF-8.
+    """
+
+    device: str | None
+    path: bytes
 
 
 @attrs.frozen
