@@ -269,6 +269,8 @@ class Upload:
                 raise FilesError("changed", "it changed while it was read", step.source)
             self._end(sending, file.digest, file.entry.size)
         except FilesError as error:
+            if self._device.ended:
+                raise
             self._give_up(step, sending, error)
         except OSError as error:
             self._give_up(step, sending, local_error(error, step.source))

@@ -412,6 +412,7 @@ class BrokenOffTests(CopyCase):
         report = await copying.run()
         await self.ended()
         self.assertEqual(("cancelled", 0), (report.ended, report.copied), (words, report))
+        self.assertEqual([], report.failures, words)
 
     async def test_goes_on(self) -> None:
         """A copy that was stopped goes on where it stopped, in all directions."""
