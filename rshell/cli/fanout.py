@@ -80,6 +80,10 @@ class Outputs:
                 raise CannotWrite(error, stderr)
         return statuses.PIPE_BROKEN if self._stdout.broken else own
 
+    def stdout_drained(self) -> Deferred[None]:
+        """Return a Deferred that fires when all of stdout was written, or is lost."""
+        return self._stdout.drained()
+
     async def drained(self) -> None:
         """Wait until all was written."""
         await self._stdout.drained()

@@ -26,6 +26,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "cp": ("rshell.cli.cp:cp", "Copy files to, from and between devices."),
     "demo": ("rshell.cli.demo:demo", "Try it all out on this machine, with toy devices."),
     "devices": ("rshell.cli.listings:devices", "List devices."),
+    "forward": ("rshell.cli.forward:forward", "Reach ports of a device, or let it reach ours."),
     "handlers": ("rshell.cli.listings:handlers", "List what can be called on a device."),
     "invite": ("rshell.cli.admin:invite", "Make a join string for a device or an operator."),
     "join": ("rshell.cli.admin:join", "Make this machine an operator's."),

@@ -7,6 +7,7 @@
     session.py    Session: one use of a handler; a consumer with events and an outcome
     requests.py   a request as it goes into an OPEN
     absence.py    when a session without a stream asks again, and gives up; replays.py: old output
+    forwards.py   Forward, BackForward: ports and sockets, here and there (imported by itself)
     uplink.py     a link to a gateway, dialled again while it is needed
     commands.py   whole commands with their output in memory, on one device or many
     outcomes.py   every way a session can end, as one record

@@ -2,9 +2,18 @@
 
 from rshell_agent.handlers.exec import ExecHandler
 from rshell_agent.handlers.files import FilesHandler
+from rshell_agent.handlers.forward import ForwardHandler
+from rshell_agent.handlers.sftp import SftpHandler
 from rshell_agent.handlers.shell import ShellHandler
 
-__all__ = ["BUILT_IN", "ExecHandler", "FilesHandler", "ShellHandler"]
+__all__ = [
+    "BUILT_IN",
+    "ExecHandler",
+    "FilesHandler",
+    "ForwardHandler",
+    "SftpHandler",
+    "ShellHandler",
+]
 
 #: Registered through the same seam as plug-ins.
-BUILT_IN = (ShellHandler(), ExecHandler(), FilesHandler())
+BUILT_IN = (ShellHandler(), ExecHandler(), FilesHandler(), SftpHandler(), ForwardHandler())

@@ -164,28 +164,34 @@ class Arrival:
         else:
             self.landing.entry = entry
 
+    def _begun(self) -> Landing:
+        if self.landing is None:
+            text = "the device sent content before it said what it is"
+            raise FilesError("protocol", text, self.step.source)
+        return self.landing
+
     def data(self, payload: bytes) -> int:
         """Take in a piece; return its bytes."""
-        assert self.landing is not None
+        landing = self._begun()
         try:
             plain = unpack(payload)
         except ValueError as error:
             raise FilesError("digest", str(error), self.step.source) from None
-        if len(plain) > (self.landing.entry.size or MAX_UNSIZED_BYTES) - self.landing.size:
+        if len(plain) > (landing.entry.size or MAX_UNSIZED_BYTES) - landing.size:
             raise FilesError("digest", "more arrived than the file has", self.step.source)
         if self.assembly is not None:
-            self.assembly.data(self.landing, plain)
+            self.assembly.data(landing, plain)
         else:
-            self.landing.data(plain)
+            landing.data(plain)
             if self._range is not None:
                 self._range.update(plain)
         return len(plain)
 
     def hole(self, payload: bytes) -> int:
         """Take in a hole; return its bytes."""
-        assert self.landing is not None
+        landing = self._begun()
         length = int.from_bytes(payload, "big")
-        if len(payload) != 8 or length > self.landing.entry.size - self.landing.size:
+        if len(payload) != 8 or length > landing.entry.size - landing.size:
             raise FilesError("digest", "a hole larger than the file", self.step.source)
         if self.assembly is not None or self._range is not None:
             left = length
@@ -193,23 +199,23 @@ class Arrival:
             while left > 0:
                 piece = zeros[: min(left, len(zeros))]
                 if self.assembly is not None:
-                    self.assembly.data(self.landing, piece)
+                    self.assembly.data(landing, piece)
                 else:
                     assert self._range is not None
                     self._range.update(piece)
                 left -= len(piece)
         if self.assembly is None:
-            self.landing.hole(length)
+            landing.hole(length)
         return length
 
     def end(self, answer: dict[str, Any]) -> bool:
         """Take in the end of an answer; return whether the file is whole, and checked."""
-        assert self.landing is not None
+        landing = self._begun()
         if self.assembly is not None:
             self.lots_left -= 1
             if self.lots_left > 0:
                 return False
-            self.assembly.finish(self.landing)
+            self.assembly.finish(landing)
         elif answer.get("changed") is True and not (self.may_grow and answer.get("grew") is True):
             raise FilesError("changed", "it changed while it was copied", self.step.source)
         elif self._range is not None:
@@ -217,14 +223,12 @@ class Arrival:
             if answer.get("digest") != self._range.hexdigest():
                 text = "what arrived is not what was sent; copy it again"
                 raise FilesError("digest", text, self.step.source)
-            self.landing.check(self.landing.digest, size)
+            landing.check(landing.digest, size)
         else:
-            self.landing.check(str(answer.get("digest")), int(answer["size"]))
-        self.landing.dress()
+            landing.check(str(answer.get("digest")), int(answer["size"]))
+        landing.dress()
         if answer.get("changed") is True:
-            self.remark = (
-                f"it grew while it was copied: these are its first {self.landing.size:,} bytes"
-            )
+            self.remark = f"it grew while it was copied: these are its first {landing.size:,} bytes"
         return True
 
 
