@@ -180,6 +180,11 @@ class FilesConnection:
         return self.hello.compress
 
     @property
+    def error(self) -> FilesError | None:
+        """Why nothing is answered any more; None while the session lasts."""
+        return self._error
+
+    @property
     def unanswered(self) -> int:
         """Requests whose answer has not come."""
         return len(self._exchanges)
