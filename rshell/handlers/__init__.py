@@ -1,9 +1,9 @@
 """What both ends of a stream agree on: the typed requests of the built-in handlers.
 
 A device's handler decodes its request with these types, an operator's client encodes them.
-``processes.py`` has shell and exec, ``catalogue.py`` how a device describes what it can do,
-``flight.py`` what a device's flight recorder tells, ``decoding.py`` the strict decoder that every
-handler's request passes through.
+``processes.py`` has shell and exec, ``sftp.py`` SFTP, ``catalogue.py`` how a device describes what
+it can do, ``flight.py`` what a device's flight recorder tells, ``decoding.py`` the strict decoder
+that every handler's request passes through.
 """
 
 from rshell.handlers.catalogue import (
@@ -20,6 +20,7 @@ from rshell.handlers.processes import (
     ShellRequest,
     TerminalSize,
 )
+from rshell.handlers.sftp import SftpRequest
 from rshell.link.core.messages import Outcome
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "HandlerDescription",
     "Outcome",
     "ProcessRequest",
+    "SftpRequest",
     "ShellRequest",
     "TerminalSize",
     "catalogue_digest",

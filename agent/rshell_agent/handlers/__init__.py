@@ -2,9 +2,10 @@
 
 from rshell_agent.handlers.exec import ExecHandler
 from rshell_agent.handlers.files import FilesHandler
+from rshell_agent.handlers.sftp import SftpHandler
 from rshell_agent.handlers.shell import ShellHandler
 
-__all__ = ["BUILT_IN", "ExecHandler", "FilesHandler", "ShellHandler"]
+__all__ = ["BUILT_IN", "ExecHandler", "FilesHandler", "SftpHandler", "ShellHandler"]
 
 #: Registered through the same seam as plug-ins.
-BUILT_IN = (ShellHandler(), ExecHandler(), FilesHandler())
+BUILT_IN = (ShellHandler(), ExecHandler(), FilesHandler(), SftpHandler())
