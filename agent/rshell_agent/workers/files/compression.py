@@ -5,11 +5,11 @@ Python has zstd from 3.14 on; before that libzstd itself is called, by its two o
 
 from __future__ import annotations
 
-import functools
 import zlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from rshell_agent.workers.files import system
 from rshell_agent.workers.files.faults import Fault
 from rshell_agent.workers.files.frames import MAX_PLAIN
 
@@ -26,19 +26,6 @@ _MAX_SKIP = 32
 class _Zstd(NamedTuple):
     compress: Callable[[bytes], bytes]
     decompress: Callable[[bytes], bytes]
-
-
-def available() -> list[str]:
-    """Return the names of what this device can do, best first."""
-    return ["zstd", "zlib"] if _zstd() else ["zlib"]
-
-
-@functools.cache
-def _zstd() -> _Zstd | None:
-    try:
-        return _from_python() or _from_library()
-    except (ImportError, OSError, AttributeError):
-        return None  # the device has none, or this login may not read it
 
 
 def _from_python() -> _Zstd | None:
@@ -58,32 +45,45 @@ def _from_python() -> _Zstd | None:
     return _Zstd(lambda data: zstd.compress(data, _ZSTD_LEVEL), decompress)
 
 
-def _from_library() -> _Zstd:
-    import ctypes
-
-    library = ctypes.CDLL("libzstd.so.1")
-    size, pointer = ctypes.c_size_t, ctypes.c_void_p
-    bound, is_error = library.ZSTD_compressBound, library.ZSTD_isError
-    pack, unpack_ = library.ZSTD_compress, library.ZSTD_decompress
+def _from_library() -> _Zstd | None:
+    zstd = system.library("libzstd.so.1")
+    if zstd is None:
+        return None
+    try:
+        bound, is_error = zstd.ZSTD_compressBound, zstd.ZSTD_isError
+        pack, unpack_ = zstd.ZSTD_compress, zstd.ZSTD_decompress
+    except AttributeError:
+        return None
+    size, pointer, text = system.ctypes.c_size_t, system.ctypes.c_void_p, system.ctypes.c_char_p
     bound.argtypes, bound.restype = [size], size
-    is_error.argtypes, is_error.restype = [size], ctypes.c_uint
-    pack.argtypes, pack.restype = [pointer, size, ctypes.c_char_p, size, ctypes.c_int], size
-    unpack_.argtypes, unpack_.restype = [pointer, size, ctypes.c_char_p, size], size
-    # One buffer for all: a block is never larger.
-    room = ctypes.create_string_buffer(max(bound(MAX_PLAIN), MAX_PLAIN))
+    is_error.argtypes, is_error.restype = [size], system.ctypes.c_uint
+    pack.argtypes, pack.restype = [pointer, size, text, size, system.ctypes.c_int], size
+    unpack_.argtypes, unpack_.restype = [pointer, size, text, size], size
+    most = max(bound(MAX_PLAIN), MAX_PLAIN)
+    room: Any = None
 
-    def taken(length: int) -> bytes:
+    def called(function: Any, data: bytes, *rest: int) -> bytes:
+        # One buffer for all blocks, made when the first one comes.
+        nonlocal room
+        room = room or system.ctypes.create_string_buffer(most)
+        length = function(room, most, data, len(data), *rest)
         if is_error(length):
             raise ValueError("not a block of zstd")
-        return ctypes.string_at(room, length)
+        return bytes(memoryview(room)[:length])
 
-    def compress(data: bytes) -> bytes:
-        return taken(pack(room, len(room), data, len(data), _ZSTD_LEVEL))
+    return _Zstd(
+        lambda data: called(pack, data, _ZSTD_LEVEL),
+        lambda data: called(unpack_, data),
+    )
 
-    def decompress(data: bytes) -> bytes:
-        return taken(unpack_(room, MAX_PLAIN, data, len(data)))
 
-    return _Zstd(compress, decompress)
+#: Found when this module is loaded: later, as another login, it might be out of reach.
+_zstd = _from_python() or _from_library()
+
+
+def available() -> list[str]:
+    """Return the names of what this device can do, best first."""
+    return ["zstd", "zlib"] if _zstd else ["zlib"]
 
 
 def unpack(block: bytes) -> bytes | memoryview:
@@ -99,9 +99,9 @@ def unpack(block: bytes) -> bytes | memoryview:
         plain = memoryview(block)[1:]
     elif block[0] == ZLIB:
         plain = _unpack_zlib(block[1:])
-    elif block[0] == ZSTD and (zstd := _zstd()):
+    elif block[0] == ZSTD and _zstd:
         try:
-            plain = zstd.decompress(block[1:])
+            plain = _zstd.decompress(block[1:])
         except Exception:  # whatever the library says about bytes of somebody else's
             raise Fault("bad-request", "a block that zstd cannot unpack") from None
     else:
@@ -153,5 +153,5 @@ class Packer:
         return b"\0", data
 
     def _packed(self, data: bytes) -> bytes:
-        zstd = _zstd() if self._kind == ZSTD else None
+        zstd = _zstd if self._kind == ZSTD else None
         return zstd.compress(data) if zstd else zlib.compress(data, _ZLIB_LEVEL)

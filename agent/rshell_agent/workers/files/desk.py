@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rshell_agent.workers.confined import Confined
+from rshell_agent.workers.files.committing import Group
 from rshell_agent.workers.files.entries import Names
 from rshell_agent.workers.files.faults import Fault, fault_of
 from rshell_agent.workers.files.fields import Fields, b64
@@ -68,6 +69,7 @@ class Desk:
 
     Attributes:
         names: Of users and groups.
+        group: Uploads that wait to be committed.
         swept: Directories whose old part files were looked for.
     """
 
@@ -75,6 +77,7 @@ class Desk:
         self.confined = confined
         self.input = input
         self.names = Names()
+        self.group = Group()
         self.swept: set[tuple[int, int]] = set()
 
     @property

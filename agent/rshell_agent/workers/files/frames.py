@@ -64,12 +64,18 @@ class Input:
 
     Args:
         read: Returns up to so many bytes, ``b""`` at the end; it may wait.
-        before_wait: Called before each `read`: what is owed to the client goes out now.
+        ready: Whether `read` would not wait.
+
+    Attributes:
+        before_wait: Called before a `read` that may wait: what is owed goes out now.
     """
 
-    def __init__(self, read: Callable[[int], bytes], before_wait: Callable[[], None]) -> None:
+    def __init__(
+        self, read: Callable[[int], bytes], ready: Callable[[], bool] = lambda: False
+    ) -> None:
+        self.before_wait: Callable[[], None] = lambda: None
         self._read = read
-        self._before_wait = before_wait
+        self._ready = ready
         self._buffer = bytearray()
 
     def next(self) -> Frame | None:
@@ -96,7 +102,8 @@ class Input:
     def _fill(self, size: int) -> bool:
         """Wait until the buffer holds `size` bytes; False if the input has ended with nothing."""
         while len(self._buffer) < size:
-            self._before_wait()
+            if not self._ready():
+                self.before_wait()
             got = self._read(READ_BYTES)
             if not got:
                 if self._buffer:

@@ -77,13 +77,15 @@ class Part:
     Attributes:
         fd: Open for reading and writing.
         size: What is in it; 0 unless an earlier upload is gone on with.
+        committed: Whether it has become the destination.
     """
 
     def __init__(self, directory: int, name: bytes) -> None:
         self.fd = -1
         self.size = 0
+        self.committed = False
         self._directory = directory
-        self._name = name
+        self.name = name
 
     def create(self) -> None:
         """Begin anew; one that was left behind is dropped.
@@ -110,7 +112,7 @@ class Part:
             Fault: Code ``changed``: there is no such part, or it is shorter.
         """
         try:
-            fd = os.open(self._name, _FLAGS, dir_fd=self._directory)
+            fd = os.open(self.name, _FLAGS, dir_fd=self._directory)
         except (FileNotFoundError, OSError):
             raise _nothing_there() from None
         try:
@@ -139,14 +141,14 @@ class Part:
         if not self._named(os.fstat(self.fd)):
             raise Fault("changed", "another session has taken this transfer over")
         crash_point("put.rename")
-        os.rename(self._name, destination, src_dir_fd=self._directory, dst_dir_fd=self._directory)
-        self._name = b""
+        os.rename(self.name, destination, src_dir_fd=self._directory, dst_dir_fd=self._directory)
+        self.committed = True
 
     def remove(self) -> None:
         """Remove it, if it still is ours."""
-        if self.fd >= 0 and self._name and self._named(os.fstat(self.fd)):
+        if self.fd >= 0 and self.name and self._named(os.fstat(self.fd)):
             try:
-                os.unlink(self._name, dir_fd=self._directory)
+                os.unlink(self.name, dir_fd=self._directory)
             except OSError:
                 pass  # it will be swept one day
 
@@ -158,14 +160,14 @@ class Part:
 
     def _make(self) -> None:
         flags = _FLAGS | os.O_CREAT | os.O_EXCL
-        self.fd = os.open(self._name, flags, 0o600, dir_fd=self._directory)
+        self.fd = os.open(self.name, flags, 0o600, dir_fd=self._directory)
         _lock(self.fd, _IN_USE)
         crash_point("put.created")
 
     def _named(self, info: os.stat_result) -> bool:
         """Whether the name still leads to this very file."""
         try:
-            found = os.stat(self._name, dir_fd=self._directory, follow_symlinks=False)
+            found = os.stat(self.name, dir_fd=self._directory, follow_symlinks=False)
         except OSError:
             return False
         return (found.st_dev, found.st_ino) == (info.st_dev, info.st_ino)
@@ -173,20 +175,20 @@ class Part:
     def _take_name(self) -> None:
         """Remove what has our name, unless it is being renamed at this very moment."""
         try:
-            fd = os.open(self._name, _FLAGS, dir_fd=self._directory)
+            fd = os.open(self.name, _FLAGS, dir_fd=self._directory)
         except FileNotFoundError:
             return
         except OSError:
             fd = -1  # a link, a device, somebody else's
         try:
-            info = os.stat(self._name, dir_fd=self._directory, follow_symlinks=False)
+            info = os.stat(self.name, dir_fd=self._directory, follow_symlinks=False)
             if stat.S_ISDIR(info.st_mode):
                 raise Fault("exists", "a directory has the name of the part file")
             if fd >= 0 and stat.S_ISREG(info.st_mode):
                 _lock(fd, _NAME, wait=True)
                 if not self._named(os.fstat(fd)):
                     return
-            os.unlink(self._name, dir_fd=self._directory)
+            os.unlink(self.name, dir_fd=self._directory)
         except FileNotFoundError:
             pass
         finally:
@@ -260,9 +262,11 @@ def sweep_directory(desk: Desk, directory: int, now: float | None = None) -> int
     removed = 0
     opened = os.open(b".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=directory)
     with closing(opened) as descriptor:
+        # Ours that wait must not be opened: closing them would give up their locks.
+        ours = desk.group.part_names
         for text in os.listdir(descriptor):
             name = os.fsencode(text)
-            if _PART.fullmatch(name):
+            if _PART.fullmatch(name) and name not in ours:
                 removed += _sweep_one(descriptor, name, limit)
     return removed
 

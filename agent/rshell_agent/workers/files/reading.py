@@ -27,7 +27,7 @@ def get(desk: Desk, request: Request) -> None:
         request.more({"entry": entry_of(source.info, desk.names)})
         for piece in source.blocks(offset, end):
             stream.send(piece)
-        stream.end(source.changed)
+        stream.end(source.changes())
 
 
 def get_ranges(desk: Desk, request: Request) -> None:
@@ -46,4 +46,4 @@ def get_ranges(desk: Desk, request: Request) -> None:
                 stream.send(piece)
             if stream.size - before != length:
                 raise Fault("changed", "the file has become shorter")
-        stream.end(source.changed)
+        stream.end(source.changes())

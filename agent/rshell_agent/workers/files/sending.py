@@ -13,7 +13,7 @@ from rshell_agent.workers.files.compression import Packer
 from rshell_agent.workers.files.desk import Desk, Request
 from rshell_agent.workers.files.entries import identity
 from rshell_agent.workers.files.faults import Fault
-from rshell_agent.workers.files.frames import OUT_DATA, OUT_END, OUT_HOLE
+from rshell_agent.workers.files.frames import OUT_DATA, OUT_END, OUT_HOLE, Map
 
 __all__ = ["BLOCK_BYTES", "Digest", "Source", "Stream"]
 
@@ -76,10 +76,13 @@ class Source:
     def __exit__(self, *_error: object) -> None:
         os.close(self.fd)
 
-    @property
-    def changed(self) -> bool:
-        """Whether it is not what it was."""
-        return identity(os.fstat(self.fd)) != identity(self.info)
+    def changes(self) -> Map:
+        """Return what END says of changes meanwhile (FT22)."""
+        now = os.fstat(self.fd)
+        changed = identity(now) != identity(self.info)
+        # Logs grow: who wants them takes what was there.
+        grew = {"grew": True} if changed and now.st_size > self.info.st_size else {}
+        return {"changed": changed, **grew}
 
     def blocks(self, offset: int, end: int | None) -> Iterator[bytes | int]:
         """Yield what is between two offsets: bytes, or the length of a hole.
@@ -147,13 +150,13 @@ class Stream:
             self._request.send(OUT_DATA, *self._packer.pack(piece))
             self.size += len(piece)
 
-    def end(self, changed: bool, digest: str | None = None, size: int | None = None) -> None:
+    def end(self, changes: Map, digest: str | None = None, size: int | None = None) -> None:
         """Send END: of what was sent, or what is given instead."""
         self._request.send_map(
             OUT_END,
             {
                 "digest": digest or self._digest.hexdigest(),
                 "size": self.size if size is None else size,
-                "changed": changed,
+                **changes,
             },
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 from collections.abc import Callable
 
 from rshell_agent.workers.confined import Confined
@@ -55,6 +56,12 @@ class Server:
         self._output = output
         self._last = 0
         self._failed = 0
+        desk.input.before_wait = self._settle
+
+    def _settle(self) -> None:
+        """Do and say all that is owed."""
+        self._desk.group.commit()
+        self._output.flush()
 
     def run(self) -> None:
         """Serve.
@@ -69,7 +76,7 @@ class Server:
                 elif frame.id != self._failed or not frame.id:
                     raise Violation(f"a frame of type {frame.kind} outside of an upload")
         finally:
-            self._output.flush()
+            self._settle()
 
     def _request(self, frame: Frame) -> None:
         if frame.id <= self._last:
@@ -85,6 +92,8 @@ class Server:
                 raise Fault("bad-request", f"there is no operation {name!a}")
             if request.fields.has("path"):
                 path = request.fields.path()
+            if operation is not writing.put:
+                self._desk.group.commit()
             operation(self._desk, request)
         except Fault as fault:
             self._fail(request, fault, path)
@@ -95,6 +104,7 @@ class Server:
             self._fail(request, Fault("io", f"{type(error).__name__}: {error}"[:200]), path)
 
     def _fail(self, request: Request, fault: Fault, path: bytes | None) -> None:
+        self._desk.group.commit()  # answers keep their order
         request.fail(fault, path)
         self._failed = request.id
 
@@ -107,7 +117,10 @@ def serve(
         os.write(errors, b"files: this device speaks version 1 of the files protocol\n")
         return BROKEN
     out = Output.to(output)
-    desk = Desk(confined, Input(lambda size: os.read(input, size), out.flush))
+    poll = select.poll()
+    poll.register(input, select.POLLIN)
+    reader = Input(lambda size: os.read(input, size), lambda: bool(poll.poll(0)))
+    desk = Desk(confined, reader)
     try:
         Server(desk, out).run()
     except Violation as violation:

@@ -69,7 +69,10 @@ def signature(desk: Desk, request: Request) -> None:
                 records.clear()
         if records:
             stream.send(bytes(records))
-        stream.end(source.changed or done != size, whole.hexdigest(), done)
+        changes = source.changes()
+        if done != size:
+            changes["changed"] = True
+        stream.end(changes, whole.hexdigest(), done)
 
 
 def _records(source: Source, block: int, whole: Digest) -> Iterator[tuple[bytes, int]]:

@@ -14,6 +14,7 @@ from rshell_agent.workers.confined import Denied, Place
 from rshell_agent.workers.crash import crash_point
 from rshell_agent.workers.files import parts
 from rshell_agent.workers.files.changing import make_parents
+from rshell_agent.workers.files.committing import Keys
 from rshell_agent.workers.files.compression import unpack
 from rshell_agent.workers.files.desk import Desk, Request, faults_at
 from rshell_agent.workers.files.entries import entry_of
@@ -39,13 +40,15 @@ def put(desk: Desk, request: Request) -> None:
         if request.fields.flag("mkdirs", False):
             make_parents(desk, path)
         follow = request.fields.flag("follow", True)
-        with desk.confined.at(path, write=True, follow=follow) as place:
-            upload = _Upload(desk, request, place)
-            try:
-                upload.begin()
-                upload.receive()
-            finally:
-                upload.close()
+        place = desk.confined.at(path, write=True, follow=follow)
+        upload = _Upload(desk, request, place)
+        try:
+            upload.begin()
+            upload.receive()
+        except BaseException:
+            upload.close()
+            raise
+        desk.group.add(upload)
 
 
 def part(desk: Desk, request: Request) -> None:
@@ -74,12 +77,13 @@ class _Upload:
     """
 
     def __init__(self, desk: Desk, request: Request, place: Place) -> None:
-        fields = request.fields
+        self.fault: Fault | None = None
+        self.size = 0
         self._desk = desk
         self._request = request
         self._place = place
-        self._size = fields.integer("size")
-        self._part = parts.Part(place.dir_fd, parts.part_name(fields.text("transfer", 32)))
+        self._folder = (0, 0)
+        self._part = parts.Part(place.dir_fd, b"")
         self._digest = Digest()
         self._old: os.stat_result | None = None
         self._basis = -1
@@ -97,18 +101,22 @@ class _Upload:
             Fault: The upload cannot be done; nothing was touched.
         """
         fields, place = self._request.fields, self._place
+        self.size = fields.integer("size")
+        self._part.name = parts.part_name(fields.text("transfer", 32))
+        info = os.stat(b".", dir_fd=place.dir_fd)
+        self._folder = info.st_dev, info.st_ino
+        self._desk.group.make_way(self.keys, self.size)
         if place.name in (b"", b".", b".."):
             raise Fault("is-a-directory", "is a directory")
-        if self._size > (self._desk.confined.max_file_size or self._size):
+        if self.size > (self._desk.confined.max_file_size or self.size):
             most = self._desk.confined.max_file_size
             raise Fault("too-large", f"the device's policy allows {most:,} bytes a file")
         self._look_at_destination(fields)
         resume = fields.inner("resume")
-        start = resume.integer("from", most=self._size) if resume else 0
-        Space.at(place.dir_fd).demand(max(0, fields.integer("data", self._size) - start))
+        start = resume.integer("from", most=self.size) if resume else 0
+        Space.at(place.dir_fd).demand(max(0, fields.integer("data", self.size) - start))
         self._open_basis(fields)
-        info = os.stat(b".", dir_fd=place.dir_fd)
-        if (info.st_dev, info.st_ino) not in self._desk.swept:
+        if self._folder not in self._desk.swept:
             parts.sweep_directory(self._desk, place.dir_fd)
         if start:
             self._part.resume(start, self._digest)
@@ -161,7 +169,7 @@ class _Upload:
             if frame.kind == ABORT:
                 keep = fields.flag("keep", False)
                 raise Fault("aborted", fields.text("reason", 200, "given up by the client"))
-            self._commit(fields)
+            self._finish(fields)
         except (Fault, OSError) as error:
             if not keep:
                 self._part.remove()
@@ -191,7 +199,7 @@ class _Upload:
     def _advance(self, length: int) -> int:
         """Move on by so many bytes; return where they begin."""
         position = self._position
-        if length > self._size - position:
+        if length > self.size - position:
             raise Fault("bad-request", "more bytes than were announced")
         self._position += length
         return position
@@ -225,22 +233,15 @@ class _Upload:
 
     # -- the end ---------------------------------------------------------------------------------
 
-    def _commit(self, fields: Fields) -> None:
+    def _finish(self, fields: Fields) -> None:
         crash_point("put.written")
         digest, size = fields.text("digest", 64), fields.integer("size")
-        if size != self._size or self._position != size:
-            raise Fault("digest", f"{self._position:,} bytes came instead of {self._size:,}")
+        if size != self.size or self._position != size:
+            raise Fault("digest", f"{self._position:,} bytes came instead of {self.size:,}")
         if digest != self._digest.hexdigest():
             raise Fault("digest", "what came is not what was sent")
-        os.ftruncate(self._part.fd, self._size)
+        os.ftruncate(self._part.fd, self.size)
         self._dress()
-        os.fsync(self._part.fd)
-        crash_point("put.fsync")
-        self._part.commit(self._place.name)
-        self._place.sync_folder()
-        crash_point("put.dirsync")
-        entry = entry_of(os.fstat(self._part.fd), self._desk.names)
-        self._request.reply({"entry": entry, "written": self._written})
 
     def _dress(self) -> None:
         """Give the part file its owner, mode and time."""
@@ -260,9 +261,42 @@ class _Upload:
         if mtime is not None:
             os.utime(fd, ns=(time.time_ns(), mtime))
 
+    # -- Committable -----------------------------------------------------------------------------
+
+    @property
+    def fd(self) -> int:
+        return self._part.fd
+
+    @property
+    def part_name(self) -> bytes:
+        return self._part.name
+
+    @property
+    def keys(self) -> Keys:
+        return frozenset((*self._folder, name) for name in (self._part.name, self._place.name))
+
+    def rename(self) -> None:
+        crash_point("put.fsync")
+        self._part.commit(self._place.name)
+
+    def sync_folder(self, synced: set[tuple[int, int]]) -> None:
+        if self._folder not in synced:
+            self._place.sync_folder()
+            synced.add(self._folder)
+
+    def answer(self) -> None:
+        if self.fault is not None:
+            self._part.remove()
+            self._request.fail(self.fault, self._request.fields.path())
+            return
+        crash_point("put.dirsync")
+        entry = entry_of(os.fstat(self._part.fd), self._desk.names)
+        self._request.reply({"entry": entry, "written": self._written})
+
     def close(self) -> None:
         """Let go of the files."""
         self._part.close()
+        self._place.close()
         if self._basis >= 0:
             os.close(self._basis)
             self._basis = -1

@@ -153,12 +153,15 @@ class FilesCase(SynchronousTestCase):
 
     Attributes:
         sent: Called with what the server has written so far, before it goes on.
+        ready: Whether there is more input at hand.
+        policy: Keywords of `Confined`.
     """
 
     def setUp(self) -> None:
         self.home = Path(os.path.realpath(self.mktemp()))
         self.home.mkdir(parents=True)
         self.sent: Callable[[bytearray], None] = lambda _: None
+        self.ready: Callable[[], bool] = lambda: False
         self.policy: dict[str, Any] = {"read": ["/"], "write": ["/"]}
 
     def path(self, name: str) -> bytes:
@@ -191,7 +194,7 @@ class FilesCase(SynchronousTestCase):
         output = Output(write)
         with Confined(home=os.fsencode(self.home), **self.policy) as confined:
             try:
-                Server(Desk(confined, Input(lambda _: read(), output.flush)), output).run()
+                Server(Desk(confined, Input(lambda _: read(), self.ready)), output).run()
             finally:
                 self.written = bytes(written)
         self.assertEqual(before, len(os.listdir("/proc/self/fd")), "a descriptor was left open")

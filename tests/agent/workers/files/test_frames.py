@@ -154,7 +154,7 @@ class FuzzTests(FilesCase):
         """Frames come out as they went in, however they are cut."""
         data = b"".join(frame(kind, n, payload) for n, (kind, payload) in enumerate(sent))
         pieces = iter([data[i : i + size] for i in range(0, len(data), size)])
-        reader = Input(lambda _: next(pieces, b""), lambda: None)
+        reader = Input(lambda _: next(pieces, b""))
         got = []
         while (found := reader.next()) is not None:
             got.append((found.kind, found.payload))
