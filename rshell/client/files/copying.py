@@ -162,9 +162,15 @@ class Copy:
         try:
             target_end, target = await self._look_at_target()
             for device, paths in groups.items():
-                await self._copy_group(device, paths, target_end, target)
+                try:
+                    await self._copy_group(device, paths, target_end, target)
+                except RshellError as error:
+                    if len(groups) == 1 or not self._spares_others(error, target_end):
+                        raise
+                    self._failed_as_a_whole(error, paths)
         except RshellError as error:
-            if not self._stopped and self.report.copied + self.report.unchanged == 0:
+            done = self.report.copied + self.report.unchanged + self.progress.bytes_done
+            if not self._stopped and not done:
                 raise
             self.report.ended = "cancelled" if self._stopped else error.code
             self.report.message = error.message
@@ -175,6 +181,18 @@ class Copy:
         self.progress.planned = True
         self.report.seconds = self._clock.seconds() - started
         return self.report
+
+    def _spares_others(self, error: RshellError, target: FilesConnection | None) -> bool:
+        """Whether what ended the copy from one device is no reason to end it from another."""
+        if self._stopped or (target is not None and target.error is not None):
+            return False
+        return not isinstance(error, FilesError) or error.path != self._target.path
+
+    def _failed_as_a_whole(self, error: RshellError, paths: Sequence[bytes]) -> None:
+        assert self._state is not None
+        for path in paths:
+            problem = FilesError(error.code, error.message, path, error.hint)
+            self._state.problem(Problem(path, problem))
 
     def _groups(self) -> dict[str | None, list[bytes]]:
         groups: dict[str | None, list[bytes]] = {}

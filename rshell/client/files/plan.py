@@ -187,8 +187,6 @@ class _Planner:
         kind = source.entry.kind
         if kind == "dir" and not self._recursive:
             self._refuse(source.path, "is-a-directory", "a folder is copied with -r")
-        elif kind == "other":
-            self._pass_over(source.path)
         elif kind not in ("dir", "file"):
             self._refuse(source.path, "not-a-file", "it is no file and no folder")
         else:

@@ -17,7 +17,7 @@ import msgspec
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
-from rshell.client.files.compression import MAX_PLAIN_BYTES, Compression
+from rshell.client.files.compression import Compression
 from rshell.client.files.delta import MIN_DELTA_BYTES, Signature, worth_a_delta
 from rshell.client.files.device_end import DeviceEnd, Present
 from rshell.client.files.frames import ABORT, END, frame
@@ -33,6 +33,8 @@ __all__ = ["LARGE_BYTES", "Upload", "wants_another_try"]
 
 #: A file from this size on is read while it is sent, and asked about first.
 LARGE_BYTES = 256 * 1024
+#: What is read, packed and sent at once: a hop to a thread and back costs nothing beside it.
+PIECE_BYTES = 256 * 1024
 #: What one lot of small files may have together: it is in memory twice.
 LOT_BYTES = 1024 * 1024
 LOT_FILES = 200
@@ -213,7 +215,7 @@ class Upload:
 
     @property
     def _piece_bytes(self) -> int:
-        return self._state.limit.piece_bytes(MAX_PLAIN_BYTES)
+        return self._state.limit.piece_bytes(PIECE_BYTES)
 
     async def _send_small(self, read: _Read) -> None:
         if read.error is not None:

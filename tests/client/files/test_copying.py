@@ -20,6 +20,7 @@ from rshell.client.files.connection import FilesConnection
 from rshell.client.files.copying import Copy
 from rshell.client.files.download import Download
 from rshell.client.files.progress import CopyReport, FileResult, Progress
+from rshell.client.files.records import FilesError
 from rshell.client.files.state import CopyOptions
 from rshell.client.files.upload import Upload
 from tests.client.files.pair import connect_worker
@@ -326,6 +327,24 @@ class BadInputTests(CopyCase):
             self.assertEqual(before, tree(self.base), words)
         await self.refused("not-a-directory", "d", "1:file", recursive=True)
 
+    async def test_several_devices(self) -> None:
+        """A device that is away does not keep the others' files."""
+        for folder, name in ((self.one, "a"), (self.two, "b")):
+            (folder / name).write_text(name)
+        connect = self.connect
+
+        async def absent(device: str) -> FilesConnection:
+            if device == "pump-1":
+                raise FilesError("offline", "pump-1 is away")
+            return await connect(device)
+
+        self.connect = absent  # type: ignore[method-assign]  # for this test alone
+        report = await self.copying(["1:a", "2:b"], ".").run()
+        await self.ended()
+        self.assertEqual(["offline"], [failure.code for failure in report.failures])
+        self.assertEqual(("", ["b"]), (report.ended, os.listdir(self.here)))
+        await self.refused("offline", "1:a", ".")
+
     async def test_policy(self) -> None:
         """Roots of the policy hold, and what they forbid is told as policy."""
         self.worker = {"read": [str(self.one)], "write": [str(self.one / "in")]}
@@ -463,12 +482,9 @@ class BrokenOffTests(CopyCase):
             self.connections[0].session.signal("KILL")
 
         copying.progress = Watched(MIB, kill)
-        try:
-            await copying.run()
-        except RshellError as error:
-            self.assertIn("pump-1", error.message)
-        else:
-            self.fail("it ended well")
+        report = await copying.run()
+        self.assertEqual(("lost", 0), (report.ended, report.copied), report)
+        self.assertIn("pump-1", report.message)
         await self.ended()
         await self.good("f", "1:f")
 

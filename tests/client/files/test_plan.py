@@ -88,7 +88,7 @@ class PlanTests(SynchronousTestCase):
         plan = self.plan([folder, file, Found(b"s", OTHER)], Target(b"t", FOLDER))
         self.assertEqual([("file", b"t/f")], self.targets(plan))
         told = [(problem.error.code, problem.failure) for problem in plan.problems]
-        self.assertEqual([("is-a-directory", True), ("not-a-file", False)], told)
+        self.assertEqual([("is-a-directory", True), ("not-a-file", True)], told)
         plan = self.plan([folder], Target(b"f", FILE), recursive=True)
         self.assertEqual((), tuple(plan.steps))
         self.assertEqual("not-a-directory", plan.problems[0].error.code)
