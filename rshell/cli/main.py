@@ -39,6 +39,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "run": ("rshell.cli.run:run", "Run a command on one device or on many."),
     "sessions": ("rshell.cli.sessions:sessions", "List sessions that live on devices."),
     "shell": ("rshell.cli.shell:shell", "Open a login shell on a device."),
+    "tail": ("rshell.cli.tail:tail", "Show the ends of logs, and follow them."),
     "whoami": ("rshell.cli.listings:whoami", "Show which operator you are."),
     "why": ("rshell.cli.links:why", "Show what happened to a device's link, and why."),
 }

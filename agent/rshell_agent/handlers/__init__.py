@@ -5,6 +5,7 @@ from rshell_agent.handlers.files import FilesHandler
 from rshell_agent.handlers.forward import ForwardHandler
 from rshell_agent.handlers.sftp import SftpHandler
 from rshell_agent.handlers.shell import ShellHandler
+from rshell_agent.handlers.tail import TailHandler
 
 __all__ = [
     "BUILT_IN",
@@ -13,7 +14,15 @@ __all__ = [
     "ForwardHandler",
     "SftpHandler",
     "ShellHandler",
+    "TailHandler",
 ]
 
 #: Registered through the same seam as plug-ins.
-BUILT_IN = (ShellHandler(), ExecHandler(), FilesHandler(), SftpHandler(), ForwardHandler())
+BUILT_IN = (
+    ShellHandler(),
+    ExecHandler(),
+    FilesHandler(),
+    SftpHandler(),
+    ForwardHandler(),
+    TailHandler(),
+)
