@@ -110,6 +110,8 @@ class FilesConnection:
         self._full = False
         self._waiting: list[Deferred[None]] = []
         self._pauses = 0
+        self._session_paused = False
+        self._delivering = False
         self._error: FilesError | None = None
         self._complaint = b""
         self._ended: list[Deferred[Outcome]] = []
@@ -323,16 +325,21 @@ class FilesConnection:
     def pause(self) -> None:
         """Stop delivery; each call needs a `resume`."""
         self._pauses += 1
-        if self._pauses == 1:
-            self.session.pause()
+        self._match()
 
     def resume(self) -> None:
         """Deliver again, first what had arrived already."""
         self._pauses -= 1
-        if not self._pauses:
+        # While frames are handed out, whoever does that goes on by itself.
+        if not self._pauses and not self._delivering:
             self._deliver()
-            if not self._pauses:
-                self.session.resume()
+
+    def _match(self) -> None:
+        """Let the session wait if we do."""
+        paused = self._pauses > 0
+        if paused != self._session_paused:
+            self._session_paused = paused
+            self.session.pause() if paused else self.session.resume()
 
     def session_opened(self) -> None:
         """The greeting was written ahead (`SessionReceiver`)."""
@@ -350,14 +357,20 @@ class FilesConnection:
             self._deliver()
 
     def _deliver(self) -> None:
+        if self._delivering or self._pauses:
+            return
+        self._delivering = True
         try:
             for kind, number, payload in self._reader.frames():
                 self._frame(kind, number, payload)
                 if self._pauses or self._error is not None:
-                    return
+                    break
         except (BadFrame, msgspec.DecodeError, UnicodeDecodeError) as error:
             self._fail(FilesError("protocol", f"{self.device} sent what is no answer: {error}"))
             self.session.abort()
+        finally:
+            self._delivering = False
+        self._match()
 
     def _frame(self, kind: int, number: int, payload: bytes) -> None:
         exchange = self._exchanges.get(number)

@@ -114,7 +114,7 @@ class FilesError(RshellError):
         self, code: str, message: str, path: bytes | None = None, hint: str | None = None
     ) -> None:
         self.path = path
-        super().__init__(code, message, _ADVICE.get(code) if hint is None else hint)
+        super().__init__(code, message, _ADVICE.get(code, "") if hint is None else hint)
 
     @property
     def shown_path(self) -> str:

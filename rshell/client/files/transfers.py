@@ -14,6 +14,7 @@ from typing import Any
 import attrs
 import msgspec
 from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
 
 from rshell.client.files.blocks import BadBlock, pack, unpack
 from rshell.client.files.connection import Exchange, FilesConnection
@@ -34,7 +35,7 @@ __all__ = ["Received", "Upload", "download", "upload_bytes"]
 
 #: What goes into one block of an upload.
 BLOCK_BYTES = 1 << 18
-#: Holes are handed on as zeros of at most this many bytes at a time.
+#: Holes are handed on as zeros, so many at a time.
 _ZEROS = bytes(1 << 18)
 
 
@@ -60,7 +61,6 @@ async def download(
     path: bytes,
     write: Callable[[bytes | memoryview], Deferred[None] | None],
     *,
-    hole: Callable[[int], None] | None = None,
     opened: Callable[[Entry], None] | None = None,
     offset: int = 0,
     length: int | None = None,
@@ -71,8 +71,8 @@ async def download(
     Args:
         connection: To the device.
         path: Of the file.
-        write: Takes the bytes; the device waits until the Deferred that it may return fires.
-        hole: Takes lengths of holes; without it they are written as zeros.
+        write: Takes the bytes, holes as zeros; the device waits until the Deferred that it may
+            return fires.
         opened: Called first, with what the file is.
         offset: Where to begin.
         length: How much; None for all.
@@ -81,7 +81,7 @@ async def download(
     Raises:
         FilesError: The device said so, or code ``digest``: other bytes came than were sent.
     """
-    sink = _Sink(connection, write, hole, opened)
+    sink = _Sink(connection, write, opened)
     fields = {"path": path, "offset": offset, "length": length, "compress": compress}
     await connection.uploading.acquire()
     try:
@@ -99,13 +99,11 @@ class _Sink:
         self,
         connection: FilesConnection,
         write: Callable[[bytes | memoryview], Deferred[None] | None],
-        hole: Callable[[int], None] | None,
         opened: Callable[[Entry], None] | None,
     ) -> None:
         self.failure: FilesError | None = None
         self._connection = connection
         self._write = write
-        self._hole = hole
         self._opened = opened
         self._entry: Entry | None = None
         self._size = 0
@@ -121,7 +119,7 @@ class _Sink:
                 if self._opened is not None:
                     self._opened(self._entry)
             elif kind == DATA_OUT:
-                self._data(unpack(payload))
+                self._wait_for(self._take(unpack(payload)))
             elif kind == HOLE_OUT:
                 self._zeros(struct.unpack(">Q", payload)[0])
         except FilesError as error:
@@ -129,28 +127,34 @@ class _Sink:
         except (BadBlock, struct.error, msgspec.DecodeError) as error:
             self.failure = FilesError("protocol", f"the device sent bad content: {error}")
 
-    def _data(self, data: bytes | memoryview) -> None:
+    def _take(self, data: bytes | memoryview) -> Deferred[None] | None:
         self._digest.update(data)
         self._size += len(data)
-        waiting = self._write(data)
+        return self._write(data)
+
+    def _wait_for(self, waiting: Deferred[None] | None) -> None:
         if waiting is not None:
             self._connection.pause()
-            waiting.addBoth(lambda _: self._connection.resume())
+            waiting.addErrback(self._failed)
+            waiting.addCallback(lambda _: self._connection.resume())
+
+    def _failed(self, failure: Failure) -> None:
+        error = failure.value
+        text = f"what came could not be taken: {error}"
+        self.failure = error if isinstance(error, FilesError) else FilesError("io", text, hint="")
 
     def _zeros(self, length: int) -> None:
         if self._entry is None or length > self._entry.size - self._size:
             raise FilesError("protocol", "the device sent a hole beyond the file's end")
-        left = length
-        while left:
-            step = min(left, len(_ZEROS))
-            if self._hole is None:
-                self._data(_ZEROS[:step])
-            else:
-                self._digest.update(_ZEROS[:step])
-                self._size += step
-            left -= step
-        if self._hole is not None:
-            self._hole(length)
+        self._wait_for(Deferred.fromCoroutine(self._expand(length)))
+
+    async def _expand(self, length: int) -> None:
+        while length and self.failure is None and self._connection.error is None:
+            step = min(length, len(_ZEROS))
+            waiting = self._take(_ZEROS[:step])
+            if waiting is not None:
+                await waiting
+            length -= step
 
     def result(self, end: dict[str, Any]) -> Received:
         if self.failure is not None:

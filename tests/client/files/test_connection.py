@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from twisted.internet import reactor
-from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.defer import Deferred, fail, gatherResults
 from twisted.trial.unittest import TestCase
 
 from rshell.client.files import FilesConnection, FilesError
@@ -132,6 +132,40 @@ class OperationTests(ConnectionCase):
 
         await download(connection, b"f", write)
         self.assertEqual(content, b"".join(got))
+
+    async def test_hole(self) -> None:
+        """A large hole reaches a slow sink piece by piece, as fast as it takes them."""
+        connection = await self.connection()
+        with open(self.home / "f", "wb") as file:
+            file.truncate(5_000_000)
+            file.seek(4_000_000)
+            file.write(b"x")
+        got = bytearray()
+        most = 0
+
+        def write(data: bytes | memoryview) -> Deferred[None]:
+            nonlocal most
+            got.extend(data)
+            most = max(most, len(data))
+            later: Deferred[None] = Deferred()
+            reactor.callLater(0, later.callback, None)
+            return later
+
+        await download(connection, b"f", write)
+        self.assertEqual((self.home / "f").read_bytes(), got)
+        self.assertLessEqual(most, 1 << 18)
+
+    async def test_failing_sink(self) -> None:
+        """A sink that fails ends its download, and the connection goes on."""
+        connection = await self.connection()
+        (self.home / "f").write_bytes(os.urandom(1_000_000))
+
+        def write(data: bytes | memoryview) -> Deferred[None]:
+            return fail(OSError("no room"))
+
+        error = await self.assertFailure_(download(connection, b"f", write))
+        self.assertIn("no room", error.message)
+        self.assertEqual("file", (await connection.stat(b"f")).kind)
 
     async def test_closed(self) -> None:
         """A connection that is closed ends its worker with status 0, and answers nothing more."""
