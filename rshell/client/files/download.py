@@ -104,6 +104,10 @@ class Download:
             if self._waiting_for_rate is not None:
                 self._waiting_for_rate.cancel()
                 self._waiting_for_rate = None
+            if self._paused:
+                # The next requests, of a second try, want their answers.
+                self._paused = False
+                self._connection.resume()
             for arrival in self._open:
                 # What is queued is dropped; a thread finishes what it is at.
                 arrival.over = True

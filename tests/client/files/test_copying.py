@@ -554,7 +554,15 @@ class ChangingTests(CopyCase):
         self.assertEqual(path.read_bytes()[: len(copied)], copied)
         self.assertGreater(len(copied), 4 * MIB)
 
-    async def cp_once(self, *words: str) -> CopyReport:
-        report = await self.copying(words[:-1], words[-1]).run()
+    async def test_limited(self) -> None:
+        """A second try is not held up by the rate of the first."""
+        (self.one / "f").write_bytes(random.Random(3).randbytes(MIB))
+        self.writing(self.one / "f", 1, grow=False)
+        report = await self.cp_once("1:f", "back", bytes_per_second=4 * MIB)
+        self.assertTrue(report.ok, report)
+        self.assertEqual((self.one / "f").read_bytes(), (self.here / "back").read_bytes())
+
+    async def cp_once(self, *words: str, **options: Any) -> CopyReport:
+        report = await self.copying(words[:-1], words[-1], **options).run()
         await self.ended()
         return report
