@@ -1,6 +1,7 @@
 """The built-in handlers of a device: each turns a typed request into what the keeper runs."""
 
 from rshell_agent.handlers.exec import ExecHandler
+from rshell_agent.handlers.files import FilesHandler
 from rshell_agent.handlers.forward import ForwardHandler
 from rshell_agent.handlers.reboot import RebootHandler
 from rshell_agent.handlers.sftp import SftpHandler
@@ -10,6 +11,7 @@ from rshell_agent.handlers.tail import TailHandler
 __all__ = [
     "BUILT_IN",
     "ExecHandler",
+    "FilesHandler",
     "ForwardHandler",
     "RebootHandler",
     "SftpHandler",
@@ -21,6 +23,7 @@ __all__ = [
 BUILT_IN = (
     ShellHandler(),
     ExecHandler(),
+    FilesHandler(),
     SftpHandler(),
     ForwardHandler(),
     TailHandler(),
