@@ -215,4 +215,6 @@ class Visit:
         for known in self._known.values():
             if isinstance(known, FilesConnection) and known.error is None:
                 known.abort() if self.stopped else await known.close()
-        await self.outputs.drained()
+        if not self._surroundings.interrupts.received:
+            # Whoever pressed ^C does not wait for a reader that has stopped to read.
+            await self.outputs.drained()

@@ -45,6 +45,10 @@ class Request:
         """Send a frame that is no map."""
         self._output.send(kind, self.id, *parts)
 
+    def flush(self) -> None:
+        """Have all that was sent on its way now."""
+        self._output.flush()
+
     def send_map(self, kind: int, value: Map) -> None:
         """Send another frame with a map."""
         self._output.send_map(kind, self.id, value)

@@ -19,6 +19,8 @@ __all__ = ["BLOCK_BYTES", "Digest", "Source", "Stream"]
 
 #: What is read, hashed and sent at a time.
 BLOCK_BYTES = 1 << 18
+#: So many zeros take a while to hash: the client need not wait for it to know of them.
+LONG_HOLE_BYTES = 16 << 20
 _ZEROS = bytes(1 << 18)
 
 
@@ -142,8 +144,10 @@ class Stream:
     def send(self, piece: bytes | int) -> None:
         """Send bytes, or a hole of so many."""
         if isinstance(piece, int):
-            self._digest.hole(piece)
             self._request.send(OUT_HOLE, struct.pack(">Q", piece))
+            if piece >= LONG_HOLE_BYTES:
+                self._request.flush()
+            self._digest.hole(piece)
             self.size += piece
         else:
             self._digest.data(piece)
