@@ -2,6 +2,7 @@
 
 from rshell_agent.handlers.exec import ExecHandler
 from rshell_agent.handlers.facts import FactsHandler
+from rshell_agent.handlers.files import FilesHandler
 from rshell_agent.handlers.forward import ForwardHandler
 from rshell_agent.handlers.reboot import RebootHandler
 from rshell_agent.handlers.sftp import SftpHandler
@@ -12,6 +13,7 @@ __all__ = [
     "BUILT_IN",
     "ExecHandler",
     "FactsHandler",
+    "FilesHandler",
     "ForwardHandler",
     "RebootHandler",
     "SftpHandler",
@@ -23,6 +25,7 @@ __all__ = [
 BUILT_IN = (
     ShellHandler(),
     ExecHandler(),
+    FilesHandler(),
     SftpHandler(),
     ForwardHandler(),
     TailHandler(),
