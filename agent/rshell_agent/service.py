@@ -25,8 +25,10 @@ from rshell_agent.dialler import Dialler, DiallerState
 from rshell_agent.dispatch import StreamDispatcher
 from rshell_agent.flight_recorder import DeviceTimes, FlightRecorder
 from rshell_agent.flight_report import FlightSender
+from rshell_agent.handlers.forward import Forwards
 from rshell_agent.home import HomeLock, state_directory
 from rshell_agent.identity import DeviceIdentity, LinkMemory
+from rshell_agent.job_notes import JobNotes
 from rshell_agent.keeper_client import KeeperClient, KeeperUnavailable
 from rshell_agent.links import AgentLinks, Greeting
 from rshell_agent.policy import PolicyWatch
@@ -116,16 +118,18 @@ class AgentService(Service):
         )
         self._policy = PolicyWatch(self._keeper, reactor, self._policy_changed)
         self._registry = HandlerRegistry.new()
+        lookup = NameLookup(reactor)
+        self._forwards = Forwards.new(reactor, self._policy, lookup.resolve)
         boot_id = read_boot_id(self._config.reboot.boot_id_file)
         greeting = Greeting(
             self._registry, self._policy, self._memory, self._floor, self._facts, boot_id
         )
         times = DeviceTimes(trusted=lambda: self._floor.trusted)
         self._recorder = FlightRecorder(self._state / "flight", reactor, boot_id, times)
+        self._notes = JobNotes(self._keeper, self._recorder)
         self._suspension = SuspensionWatch(reactor, self._slept, self._clock_stepped)
         chance, wheel = random.SystemRandom(), TimerWheel(reactor)
         proxy = Proxy.parse(self._config.link.proxy) if self._config.link.proxy else None
-        lookup = NameLookup(reactor)
         links = AgentLinks(
             reactor,
             wheel,
@@ -143,6 +147,7 @@ class AgentService(Service):
         links.dispatcher = StreamDispatcher(
             self._registry, self._policy, self._keeper, self._context, reactor
         )
+        links.dispatcher.renew_link = links.prove
         links.renewal = Renewal(
             reactor, self._floor.logical_now, self._identity, self._store, links.renewed
         )
@@ -196,7 +201,7 @@ class AgentService(Service):
 
     def _context(self) -> DeviceContext:
         name = self._memory.name or self._facts["hostname"]
-        return DeviceContext(name, self._home, self._reactor, self._facts)
+        return DeviceContext(name, self._home, self._reactor, self._facts, self._forwards)
 
     # -- IService ------------------------------------------------------------------------------
 
@@ -232,6 +237,7 @@ class AgentService(Service):
             self._floor.save()
         self._end_if_useless()
         await self._policy.refresh()
+        await self._notes.carry()
         try:
             reply = await self._keeper.call("status")
             self._keeper_sessions = int(reply.get("sessions") or 0)

@@ -111,6 +111,9 @@ class Command:
             self.term = wire.text(pty, "term", 64, "xterm").encode()
             if not _TERM.issuperset(self.term):
                 self.term = b"xterm"
+        self.confirm = wire.submap(value, "confirm")  # checked by keeper/guard.py
+        if self.confirm is not None and self.kind != "exec":
+            raise WireError("confirm: for exec only")
         if self.worker and (self.size or self.cwd is not None):
             raise WireError("a worker has neither terminal nor folder")
 
@@ -269,7 +272,14 @@ class Process:
             try:
                 os.killpg(group, number)
             except OSError:
-                pass
+                if group == self.pid:  # it has just been forked, and leads no group yet
+                    self._signal_child(number)
+
+    def _signal_child(self, number: int) -> None:
+        try:
+            os.kill(self.pid, number)
+        except OSError:  # it changed its user, or is gone
+            pass
 
     def terminate(self) -> None:
         """Ask both groups to end; at a terminal, HUP for the whole session as from a closed window.
