@@ -25,6 +25,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "call": ("rshell.cli.call:call", "Call any handler of one device or of many."),
     "cat": ("rshell.cli.files:cat", "Show files of devices."),
     "confirm": ("rshell.cli.confirm:confirm", "Let a change stand that waits for it."),
+    "cp": ("rshell.cli.cp:cp", "Copy files to, from and between devices."),
     "demo": ("rshell.cli.demo:demo", "Try it all out on this machine, with toy devices."),
     "devices": ("rshell.cli.listings:devices", "List devices."),
     "forward": ("rshell.cli.forward:forward", "Reach ports of a device, or let it reach ours."),
@@ -82,6 +83,7 @@ def cli() -> None:
     rshell shell pump-17                         a login shell
     rshell run pump-17 -- uptime                 one command, as with ssh
     rshell run 'site=berlin' -- uptime           the same on many devices
+    rshell cp pump.conf pump-17:/etc/            copy files there, or back
     rshell why pump-17                           what happened to its link
     rshell invite device --name pump-18          let another device in
 

@@ -125,6 +125,11 @@ class Client(GatewayVerbs):
         await self.close()
 
     @property
+    def reactor(self) -> Any:
+        """The reactor that this client runs on."""
+        return self._reactor
+
+    @property
     def closed(self) -> bool:
         """Whether there will be no link any more: `close` was called, or we were refused."""
         return self._uplink.refusal is not None

@@ -43,6 +43,8 @@ __all__ = ["MAX_UNANSWERED", "Exchange", "FilesConnection", "FilesSession", "Rec
 #: Requests that may wait for their answer (FT3).
 MAX_UNANSWERED = 1000
 _MAX_ID = 2**32 - 1
+#: How much of a frame is written at once.
+WRITE_BYTES = 64 * 1024
 #: What a worker says on standard error when it ends; more is not kept.
 MAX_COMPLAINT_BYTES = 2000
 
@@ -285,7 +287,9 @@ class FilesConnection:
     def send(self, data: bytes) -> None:
         """Send ready-made frames of an upload; look at `writable` now and then."""
         if self._error is None:
-            self.session.write(data)
+            # A stream takes its records off the front of what was written: of small ones, cheaply.
+            for start in range(0, len(data), WRITE_BYTES):
+                self.session.write(data[start : start + WRITE_BYTES])
 
     async def writable(self) -> None:
         """Wait until the session takes more; what it holds is at most its window and one frame.

@@ -60,7 +60,7 @@ class BadFrame(ValueError):
     """What a device sent is no frame of this protocol."""
 
 
-def frame(kind: int, number: int, payload: bytes | memoryview = b"") -> bytes:
+def frame(kind: int, number: int, payload: bytes | bytearray | memoryview = b"") -> bytes:
     """Return a frame.
 
     Args:
