@@ -17,6 +17,7 @@ from twisted.logger import Logger
 from rshell.access.printable import printable
 from rshell.access.recordings import RecordingPolicy
 from rshell.gateway import audit_services as _audit  # noqa: F401  # fills the registry of verbs
+from rshell.gateway import fact_services as _facts  # noqa: F401  # fills the registry of verbs
 from rshell.gateway import link_services as _link_services  # noqa: F401  # fills the registry of verbs
 from rshell.gateway import recording_services as _recordings  # noqa: F401  # likewise
 from rshell.gateway import services as _services  # noqa: F401  # fills the registry of verbs
@@ -62,6 +63,8 @@ REFUSED_JOINS_RATE, REFUSED_JOINS_BURST = 1 / 60, 10
 PROBES_RATE, PROBES_BURST = 20.0, 500
 #: What a gateway records that was told nothing: the configuration's default is another.
 NOT_RECORDED = RecordingPolicy(mode="off")
+#: Facts that one device may tell: a look a minute, and what operators ask for between them.
+FACTS_RATE, FACTS_BURST = 1 / 30, 20
 #: Agents come back this soon after a planned stop, and not all at once.
 RESTART_SECONDS = 2
 #: A peer that has not taken our last words by then is cut off by the end of the process.
@@ -175,6 +178,7 @@ class Gateway:
         self.probes = Probes(self)
         self.flights = Flights(wheel.seconds, self.now_us)
         self.probing = Throttle(wheel.seconds, PROBES_RATE, PROBES_BURST)
+        self.fact_reports = Throttle(wheel.seconds, FACTS_RATE, FACTS_BURST)
         self.sessions = SessionTable(wheel.seconds)
         self.audit_feed = AuditFeed(store, home.audit_key, wheel)
         self.shipper = AuditShipper(self, syslog) if syslog else None

@@ -26,6 +26,7 @@ from sqlalchemy import (
 __all__ = [
     "audit",
     "catalogues",
+    "device_facts",
     "device_labels",
     "devices",
     "flight",
@@ -228,4 +229,13 @@ recordings = Table(
     Index("recordings_started", "started_at"),
     Index("recordings_device", "device"),
     Index("recordings_operator", "operator"),
+)
+
+# What devices told of themselves, bounded by ``facts.py``.
+device_facts = Table(
+    "device_facts",
+    metadata,
+    Column("device_id", String(36), ForeignKey("devices.id"), primary_key=True),
+    Column("received_at", BigInteger, nullable=False),
+    Column("body", Text, nullable=False),
 )
