@@ -49,12 +49,14 @@ from rshell.client.outcomes import Outcome, describe_outcome
 from rshell.client.profiles import Profile, find_profile
 from rshell.client.records import (
     AuditRow,
+    AuditVerdict,
     Device,
     DeviceFacts,
     Handler,
     Invitation,
     LinkRecord,
     Probe,
+    Recording,
     SessionInfo,
     Whoami,
 )
@@ -64,6 +66,7 @@ from rshell.client.uplink import Uplink
 
 __all__ = [
     "AuditRow",
+    "AuditVerdict",
     "Away",
     "Client",
     "CompletedCommand",
@@ -77,6 +80,7 @@ __all__ = [
     "Outcome",
     "Probe",
     "Profile",
+    "Recording",
     "Refused",
     "RshellError",
     "RunMany",

@@ -20,8 +20,10 @@ __all__ = [
     "Invitation",
     "LinkRecord",
     "Probe",
+    "Recording",
     "SessionInfo",
     "Whoami",
+    "WholeAuditRow",
 ]
 
 

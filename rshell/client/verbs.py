@@ -9,9 +9,9 @@ import msgspec
 
 from rshell.client.commands import Collected
 from rshell.client.errors import ConnectionFailed, Refused, RshellError
+from rshell.client.evidence import Evidence
 from rshell.client.outcomes import Outcome, describe_outcome
 from rshell.client.records import (
-    AuditRow,
     Device,
     DeviceFacts,
     Handler,
@@ -31,11 +31,26 @@ __all__ = ["GatewayVerbs"]
 MAX_ANSWER_BYTES = 256 * 1024 * 1024
 #: Verbs that change nothing: asked again when the link broke before the answer was there.
 _READ_ONLY = frozenset(
-    {"audit", "devices", "facts", "handlers", "metrics", "probe", "sessions", "whoami", "why"}
+    {
+        "audit",
+        "audit-key",
+        "audit-rows",
+        "audit-verify",
+        "devices",
+        "facts",
+        "handlers",
+        "metrics",
+        "probe",
+        "recording",
+        "recordings",
+        "sessions",
+        "whoami",
+        "why",
+    }
 )
 
 
-class GatewayVerbs:
+class GatewayVerbs(Evidence):
     """Asks a gateway.
 
     Args:
@@ -204,18 +219,6 @@ class GatewayVerbs:
         answer = await self.call_gateway("revoke", {"kind": kind, "name": name})
         closed = answer.get("links_closed", 0) if isinstance(answer, dict) else 0
         return closed if isinstance(closed, int) else 0
-
-    async def audit(
-        self, *, limit: int = 100, device: str | None = None, operator: str | None = None
-    ) -> list[AuditRow]:
-        """Return the newest rows of the audit log, newest first.
-
-        Raises:
-            Refused: The role forbids it.
-        """
-        request = {"limit": limit, "device": device, "operator": operator}
-        rows: list[AuditRow] = await self._ask("audit", list[AuditRow], request)
-        return rows
 
     async def whoami(self) -> Whoami:
         """Return this operator's name and role, as the gateway knows them."""
