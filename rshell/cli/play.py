@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import select
+import signal
 import sys
 import time
 from pathlib import Path
@@ -82,6 +83,10 @@ def play(
             return 0
 
         run_with_client(settings.home, main)
+        # The reactor had taken them, and is gone.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.SIG_DFL)
     try:
         header, events = read_cast(bytes(data))
         playback = Playback(

@@ -26,6 +26,7 @@ from rshell.gateway import why_services as _why  # noqa: F401  # likewise
 from rshell.gateway.admission import DEFAULT_RATE, Admission
 from rshell.gateway.audit_feed import AuditFeed
 from rshell.gateway.audit_shipping import AuditShipper
+from rshell.gateway.audit_spool import AuditSpool
 from rshell.gateway.clones import Clones
 from rshell.gateway.config import CloneAction
 from rshell.gateway.device_links import DeviceLinks
@@ -181,6 +182,7 @@ class Gateway:
         self.fact_reports = Throttle(wheel.seconds, FACTS_RATE, FACTS_BURST)
         self.sessions = SessionTable(wheel.seconds)
         self.audit_feed = AuditFeed(store, home.audit_key, wheel)
+        self.audit_spool = AuditSpool(store, home.path, wheel)
         self.shipper = AuditShipper(self, syslog) if syslog else None
         self.recordings = Recordings(self, recording, recording_threads or InlineThreads())
         self.switchboard = Switchboard(self)
@@ -231,6 +233,7 @@ class Gateway:
         start = await self.store.next_start()
         self.presence = Presence(start)
         await self.audit_feed.start()
+        await self.audit_spool.start()
         if self.shipper is not None:
             await self.shipper.start()
         await self.recordings.start()
@@ -259,6 +262,7 @@ class Gateway:
             await waited
         self._log.info("told {count} links to come back later", count=count)
         await self.recordings.stop()
+        await self.audit_spool.stop()
         await self.audit_feed.stop()
         if self.shipper is not None:
             await self.shipper.stop()

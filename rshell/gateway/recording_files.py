@@ -237,8 +237,12 @@ def _make_dirs(home: Path, directory: Path) -> None:
         make_private_dir(below)
 
 
-def finish(path: Path) -> int:
+def finish(path: Path, *, goes_on: bool) -> int:
     """Compress a recording that ended; return the bytes it takes now.
+
+    Args:
+        path: ends in ``.cast``.
+        goes_on: its session may still be somewhere: keep how far it came.
 
     Raises:
         OSError: It stays as it is.
@@ -263,6 +267,8 @@ def finish(path: Path) -> int:
         temporary.unlink(missing_ok=True)
         raise
     path.unlink()
+    if not goes_on:
+        path.with_suffix(".pos").unlink(missing_ok=True)
     sync_dir(path.parent)
     return stored_bytes(path)
 

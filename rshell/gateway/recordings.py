@@ -244,7 +244,7 @@ class Recordings:
             await store.drop_recording(live.row.session)
             return
         try:
-            stored = await self._in_thread(lambda: finish(path))
+            stored = await self._in_thread(lambda: finish(path, goes_on=status != "complete"))
         except OSError as error:
             self._log.error("{path} stays as it is: {why}", path=str(path), why=str(error))
             stored = live.position.size
