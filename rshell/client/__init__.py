@@ -53,6 +53,7 @@ from rshell.client.records import (
     LinkRecord,
     Probe,
     SessionInfo,
+    SshKey,
     Whoami,
 )
 from rshell.client.session import Session, SessionReceiver
@@ -79,6 +80,7 @@ __all__ = [
     "Session",
     "SessionInfo",
     "SessionReceiver",
+    "SshKey",
     "Uplink",
     "Whoami",
     "connect",
