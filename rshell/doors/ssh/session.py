@@ -56,6 +56,8 @@ class SessionChannel(DoorChannel):
         self._handler = ""
         self._notice: WheelTimer | None = None
         self._noticed = False
+        #: Whether the client throws output away: what it pipes it into has ended.
+        self._reader_gone = self._told_so = False
 
     def open(self) -> None:
         self._confirm()
@@ -78,6 +80,9 @@ class SessionChannel(DoorChannel):
                 return self._env(fields.string(), fields.string())
             case b"signal":
                 return self._signal(fields.text())
+            case b"eow@openssh.com":
+                self._reader_gone = True
+                return True
             case _:
                 return False  # among them agents and X11, which would reach back
 
@@ -141,6 +146,14 @@ class SessionChannel(DoorChannel):
         return self._handler in ("shell", "exec")
 
     # -- EndReceiver -----------------------------------------------------------------------------
+
+    def output_received(self, data: bytes, stderr: bool) -> None:
+        if stderr or not self._reader_gone:
+            self.send(data, stderr=stderr)
+        elif not self._told_so and self._session is not None:
+            # What a write into a closed pipe would bring; whoever does not write, goes on.
+            self._told_so = True
+            self._session.send_urgent("signal", {"signal": "PIPE"})
 
     def event_received(self, kind: str, body: dict[str, Any]) -> None:
         size = body.get("bytes")

@@ -129,7 +129,9 @@ class SshTransport(SSHServerTransport):
     """
 
     _log: Any = QuietLogger()
-    ourVersionString = b"SSH-2.0-rshell"
+    # OpenSSH's client says that nobody reads any more (eow@openssh.com) only to what is called
+    # OpenSSH: without it `ssh DEVICE yes | head` would run for ever.
+    ourVersionString = b"SSH-2.0-OpenSSH_compatible_rshell"
     supportedKeyExchanges = [
         name for name in _WANTED_KEX if name in _kex.getSupportedKeyExchanges()
     ]
