@@ -16,7 +16,7 @@ from rshell.identity.files import write_atomic
 from rshell.link.addresses import BadAddress, split_address
 from rshell.link.proxy import BadProxy, Proxy
 
-__all__ = ["AgentConfig", "BadConfig", "LinkConfig", "RebootConfig", "load_config"]
+__all__ = ["AgentConfig", "BadConfig", "LinkConfig", "RebootConfig", "load_config", "unknown_keys"]
 
 _MAX_BYTES = 1 << 20
 _MAX_GATEWAYS = 16
@@ -86,7 +86,7 @@ def load_config(home: Path) -> AgentConfig:
     except (OSError, ValueError, RecursionError) as error:
         warnings.append(f"agent.toml cannot be read: {_line(error)}")
         return AgentConfig(link=_last_good(home, warnings), warnings=tuple(warnings))
-    warnings += [f"agent.toml: [{name}] is unknown" for name in document if name not in _SECTIONS]
+    warnings += unknown_sections(document)
     link = _link_or_last_good(home, document, warnings)
     reboot, start_keeper = RebootConfig(), True
     try:
@@ -98,6 +98,22 @@ def load_config(home: Path) -> AgentConfig:
     except BadConfig as error:
         warnings.append(f"agent.toml: [keeper] {error}; the default is used")
     return AgentConfig(link, reboot, start_keeper, tuple(warnings))
+
+
+def unknown_sections(document: dict[str, Any]) -> list[str]:
+    """Return a line for each section that nobody reads."""
+    return [f"agent.toml: [{name}] is unknown" for name in document if name not in _SECTIONS]
+
+
+def unknown_keys(document: dict[str, Any]) -> list[str]:
+    """Return a line for each section and key that nobody reads, but for those of ``[policy]``."""
+    lines = unknown_sections(document)
+    for name in _KNOWN:
+        try:
+            _section(document, name, lines)
+        except BadConfig as error:
+            lines.append(f"agent.toml: [{name}] {error}")
+    return lines
 
 
 def _link_or_last_good(home: Path, document: dict[str, Any], warnings: list[str]) -> LinkConfig:

@@ -63,14 +63,21 @@ class DeviceContext:
         home: The agent's home.
         clock: The reactor's time.
         facts: As in HELLO.
+        forwards: What the handler ``forward`` needs of this process; None: it forwards nothing.
     """
 
     def __init__(
-        self, name: str, home: Path, clock: IReactorTime, facts: Mapping[str, str]
+        self,
+        name: str,
+        home: Path,
+        clock: IReactorTime,
+        facts: Mapping[str, str],
+        forwards: object = None,
     ) -> None:
         self.name = name
         self.home = home
         self.clock = clock
+        self.forwards = forwards
         self._facts = dict(facts)
 
     def fact(self, name: str) -> str:

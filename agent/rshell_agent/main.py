@@ -26,6 +26,14 @@ The home is --home, else $RSHELL_AGENT_HOME, else /var/lib/rshell-agent for root
 ~/.local/state/rshell-agent for others.
 """
 
+_CHECK_EXAMPLES = """\
+rshell-agent policy check                            all of it, and whether it is a boundary
+  rshell-agent policy check exec --as root             may operators run commands as root
+  rshell-agent policy check files /srv/data/x          may files be read and written there
+  rshell-agent policy check forward localhost:5432     may that be forwarded
+
+The exit status is 0 if it is allowed (without HANDLER: if the policy can be used), else 1."""
+
 #: Lines of the flight recorder that `status` shows.
 _RECENT = 5
 
@@ -69,11 +77,25 @@ def _parser() -> argparse.ArgumentParser:
     keeper.add_argument("--policy", metavar="FILE", help="default: HOME/agent.toml")
     policy = commands.add_parser("policy", help="look at this device's policy")
     verbs = policy.add_subparsers(dest="verb", required=True, metavar="VERB")
-    check = _command(
-        verbs, "check", "read the policy and say what it allows", "rshell-agent policy check"
-    )
-    check.add_argument("--policy", metavar="FILE", help="default: HOME/agent.toml")
+    _add_check(verbs)
     return parser
+
+
+def _add_check(verbs: Any) -> None:
+    check = _command(verbs, "check", "say what the policy allows, and why", _CHECK_EXAMPLES)
+    check.add_argument("--policy", metavar="FILE", help="default: the running keeper's")
+    check.add_argument("--as", dest="login", metavar="LOGIN", help="default: the policy's first")
+    check.add_argument(
+        "--back", action="store_true", help="forward: may the device listen there for an operator"
+    )
+    check.add_argument("--json", action="store_true", help="print one JSON object")
+    check.add_argument("handler", nargs="?", metavar="HANDLER", help="such as exec; default: all")
+    check.add_argument(
+        "subject",
+        nargs="?",
+        metavar="PATH|TARGET",
+        help="a path for files, sftp and tail; HOST:PORT or unix:/PATH for forward",
+    )
 
 
 def _command(commands: Any, name: str, summary: str, example: str) -> argparse.ArgumentParser:
@@ -90,7 +112,13 @@ def _command(commands: Any, name: str, summary: str, example: str) -> argparse.A
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status: 0, 1 for a failure, 2 for wrong usage."""
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options, rest = parser.parse_known_args(arguments)
+    # argparse takes all words of `check` at once: what stands behind an option is left over
+    if len(rest) == 1 and not rest[0].startswith("-") and getattr(options, "subject", "") is None:
+        options.subject = rest.pop()
+    if rest:
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
     home = (options.home or default_home(os.environ, os.geteuid())).absolute()
     commands = {
         "join": _join,
@@ -247,25 +275,18 @@ def _keeper(home: Path, options: argparse.Namespace) -> int:
 
 
 def _check_policy(home: Path, options: argparse.Namespace) -> int:
-    """Say what the policy allows, and to whom it is a boundary."""
-    from rshell_agent.keeper.policy import PolicyFile
+    """Say what the policy allows, and why."""
+    from rshell_agent.policy_check import BadQuestion, CannotCheck, Question, check_policy
 
-    report = PolicyFile(str(home), options.policy).current().report()
-    for warning in _texts(report["warnings"]):
-        print(f"warning: {_line(warning)}")
-    if report["error"] is not None:
-        raise _Failed(f"the policy denies everything: {_line(report['error'])}")
-    print(f"handlers: {', '.join(_texts(report['handlers'])) or 'none'}")
-    print(f"logins:   {', '.join(_texts(report['logins'])) or 'none'}")
-    print(
-        "policy is a boundary only if the keeper runs as root, the agent as a user of its own, "
-        "and logins names neither; otherwise it is a guard rail"
-    )
-    return 0
-
-
-def _texts(value: object) -> list[str]:
-    return [str(item) for item in value] if isinstance(value, list) else []
+    question = Question(options.handler, options.subject, options.login, options.back)
+    try:
+        allowed = check_policy(home, options.policy, question, options.json, print)
+    except CannotCheck as error:
+        raise _Failed(str(error)) from None
+    except BadQuestion as error:
+        print(f"rshell-agent: {error}", file=sys.stderr)
+        return 2
+    return 0 if allowed else 1
 
 
 if __name__ == "__main__":

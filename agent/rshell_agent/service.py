@@ -25,6 +25,7 @@ from rshell_agent.dialler import Dialler, DiallerState
 from rshell_agent.dispatch import StreamDispatcher
 from rshell_agent.flight_recorder import DeviceTimes, FlightRecorder
 from rshell_agent.flight_report import FlightSender
+from rshell_agent.handlers.forward import Forwards
 from rshell_agent.home import HomeLock, state_directory
 from rshell_agent.identity import DeviceIdentity, LinkMemory
 from rshell_agent.keeper_client import KeeperClient, KeeperUnavailable
@@ -116,6 +117,8 @@ class AgentService(Service):
         )
         self._policy = PolicyWatch(self._keeper, reactor, self._policy_changed)
         self._registry = HandlerRegistry.new()
+        lookup = NameLookup(reactor)
+        self._forwards = Forwards.new(reactor, self._policy, lookup.resolve)
         boot_id = read_boot_id(self._config.reboot.boot_id_file)
         greeting = Greeting(
             self._registry, self._policy, self._memory, self._floor, self._facts, boot_id
@@ -125,7 +128,6 @@ class AgentService(Service):
         self._suspension = SuspensionWatch(reactor, self._slept, self._clock_stepped)
         chance, wheel = random.SystemRandom(), TimerWheel(reactor)
         proxy = Proxy.parse(self._config.link.proxy) if self._config.link.proxy else None
-        lookup = NameLookup(reactor)
         links = AgentLinks(
             reactor,
             wheel,
@@ -196,7 +198,7 @@ class AgentService(Service):
 
     def _context(self) -> DeviceContext:
         name = self._memory.name or self._facts["hostname"]
-        return DeviceContext(name, self._home, self._reactor, self._facts)
+        return DeviceContext(name, self._home, self._reactor, self._facts, self._forwards)
 
     # -- IService ------------------------------------------------------------------------------
 

@@ -25,6 +25,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "call": ("rshell.cli.call:call", "Call any handler of one device or of many."),
     "demo": ("rshell.cli.demo:demo", "Try it all out on this machine, with toy devices."),
     "devices": ("rshell.cli.listings:devices", "List devices."),
+    "forward": ("rshell.cli.forward:forward", "Reach ports of a device, or let it reach ours."),
     "handlers": ("rshell.cli.listings:handlers", "List what can be called on a device."),
     "invite": ("rshell.cli.admin:invite", "Make a join string for a device or an operator."),
     "join": ("rshell.cli.admin:join", "Make this machine an operator's."),
@@ -38,6 +39,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "run": ("rshell.cli.run:run", "Run a command on one device or on many."),
     "sessions": ("rshell.cli.sessions:sessions", "List sessions that live on devices."),
     "shell": ("rshell.cli.shell:shell", "Open a login shell on a device."),
+    "tail": ("rshell.cli.tail:tail", "Show the ends of logs, and follow them."),
     "whoami": ("rshell.cli.listings:whoami", "Show which operator you are."),
     "why": ("rshell.cli.links:why", "Show what happened to a device's link, and why."),
 }

@@ -98,6 +98,8 @@ class Session:
         opened: Whether the device has accepted.
         gap_bytes: Output that the device had to drop before it could be sent.
         link_changed: Called with the new `away` whenever that changes.
+        output_ended: Called once the device has said that no output follows; the outcome may
+            come long after, if it still takes input.
     """
 
     def __init__(
@@ -118,6 +120,7 @@ class Session:
         self.device = device
         self.handler = handler
         self.link_changed: Callable[[Away | None], None] | None = None
+        self.output_ended: Callable[[], None] | None = None
         self._uplink = uplink
         self._receiver = receiver
         self._view = view
@@ -428,7 +431,8 @@ class Session:
         self._replays.delivered(len(data))
 
     def input_ended(self) -> None:
-        """The outcome says more."""
+        if self.output_ended is not None and not self._ended:
+            self.output_ended()
 
     def event_received(self, kind: str, body: dict[str, Any], urgent: bool) -> None:
         if kind == "outcome":

@@ -1,9 +1,9 @@
 """What both ends of a stream agree on: the typed requests of the built-in handlers.
 
 A device's handler decodes its request with these types, an operator's client encodes them.
-``processes.py`` has shell and exec, ``sftp.py`` SFTP, ``catalogue.py`` how a device describes what
-it can do, ``flight.py`` what a device's flight recorder tells, ``decoding.py`` the strict decoder
-that every handler's request passes through.
+``processes.py`` has shell and exec, ``sftp.py`` SFTP, ``tail.py`` the ends of logs,
+``catalogue.py`` how a device describes what it can do, ``flight.py`` what a device's flight
+recorder tells, ``decoding.py`` the strict decoder that every handler's request passes through.
 """
 
 from rshell.handlers.catalogue import (
@@ -21,6 +21,7 @@ from rshell.handlers.processes import (
     TerminalSize,
 )
 from rshell.handlers.sftp import SftpRequest
+from rshell.handlers.tail import TailMark, TailRequest
 from rshell.link.core.messages import Outcome
 
 __all__ = [
@@ -32,6 +33,8 @@ __all__ = [
     "ProcessRequest",
     "SftpRequest",
     "ShellRequest",
+    "TailMark",
+    "TailRequest",
     "TerminalSize",
     "catalogue_digest",
     "decode_request",

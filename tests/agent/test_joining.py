@@ -263,7 +263,7 @@ class CommandTests(JoinCase):
         (self.home / "agent.toml").write_text('[policy]\nhandlers = ["exec"]\nx = 1\n')
         program = Program("policy", "check", "--home", str(self.home))
         self.assertEqual(0, await program.ended, program.errors)
-        self.assertIn(b"handlers: exec\n", program.output)
+        self.assertIn(b"handlers: exec  [agent.toml line 2]\n", program.output)
         self.assertIn(b"x: unknown", program.output)
         (self.home / "agent.toml").write_text("[policy]\nhandlers = 7\n")
         program = Program("policy", "check", "--home", str(self.home))

@@ -53,7 +53,8 @@ class RegistryTests(SynchronousTestCase):
         for handler in BUILT_IN:
             verifyObject(ICommandHandler, handler)
             self.assertEqual(handler.name, check_handler(handler).name)
-        self.assertLessEqual({"shell", "exec", "sftp"}, {handler.name for handler in BUILT_IN})
+        names = {handler.name for handler in BUILT_IN}
+        self.assertLessEqual({"shell", "exec", "sftp", "forward"}, names)
 
     def test_bad_ones(self) -> None:
         """Whatever breaks the interface is named as broken."""

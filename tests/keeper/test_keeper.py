@@ -16,6 +16,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from rshell_agent.keeper import wire
 from rshell_agent.keeper.command import socket_address, spawn_keeper_command
+from rshell_agent.policy import PolicyReport
 from tests.keeper.client import AGENT_FOLDER, Keeper, Peer, Stream
 from tests.keeper.test_streams import KeeperCase
 
@@ -96,6 +97,25 @@ class ShapeTests(KeeperCase):
         stream.finish()
         self.assertEqual(control.call("retire"), {"retiring": True})
         self.assertEqual(self.keeper.process.wait(15), 0)
+
+    def test_long_policy(self) -> None:
+        """However long a policy's lists are, the agent gets them whole, in frames that fit."""
+        control = self.keeper.control()
+        paths = [f"/{number}/" + "ä" * 1000 for number in range(64)]
+        lists = "\n".join(f"{key} = {json.dumps(paths)}" for key in ("read", "write"))
+        forward = [f"host{number}.example:1-65535" for number in range(64)]
+        back = '"localhost:8080"'
+        self.keeper.policy(f"[policy]\n{lists}\nforward={forward}\nforward_back=[{back}]\n")
+        answer = control.call("policy")
+        report = PolicyReport.read(answer)
+        self.assertEqual((report.read_roots, report.write_roots), (tuple(paths), tuple(paths)))
+        self.assertEqual(report.forward, tuple(forward))
+        self.assertEqual(report.forward_back, ("localhost:8080",))
+        self.assertEqual((report.error, answer["deny_read"]), (None, []))
+        self.keeper.policy("[policy]\nread = 7\n")
+        report = PolicyReport.read(control.call("policy"))
+        self.assertEqual((report.read_roots, report.forward), ((), ()))
+        self.assertIn("read", report.error or "")
 
     def test_log_rotates(self) -> None:
         """The log is kept below its size by one older file (K2)."""

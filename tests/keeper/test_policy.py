@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pwd
+import re
+import tomllib
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from rshell_agent.keeper.policy import LIMITS, Policy, PolicyError, PolicyFile
+from rshell_agent.keeper.policy import LIMITS, LISTS, Policy, PolicyError, PolicyFile
+from rshell_agent.keeper.targets import parse_rule
 from rshell_agent.keeper.wire import Map, Refused
 
 OWN = pwd.getpwuid(os.geteuid()).pw_name
@@ -55,6 +59,23 @@ class PolicyTests(SynchronousTestCase):
             {"logins": ["x" * 65]},
             {"handlers": ["x"] * 65},
             {"read": "/"},
+            {"read": ["etc"]},
+            {"write": ["~root"]},
+            {"write": [""]},
+            {"deny_read": ["../x"]},
+            {"deny_write": [7]},
+            {"read": ["/a\0b"]},
+            {"read": ["/" + "x" * 1024]},
+            {"read": ["/"] * 65},
+            {"forward": ["localhost"]},
+            {"forward": ["localhost:0"]},
+            {"forward": ["10.0.0.0/99:80"]},
+            {"forward_back": ["*"]},
+            {"setid": 1},
+            {"setid": "true"},
+            {"max_file_size": -1},
+            {"max_file_size": "1M"},
+            {"max_file_size": True},
             {"max_sessions": "3"},
             {"max_sessions": True},
             {"exec_limit_seconds": -1},
@@ -69,6 +90,45 @@ class PolicyTests(SynchronousTestCase):
         self.assertEqual((policy.limits["max_sessions"], policy.limits["detached_max"]), (3, 8))
         self.assertIn("detached_max", policy.warnings[0])
 
+    def test_places(self) -> None:
+        """What workers may touch: everything their login may, unless the file names less (K45)."""
+        rules = self.policy().rules()
+        self.assertEqual((rules["read"], rules["write"]), (["/"], ["/"]))
+        self.assertEqual((rules["deny_read"], rules["deny_write"]), ([], []))
+        self.assertEqual((rules["max_file_size"], rules["setid"]), (0, False))
+        rules = self.policy(
+            read=["/srv", "~"], write=[], deny_read=["~/.ssh"], max_file_size=9, setid=True
+        ).rules()
+        self.assertEqual((rules["read"], rules["write"]), (["/srv", "~"], []))
+        self.assertEqual(rules["deny_read"], ["~/.ssh"])
+        self.assertEqual((rules["max_file_size"], rules["setid"]), (9, True))
+
+    def test_targets(self) -> None:
+        """Only the device itself may be forwarded to, and it listens for nobody, unless named."""
+        report = self.policy().report()
+        self.assertEqual((report["forward"], report["forward_back"]), (["localhost:*"], []))
+        rules = ["10.0.0.0/8:443", "*.example:80", "[::1]:22", "unix:/run/x.sock", "db:1-9"]
+        report = self.policy(forward=rules, forward_back=["localhost:8080"]).report()
+        self.assertEqual(report["forward"], rules)
+        self.assertEqual(report["forward_back"], ["localhost:8080"])
+
+    def test_digest(self) -> None:
+        """Each change of what is allowed changes the digest."""
+        changes: list[Map] = [
+            {},
+            {"read": []},
+            {"write": []},
+            {"deny_read": ["/x"]},
+            {"deny_write": ["/x"]},
+            {"forward": []},
+            {"forward_back": ["*:80"]},
+            {"setid": True},
+            {"max_file_size": 1},
+            {"max_sessions": 1},
+        ]
+        digests = {self.policy(**change).report()["digest"] for change in changes}
+        self.assertEqual(len(digests), len(changes))
+
     def test_unknown_key(self) -> None:
         """An unknown key is named, and not fatal (K8)."""
         self.assertEqual(self.policy(handler=["x"]).warnings, ["[policy] handler: unknown"])
@@ -80,6 +140,38 @@ class PolicyTests(SynchronousTestCase):
         self.assertRaises(Refused, policy.account, "exec", "root")
         policy = Policy({"logins": ["root"]}, 0, 65534)
         self.assertIn("guard rail", policy.warnings[0])
+
+
+class DocumentTests(SynchronousTestCase):
+    """docs/policy.md says what is so."""
+
+    def setUp(self) -> None:
+        path = os.path.join(os.path.dirname(__file__), "..", "..", "docs", "policy.md")
+        with open(path, encoding="utf-8") as file:
+            self.text = file.read()
+
+    def test_examples(self) -> None:
+        """Each example is a good policy without a warning."""
+        blocks = re.findall(r"```toml\n(.*?)```", self.text, re.DOTALL)
+        self.assertGreater(len(blocks), 1)
+        for block in blocks:
+            policy = Policy(tomllib.loads(block)["policy"], os.geteuid(), os.geteuid())
+            self.assertEqual(policy.warnings, [])
+
+    def test_keys(self) -> None:
+        """The table holds every key, with its default."""
+        rows = re.findall(r"^\| `(\w+)` \| `([^`]+)` \|", self.text, re.MULTILINE)
+        expected = {**LISTS, **LIMITS, "max_file_size": 0, "setid": False}
+        self.assertEqual({key: json.loads(text) for key, text in rows}, expected)
+
+    def test_targets(self) -> None:
+        """Each target shown is one."""
+        table = self.text.partition("## Targets")[2].partition("\n\nLink-local")[0]
+        rows = re.findall(r"^\| (`.*`) \|", table, re.MULTILINE)
+        targets = [target for row in rows for target in re.findall(r"`([^`]+)`", row)]
+        self.assertGreater(len(targets), 6)
+        for target in targets:
+            parse_rule(target)
 
 
 class PolicyFileTests(SynchronousTestCase):
@@ -104,6 +196,8 @@ class PolicyFileTests(SynchronousTestCase):
             self.assertIn(self.path, policy.error or "")
             self.assertRaises(Refused, policy.account, "exec", None)
             self.assertEqual(policy.report()["handlers"], [])
+            self.assertEqual(policy.report()["forward"], [])
+            self.assertEqual((policy.rules()["read"], policy.rules()["write"]), ([], []))
 
     def test_changes(self) -> None:
         """A changed file counts at once, and changes the digest."""

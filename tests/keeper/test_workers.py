@@ -14,6 +14,7 @@ from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from rshell_agent.keeper import wire
 from rshell_agent.keeper.worker import drop_protection
 from tests.keeper.client import AGENT_FOLDER, Keeper, Stream
 from tests.keeper.test_streams import KeeperCase, alive
@@ -38,6 +39,15 @@ class WorkerKeeper(Keeper):
         command = [sys.executable, "-I", "-S", "-c", PROGRAM, self.folder, self.home]
         environment = {**os.environ, **self.environment}
         return subprocess.Popen([*command, json.dumps(self.times), DOUBLES], env=environment)
+
+
+class Hasty(Stream):
+    """An operator who cancels in the same breath."""
+
+    def send(self, kind: int, payload: bytes | dict[str, Any], flags: int = 0) -> None:
+        super().send(kind, payload, flags)
+        if kind == wire.OPEN:
+            self.event(1, "cancel")
 
 
 class WorkerCase(KeeperCase):
@@ -167,10 +177,12 @@ class WorkerTests(WorkerCase):
 
     def test_cancelled_at_once(self) -> None:
         """A cancel right behind OPEN ends it by TERM, not by the KILL that follows later."""
-        for _ in range(20):
-            stream = self.worker("wait")
-            stream.event(1, "cancel")
-            self.assertEqual(stream.finish()["signal"], "TERM")
+        process = {"kind": "worker", "worker": "files", "argument": {"do": "wait"}}
+        for _ in range(10):
+            for handler, fields in (("files", {"process": process}), ("exec", {})):
+                stream = Hasty(self.keeper.connect())
+                stream.open(os.urandom(16), "sleep", "60", handler=handler, **fields)
+                self.assertEqual(stream.finish()["signal"], "TERM")
 
     def test_timeout(self) -> None:
         """`timeout_ms` holds for workers, too."""
@@ -253,6 +265,19 @@ class LoginTests(WorkerCase):
         stream = self.worker("read", path="/etc/shadow", login="nobody")
         stream.finish()
         self.assertEqual(stream.stderr, b"PermissionError: Permission denied")
+
+    def test_files(self) -> None:
+        """As another login it opens, makes and changes what that login may."""
+        folder = tempfile.mkdtemp(prefix="nobody-")
+        self.addCleanup(shutil.rmtree, folder)
+        uid = pwd.getpwnam("nobody").pw_uid
+        os.chown(folder, uid, -1)
+        stream = self.worker("use", path=f"{folder}/x", login="nobody")
+        self.assertEqual(stream.finish()["status"], "ok", stream.stderr)
+        self.assertEqual(stream.stdout.decode(), f"mine 100640 {uid}")
+        stream = self.worker("read", path="/etc/passwd", login="nobody")
+        stream.finish()
+        self.assertIn(b"nobody", stream.stdout)
 
     def test_memory(self) -> None:
         """What the keeper had in memory can be read neither by the policy nor past it."""

@@ -9,4 +9,5 @@ enforces the device's policy. No network, standard library only, one thread.
     sessions-> OPEN, joining, tombstones                   policy    what the device allows
     session -> one process and its stream                  offsets   byte and event counting, no I/O
     process -> logins, fork, terminals, signals            loop      epoll and timers
+    worker  -> in a forked child: be a worker of ours      constants every number, with its reason
 """

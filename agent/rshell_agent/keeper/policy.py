@@ -53,6 +53,8 @@ class Policy:
             PolicyError: a value has the wrong type or form.
         """
         self.error: str | None = None
+        self.given = frozenset(section)  # the keys that the file names
+        self.shared: list[str] = []  # where others than root could write the file
         self.warnings = [f"[policy] {key}: unknown" for key in section if not _known(key)]
         self.lists = {key: _texts(section, key) for key in LISTS}
         self.handlers, self.logins = self.lists["handlers"], self.lists["logins"]
@@ -63,6 +65,7 @@ class Policy:
             for path in self.lists[key]:
                 if not path.startswith("/") and path != "~" and not path.startswith("~/"):
                     raise PolicyError(f"{key}: {path!r} begins neither with / nor with ~/")
+        _check_targets(section)
         self.max_file_size = self._number(section, "max_file_size", 0)
         self.setid = section.get("setid", False)
         if not isinstance(self.setid, bool):
@@ -93,6 +96,14 @@ class Policy:
         Raises:
             Refused: policy does not allow it, or there is no such login.
         """
+        return Account(self.login(handler, login))
+
+    def login(self, handler: str, login: str | None) -> str | None:
+        """Return the name of whom `handler` runs as; None is the keeper's own user.
+
+        Raises:
+            Refused: policy does not allow it.
+        """
         if self.error is not None:
             raise Refused("policy", f"the device's policy cannot be used: {self.error}")
         if handler not in self.handlers:
@@ -104,7 +115,12 @@ class Policy:
             raise Refused("policy", f"the device's policy does not allow the login {login}")
         if self._boundary and (login == "self" or login not in self.logins):
             raise Refused("policy", "the keeper runs as root for others: self is not allowed")
-        return Account(None if own else login)
+        return None if own else login
+
+    @property
+    def boundary(self) -> bool:
+        """Whether the agent must not get beyond it (K9)."""
+        return self._boundary
 
     def rules(self) -> Map:
         """Return what a worker may do to files, for `Confined`; nothing while `error` is set."""
@@ -147,14 +163,36 @@ def _texts(section: Map, key: str) -> list[str]:
     return texts
 
 
-class PolicyFile:
-    """The file, read again whenever it has changed."""
+def _check_targets(section: Map) -> None:
+    """Refuse rules that the code which forwards could not read; nothing set costs nothing."""
+    for key in ("forward", "forward_back"):
+        for text in _texts(section, key) if section.get(key) else []:
+            from rshell_agent.keeper.targets import BadRule, parse_rule
 
-    def __init__(self, home: str, path: str | None) -> None:
-        self._home = home
-        self._path = path or os.path.join(home, "agent.toml")
+            try:
+                parse_rule(text)
+            except BadRule as error:
+                raise PolicyError(f"{key}: {error}") from None
+
+
+class PolicyFile:
+    """The file, read again whenever it has changed.
+
+    Args:
+        home: The agent's home.
+        path: The file, if it is not `home/agent.toml`.
+        own: Whose keeper obeys it, by number; by default this process is the keeper.
+    """
+
+    def __init__(self, home: str, path: str | None, own: int | None = None) -> None:
+        self._home, self._own = home, os.geteuid() if own is None else own
+        self.path = path or os.path.join(home, "agent.toml")
+        self.document: Map = {}  # all of the file, as it was read last
+        self.agent_uid = 0
         self._seen: object = ()
         self._policy: Policy | None = None
+        #: ``[reboot]`` of the file, unchecked; {} if the file cannot be used.
+        self.reboot: object = {}
         self.served_uids: frozenset[int] = frozenset()
 
     def forget(self) -> None:
@@ -164,7 +202,7 @@ class PolicyFile:
     def current(self) -> Policy:
         """Return the policy as the file is now."""
         try:
-            info = os.stat(self._path)
+            info = os.stat(self.path)
             seen: object = (info.st_mtime_ns, info.st_ctime_ns, info.st_ino, info.st_size)
         except OSError as error:
             seen = error.errno
@@ -174,13 +212,13 @@ class PolicyFile:
         return self._policy
 
     def _read(self) -> Policy:
-        own = os.geteuid()
-        owner = os.stat(self._home).st_uid
+        own, owner = self._own, os.stat(self._home).st_uid
+        self.document = {}
         self.served_uids = frozenset({own, 0, owner} if own == 0 else {own, 0})
         try:
-            document = self._document()
+            document = self.document = self._document()
             agent = _agent_uid(document) if own == 0 else None
-            agent_uid = owner or agent or 0
+            agent_uid = self.agent_uid = owner or agent or 0
             warnings = self._check_place(agent_uid != 0) if own == 0 else []
             if agent is not None:  # only a file that passed may name who is served
                 self.served_uids |= {agent}
@@ -188,16 +226,19 @@ class PolicyFile:
             if not isinstance(section, dict):
                 raise PolicyError("[policy] is no table")
             policy = Policy(section, own, agent_uid)
+            policy.shared = warnings
             policy.warnings += warnings
+            self.reboot = document.get("reboot", {})
         except (OSError, ValueError, PolicyError, RecursionError) as error:
             policy = Policy({}, own, 0)
             why = getattr(error, "strerror", None) or error
-            policy.error = f"{self._path[:200]}: {why}"[:500]
+            policy.error = f"{self.path[:200]}: {why}"[:500]
+            self.reboot = {}
         return policy
 
     def _document(self) -> Map:
         try:
-            with open(self._path, "rb", 0) as file:
+            with open(self.path, "rb", 0) as file:
                 raw = file.read(_MAX_FILE + 1)
         except FileNotFoundError:
             return {}
@@ -211,8 +252,8 @@ class PolicyFile:
     def _check_place(self, boundary: bool) -> list[str]:
         """Return warnings about who else could write the policy a root keeper obeys."""
         warnings: list[str] = []
-        place = os.path.realpath(self._path)
-        for path in (place, *_parents(place), *_parents(os.path.abspath(self._path))):
+        place = os.path.realpath(self.path)
+        for path in (place, *_parents(place), *_parents(os.path.abspath(self.path))):
             try:
                 info = os.stat(path)
             except FileNotFoundError:

@@ -269,7 +269,14 @@ class Process:
             try:
                 os.killpg(group, number)
             except OSError:
-                pass
+                if group == self.pid:  # it has just been forked, and leads no group yet
+                    self._signal_child(number)
+
+    def _signal_child(self, number: int) -> None:
+        try:
+            os.kill(self.pid, number)
+        except OSError:  # it changed its user, or is gone
+            pass
 
     def terminate(self) -> None:
         """Ask both groups to end; at a terminal, HUP for the whole session as from a closed window.

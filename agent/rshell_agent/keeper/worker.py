@@ -1,9 +1,9 @@
 """Inside a forked child: be a worker of ours instead of executing a program (docs/keeper.md K44).
 
-A fork instead of an exec: no interpreter starts (30 ms and 8 MB less), and it works where the login
-cannot read our installation. The keeper itself loads no worker. What it had in memory stays in the
-child's, out of reach: a process that changed its user can be traced by root only, and
-`workers.confined` shows nobody the worker's own /proc.
+A fork instead of an exec: no interpreter starts (4 ms instead of 30 to the worker's first line),
+and it works where the login cannot read our installation. The keeper itself loads no worker. What
+it had in memory stays in the child's, out of reach: a process that changed its user can be traced
+by root only, and `workers.confined` shows nobody the worker's own /proc.
 """
 
 from __future__ import annotations
@@ -102,15 +102,21 @@ def enter(
         env[_CRASH_AT] = os.environb[_CRASH_AT]
     os.environb.clear()
     os.environb.update(env)
-    most = rules.get("max_file_size")
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # then a write says EFBIG
-    if isinstance(most, int) and most:
-        import resource
-
-        resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
+    _limit_files(rules.get("max_file_size"))
     confined = confine(rules)
     os.close(status)
     os._exit(_run(name, run, argument, confined))
+
+
+def _limit_files(most: object) -> None:
+    """Have the system refuse to write beyond what the policy allows (K46)."""
+    if isinstance(most, int) and most:
+        import resource
+
+        hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+        most = most if hard == resource.RLIM_INFINITY else min(most, hard)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
 
 
 def _run(name: str, run: Run, argument: Map, confined: Any) -> int:

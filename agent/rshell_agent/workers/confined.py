@@ -25,7 +25,16 @@ from errno import EFBIG, EINVAL, ELOOP, ENAMETOOLONG, ENOENT, ENOTDIR
 from types import TracebackType
 
 from rshell_agent.workers.place import Denied, Place, Rights, shown
-from rshell_agent.workers.trail import Names, Root, Seal, Trail, identity, link_text, split
+from rshell_agent.workers.trail import (
+    Identity,
+    Names,
+    Root,
+    Seal,
+    Trail,
+    identity,
+    link_text,
+    split,
+)
 
 __all__ = ["Confined", "Denied", "Place", "shown"]
 
@@ -43,10 +52,10 @@ def _nothing(name: bytes) -> None:
 class _Request:
     """One path that is being resolved, and how many links it may still lead through."""
 
-    __slots__ = ("follow", "links", "path", "write")
+    __slots__ = ("follow", "links", "path", "seals", "write")
 
-    def __init__(self, path: bytes, write: bool, follow: bool) -> None:
-        self.path, self.write, self.follow = path, write, follow
+    def __init__(self, path: bytes, write: bool, follow: bool, seals: list[Seal]) -> None:
+        self.path, self.write, self.follow, self.seals = path, write, follow, seals
         self.links = MAX_LINKS
 
     def link(self) -> None:
@@ -125,7 +134,8 @@ class Confined:
             Denied: The policy does not allow it.
             OSError: The system does not: no such folder, no permission, a name too long.
         """
-        place = self._resolve(_Request(path, write, follow), self._names(path))
+        seals = self._unwritten if write else self._unread
+        place = self._resolve(_Request(path, write, follow, seals), self._names(path))
         if not (place.rights.write if write else place.rights.read):
             place.close()
             raise Denied(path)
@@ -163,7 +173,13 @@ class Confined:
             if reads and not place.rights.read:
                 raise Denied(path)
             self._step(place.name)
-            return place.open(flags, mode)
+            return place.open(flags, mode, self._forbidden(flags))
+
+    def _forbidden(self, flags: int) -> frozenset[Identity | None]:
+        """Return what a file must not be that is opened so, under whatever name."""
+        seals = self._unread if flags & os.O_ACCMODE != os.O_WRONLY else []
+        seals = [*seals, *self._unwritten] if flags & _WRITES else seals
+        return frozenset(seal.identity for seal in seals)
 
     def stat(self, path: bytes, *, follow: bool = True, write: bool = False) -> os.stat_result:
         """Return what is known of a place; with `write` by the right to write there.
@@ -176,14 +192,23 @@ class Confined:
             return place.stat()
 
     def may(self, path: bytes, *, write: bool = False) -> bool:
-        """Whether the policy has nothing against it; the system still may."""
+        """Whether the policy has nothing against it; the system still may.
+
+        Of what cannot be walked, because it is not there or the login may not pass, the text alone
+        is judged. That is no promise for when it can.
+        """
         try:
             self.at(path, write=write, follow=True).close()
         except Denied:
             return False
         except OSError:
-            pass
+            return self._may_by_text(path, write)
         return True
+
+    def roots(self, *, write: bool = False) -> list[bytes]:
+        """Return where it may be read, or written; what is denied within is not told."""
+        allowed = [root for root in self._roots if (root.write if write else root.read)]
+        return [b"/" + b"/".join(root.names) for root in allowed]
 
     def mode(self, mode: int) -> int:
         """Return the permission bits that a file may get: set-id only if the policy says so."""
@@ -218,23 +243,36 @@ class Confined:
             raise OSError(ENAMETOOLONG, f"a name in the path is longer than {MAX_NAME} bytes")
         return names
 
+    def _may_by_text(self, path: bytes, write: bool) -> bool:
+        try:
+            names = self._names(path)
+        except OSError:
+            return False
+        roots = [root for root in self._roots if (root.write if write else root.read)]
+        seals = self._unwritten if write else self._unread
+        held = any(names[: len(root.names)] == root.names for root in roots)
+        return held and not any(seal.covers(names) for seal in seals)
+
     def _resolve(self, request: _Request, names: Names) -> Place:
         """Walk beneath each root that the text begins with, until one grants the right.
 
         The outermost comes first: only from there `..` and links go as far as they may.
         """
-        failure: OSError = Denied(request.path)
+        denied = Denied(request.path)
+        failure: OSError = denied
+        found = False
         for root in self._roots:
             if names[: len(root.names)] != root.names:
                 continue
             try:
                 place = self._walk(root, request, names[len(root.names) :])
             except OSError as error:
-                failure = error if isinstance(failure, Denied) else failure
+                failure = error if failure is denied and not found else failure
                 continue
             if place.rights.write if request.write else place.rights.read:
                 return place
             place.close()
+            found, failure = True, denied  # it is there, and that is all that may be known
         raise failure
 
     def _walk(self, root: Root, request: _Request, names: Names) -> Place:
@@ -248,6 +286,8 @@ class Confined:
                         raise Denied(request.path)
                     continue
                 self._step(name)
+                if request.seals:
+                    self._check_seals(request, trail, name)
                 if not pending:
                     text = link_text(name, trail.fd) if request.follow else None
                     if text is None:
@@ -258,11 +298,18 @@ class Confined:
                         continue
                 request.link()
                 if text.startswith(b"/"):  # asked anew: it may lie beneath another root
+                    trail.close()
                     return self._resolve(request, [*split(text), *pending])
                 pending.extendleft(reversed(split(text)))
             return self._place(trail, b".")
         finally:
             trail.close()
+
+    def _check_seals(self, request: _Request, trail: Trail, name: bytes) -> None:
+        """Go into nothing that is denied, so as not to tell what is in there."""
+        names = [*trail.root.real, *trail.names, name]
+        if any(seal.covers(names) for seal in request.seals):
+            raise Denied(request.path)
 
     def _enter(self, trail: Trail, name: bytes) -> bytes | None:
         """Go into a folder; return the text if it is a symbolic link."""

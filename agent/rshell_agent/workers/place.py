@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Collection
 from errno import EACCES, EEXIST, ELOOP, EOPNOTSUPP
 from types import TracebackType
+
+from rshell_agent.workers.trail import Identity, identity
 
 __all__ = ["Denied", "Place", "Rights", "shown"]
 
@@ -90,12 +93,18 @@ class Place:
         """Return a symbolic link's text."""
         return os.readlink(self.name, dir_fd=self.dir_fd)
 
-    def open(self, flags: int, mode: int = 0o666) -> int:
+    def open(self, flags: int, mode: int = 0o666, never: Collection[Identity | None] = ()) -> int:
         """Open a regular file or a folder; nothing else is opened, not even for a moment.
 
         Rights are the caller's to look at (`Confined.open` does).
 
+        Args:
+            flags: As for `os.open`.
+            mode: Of a new file; set-id bits only where the policy allows them.
+            never: What it must not be: the file may have got another name since it was looked at.
+
         Raises:
+            Denied: It is one of `never`.
             OSError: ELOOP for a symbolic link, EOPNOTSUPP for devices, FIFOs and sockets, and
                 whatever the system says.
         """
@@ -115,7 +124,7 @@ class Place:
                         raise
                     continue  # it has just come
             try:
-                return self._open_found(fd, flags)
+                return self._open_found(fd, flags, never)
             finally:
                 os.close(fd)
         raise FileExistsError(EEXIST, f"{shown(self.path)} comes and goes")
@@ -125,11 +134,14 @@ class Place:
         flags |= INSIDE | os.O_EXCL | os.O_NOFOLLOW
         return os.open(self.name, flags, mode, dir_fd=self.dir_fd)
 
-    def _open_found(self, fd: int, flags: int) -> int:
+    def _open_found(self, fd: int, flags: int, never: Collection[Identity | None]) -> int:
         """Open what `fd` refers to, which is neither looked up again nor followed."""
         if flags & os.O_CREAT and flags & os.O_EXCL:
             raise FileExistsError(EEXIST, os.strerror(EEXIST))
-        kind = os.fstat(fd).st_mode
+        info = os.fstat(fd)
+        if identity(info) in never:
+            raise Denied(self.path)
+        kind = info.st_mode
         if stat.S_ISLNK(kind):
             raise OSError(ELOOP, f"{shown(self.path)} is a symbolic link")
         if not (stat.S_ISREG(kind) or stat.S_ISDIR(kind)):

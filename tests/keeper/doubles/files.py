@@ -130,6 +130,23 @@ def do_write(argument: dict[str, Any], confined: Any) -> int:
     return 0
 
 
+def do_use(argument: dict[str, Any], confined: Any) -> int:
+    """Make, write, read, change and remove a file in the login's own folder."""
+    path = os.fsencode(argument["path"])
+    with confined.at(path, write=True) as place:
+        os.write(fd := place.open(os.O_RDWR | os.O_CREAT | os.O_EXCL), b"mine")
+        os.close(fd)
+        place.chmod(0o640)
+        place.utime(1, 2)
+        place.sync_folder()
+        fd = confined.open(path, os.O_RDONLY)
+        os.write(1, os.read(fd, 99))
+        os.close(fd)
+        os.write(1, b" %o %d" % (place.stat().st_mode, place.stat().st_uid))
+        place.unlink()
+    return 0
+
+
 def do_own_memory(argument: dict[str, Any], confined: Any) -> int:
     """Try to look at what the keeper had in memory."""
     tried = []
