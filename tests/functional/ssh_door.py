@@ -65,7 +65,8 @@ class SshFleet(Fleet):
         self, user: str, *words: str | bytes, options: tuple[str, ...] = (), key: Path | str = "id"
     ) -> list[str | bytes]:
         """Return the command line of ssh."""
-        return ["ssh", *self.options(key), *options, f"{user}@127.0.0.1", *words]
+        # Of each option the first one counts.
+        return ["ssh", *options, *self.options(key), f"{user}@127.0.0.1", *words]
 
     def ssh(
         self,

@@ -43,7 +43,7 @@ class Authentication(SSHService):
     Args:
         find: Looks a key up.
         let_in: Called with what was found, once its signature was right.
-        failed: Called when the tries are used up.
+        failed: Called with each key that was refused.
     """
 
     name = b"ssh-userauth"
@@ -150,9 +150,10 @@ class Authentication(SSHService):
     def _refuse(self, *, counts: bool = True) -> None:
         if self._stopped:
             return
-        self._tries += counts
-        if self._tries >= MAX_TRIES:
+        if counts:
+            self._tries += 1
             self._failed()
+        if self._tries >= MAX_TRIES:
             self.transport.sendDisconnect(
                 DISCONNECT_NO_MORE_AUTH_METHODS_AVAILABLE, b"too many authentication failures"
             )
