@@ -217,7 +217,8 @@ class SshDoor(Factory):
             self._log.error("the store failed: {reason}", reason=str(error))
             transport.disconnect("the gateway failed; try again")
             return False
-        gone = found is None or not found[1].active or self._gateway.stopping
+        revoked = self._gateway.revocation.is_revoked("operator", caller.operator.name)
+        gone = found is None or not found[1].active or revoked or self._gateway.stopping
         return not gone and not transport.closing
 
     def _not_noted(self, failure: Failure) -> None:
