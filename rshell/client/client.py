@@ -125,6 +125,11 @@ class Client(GatewayVerbs):
         await self.close()
 
     @property
+    def reactor(self) -> Any:
+        """The reactor that this client runs on."""
+        return self._reactor
+
+    @property
     def closed(self) -> bool:
         """Whether there will be no link any more: `close` was called, or we were refused."""
         return self._uplink.refusal is not None
@@ -160,6 +165,8 @@ class Client(GatewayVerbs):
         login: str | None = None,
         priority: str = "normal",
         window: int = DEFAULT_WINDOW,
+        timeout: float | None = None,
+        grace_seconds: float | None = None,
     ) -> Session:
         """Open a session of a handler on a device.
 
@@ -171,21 +178,26 @@ class Client(GatewayVerbs):
             login: The account on the device; None asks for its default.
             priority: ``interactive``, ``normal`` or ``bulk``: the share of a busy link.
             window: Bytes the device may be ahead of the receiver.
+            timeout: Seconds after which the device ends it with the outcome ``timeout``.
+            grace_seconds: How long to try to come back when the way to the device breaks; None
+                is a minute, which suits networks, not devices that restart.
 
         Returns:
             The session; refusals and all else come as its outcome.
 
         Raises:
             ConnectionFailed: There is no link, and there will be none.
-            Refused: The request does not fit into a control frame, or too many streams are open.
+            Refused: The request does not fit into a control frame, too many streams are open, or
+                the gateway is too old for a time limit.
         """
-        session = Session(self._uplink, device, handler, receiver)
+        session = Session(self._uplink, device, handler, receiver, grace_seconds=grace_seconds)
         session.start(
             encode_request(request),
             login=login,
             weight=PRIORITIES.get(priority, WEIGHT_NORMAL),
             window=window,
             interactive=priority == "interactive",
+            timeout=timeout,
         )
         return session
 
@@ -197,6 +209,7 @@ class Client(GatewayVerbs):
         view: bool = False,
         priority: str = "interactive",
         window: int = DEFAULT_WINDOW,
+        grace_seconds: float | None = None,
     ) -> Session:
         """Go on with a session of ours that lives on a device, or watch it.
 
@@ -209,6 +222,7 @@ class Client(GatewayVerbs):
             view: Only watch; whoever drives it goes on.  What is sent to it has no effect.
             priority: As in `open`.
             window: As in `open`.
+            grace_seconds: As in `open`.
 
         Returns:
             The session.  Whoever drove it until now is told ``duplicate``.  Send input once
@@ -234,6 +248,7 @@ class Client(GatewayVerbs):
             session_id=_session_id(info),
             attempt=0 if view else info.attempt,
             view=view,
+            grace_seconds=grace_seconds,
         )
 
         async def newest() -> int | None:
@@ -251,6 +266,47 @@ class Client(GatewayVerbs):
             newest=None if view else newest,
         )
         return session
+
+    async def call(
+        self,
+        device: str,
+        handler: str,
+        request: Any,
+        *,
+        input: bytes = b"",  # as subprocess.run calls it
+        login: str | None = None,
+        timeout: float | None = None,  # noqa: ASYNC109  # the device keeps it, not this coroutine
+        max_output_bytes: int = MAX_OUTPUT_BYTES,
+    ) -> CompletedCommand:
+        """Use a handler, also a plug-in's, and wait for its end.
+
+        Args:
+            device: Name or id.
+            handler: For example ``facts``.
+            request: As in `open`.
+            input: What the handler reads.
+            login: The account on the device; None asks for its default.
+            timeout: Seconds after which the device ends the handler.
+            max_output_bytes: What is kept of each of stdout and stderr.
+
+        Returns:
+            Output and outcome (``outcome.result`` is the handler's answer, if it has one); a
+            handler that fails is no exception.
+
+        Raises:
+            RshellError: It cannot be asked for at all.
+
+        Example:
+            ::
+
+                done = await client.call("pump-17", "facts", {"names": ["memory"]})
+                print(done.outcome.result)
+        """
+        collected = Collected(max_output_bytes)
+        session = self.open(device, handler, request, collected, login=login, timeout=timeout)
+        session.write(input)
+        session.write_eof()
+        return collected.completed(device, await session.outcome)
 
     async def run(
         self,

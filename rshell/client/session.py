@@ -27,7 +27,7 @@ from rshell.client.absence import Absence, Away
 from rshell.client.errors import ConnectionFailed, Refused, RshellError
 from rshell.client.outcomes import Outcome, outcome_of_closing, read_outcome
 from rshell.client.replays import Replays
-from rshell.client.requests import check_size
+from rshell.client.requests import check_deadline, check_size
 from rshell.client.uplink import Uplink
 from rshell.link.channel import StreamChannel
 from rshell.link.clock import WheelTimer
@@ -91,6 +91,7 @@ class Session:
         session_id: Of a session that somebody opened before; None makes one.
         attempt: The last attempt of that session.
         view: Only watch that session.
+        grace_seconds: How long to try to come back; None: as long as the uplink says.
 
     Attributes:
         session_id: 16 random bytes; names the session everywhere, also in the audit log.
@@ -112,6 +113,7 @@ class Session:
         session_id: bytes | None = None,
         attempt: int = 0,
         view: bool = False,
+        grace_seconds: float | None = None,
     ) -> None:
         self.session_id = session_id or os.urandom(SESSION_BYTES)
         self.attempt = attempt
@@ -133,7 +135,9 @@ class Session:
         #: When the first OPEN was sent, in the wheel's seconds.
         self._begun: float | None = None
         self._channel: StreamChannel | None = None
-        self._absence = Absence(uplink, self, self._expired)
+        self._patient = grace_seconds is not None
+        self._grace_seconds = uplink.grace_seconds if grace_seconds is None else grace_seconds
+        self._absence = Absence(uplink, self, self._expired, self._grace_seconds)
         self._replays = Replays()
         #: Of the device; told once it is acknowledged.
         self._outcome: Outcome | None = None
@@ -154,6 +158,7 @@ class Session:
         window: int = DEFAULT_WINDOW,
         interactive: bool = False,
         newest: Callable[[], Coroutine[Any, Any, int | None]] | None = None,
+        timeout: float | None = None,
     ) -> None:
         """Open it, now or as soon as there is a link.
 
@@ -165,11 +170,15 @@ class Session:
             interactive: Whether somebody sits in front of it: a dead path is noticed sooner.
             newest: Finds the last attempt, or None for none, if the one that was given turns out
                 to be old.
+            timeout: Seconds after which the device ends it.
 
         Raises:
             ConnectionFailed: There is no link, and there will be none.
-            Refused: The link takes no such stream: it is full, or the request too large.
+            Refused: The link takes no such stream: it is full, or the request too large; or the
+                gateway is too old for a time limit.
         """
+        if timeout is not None:
+            check_deadline(timeout, self._uplink.welcome)
         self._weight = weight
         self._window = window
         self._newest = newest
@@ -180,6 +189,7 @@ class Session:
             login=login,
             request=request,
             view=self._view,
+            timeout_ms=None if timeout is None else max(1, round(timeout * 1000)),
             resume=Positions(0, 0, 0) if self._joins else None,
         )
         check_size(opening)
@@ -197,7 +207,10 @@ class Session:
         latest = self._uplink.latest
         if latest is None:
             raise ConnectionFailed(ErrorCode.LINK_LOST.value, "not connected yet", "")
-        return StreamChannel(latest, self, self._window, resumable=self._resumable)
+        channel = StreamChannel(latest, self, self._window, resumable=self._resumable)
+        if self._patient:  # the gateway's own patience is shorter than ours
+            channel.passing |= {ErrorCode.OFFLINE}
+        return channel
 
     def _ask(self, link: LinkProtocol) -> Refused | None:
         """Send the next OPEN; return why that is not possible."""
@@ -268,7 +281,7 @@ class Session:
         if away is None or channel is None:
             return
         reason = away.reason if self._uplink.link else self._uplink.last_error
-        text = f"the link was gone for {self._uplink.grace_seconds:g} s ({reason})"
+        text = f"the link was gone for {self._grace_seconds:g} s ({reason})"
         if self._begun is None:
             text += "; nothing was sent"
         elif not self.opened:
@@ -343,6 +356,10 @@ class Session:
                 "signals are named without SIG: INT, TERM, KILL, HUP, USR1 …",
             )
         self._urgent("signal", {"signal": name})
+
+    def send_event(self, kind: str, body: dict[str, Any] | None = None) -> None:
+        """Send an event of the handler's own, such as ``confirm``, at once."""
+        self._urgent(kind, body or {})
 
     def cancel(self) -> None:
         """Ask for the end of what runs: TERM, and KILL 5 s later.  The outcome still comes."""

@@ -25,6 +25,7 @@ SSH_FINGERPRINT = "SHA256:+DiY3wvvV6TuJJhbpZisF/zLDA0zPMSvHdkr4UvCOqU"
 MATRIX: dict[str, tuple[dict[str, Any], str, str]] = {
     "gateway.whoami": ({}, "not-found", "ok"),
     "gateway.devices": ({}, "not-found", "policy"),
+    "gateway.facts": ({"device": "pump-1"}, "not-found", "policy"),
     "gateway.why": ({"device": "pump-1"}, "not-found", "policy"),
     "gateway.metrics": ({}, "not-found", "policy"),
     "gateway.probe": ({"device": "pump-1"}, "not-found", "policy"),
@@ -47,6 +48,7 @@ MATRIX: dict[str, tuple[dict[str, Any], str, str]] = {
     "gateway.renew": ({"csr": csr()}, "ok", "ok"),
     "gateway.report": ({"policy": {"digest": "d"}, "catalogue": ""}, "ok", "not-found"),
     "gateway.flight": ({"records": [{"seq": 1, "kind": "start"}]}, "ok", "not-found"),
+    "gateway.report-facts": ({"facts": {"os": "arch"}}, "ok", "not-found"),
 }
 CHANGING = {
     "gateway.end-session",
