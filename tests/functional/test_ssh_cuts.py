@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import functools
 import signal
 import socket
 import time
@@ -21,13 +23,24 @@ class _RelayedSshFleet(SshFleet, RelayedFleet):
     """A fleet whose device comes through a relay, and with an SSH door."""
 
 
+@functools.cache
+def _relayed() -> _RelayedSshFleet:
+    fleet = _RelayedSshFleet()
+    atexit.register(fleet.close)
+    try:
+        fleet.start_all()
+        fleet.known_key("id")
+    except BaseException:
+        fleet.close()
+        raise
+    return fleet
+
+
 class CutTests(SshCase):
     def setUp(self) -> None:
         super().setUp()
-        self.own = _RelayedSshFleet()
-        self.addCleanup(self.own.close)
-        self.own.start_all()
-        self.own.known_key("id")
+        self.own = _relayed()
+        self.own.repair()
 
     def ready(self) -> Terminal:
         terminal = self.terminal(self.own.ssh_command("pump-1", options=("-tt",)), self.own)
