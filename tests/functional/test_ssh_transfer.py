@@ -109,6 +109,30 @@ class FileTests(TransferCase):
         same = (self.base / "out" / "file").read_bytes() == (self.base / "file").read_bytes()
         self.assertTrue(same)
 
+    def test_documented_settings(self) -> None:
+        """The settings that docs/operators.md shows work with ssh and scp, host key pinned."""
+        page = (Path(__file__).parents[2] / "docs" / "operators.md").read_text("utf-8")
+        block = next(part for part in page.split("```") if part.startswith("\nHost gw\n"))
+        block = block.replace("gw.example.net", "127.0.0.1")
+        block = block.replace("2222", str(self.fleet.ssh_port)).replace("~/.ssh", str(self.base))
+        known = self.base / "known_hosts"
+        public = (self.fleet.home / "ssh_host_ed25519_key.pub").read_text().split()[:2]
+        known.write_text(f"rshell-gateway {' '.join(public)}\n")
+        config = self.base / "config"
+        key = self.fleet.base / "id"
+        config.write_text(f"{block}\n IdentityFile {key}\n UserKnownHostsFile {known}\n")
+        words = ("-F", str(config), "-oStrictHostKeyChecking=yes", "-oIdentitiesOnly=yes")
+        for _ in range(2):
+            done = self.fleet.command(
+                ["ssh", *words, "-oControlPersist=no", "pump-1@gw", "echo in"]
+            )
+            self.assertEqual((0, b"in\n"), (done.status, done.stdout), done)
+        path, data = self.file(1000)
+        target = f"pump-1@gw:{self.base}/there"
+        done = self.fleet.command(["scp", "-q", *words, "-oControlPath=none", str(path), target])
+        self.assertEqual(0, done.status, done)
+        self.assertEqual(data, (self.base / "there").read_bytes())
+
     def test_rsync(self) -> None:
         """rsync brings a file over, and only what changed afterwards."""
         require("rsync")
