@@ -26,6 +26,7 @@ from twisted.python.failure import Failure
 
 from rshell.access.printable import printable
 from rshell.client.outcomes import outcome_of_closing, read_outcome
+from rshell.doors.local_attempt import Attempt, LocalPetition
 from rshell.gateway.callers import Caller, OpenRefused, StreamEnder
 from rshell.gateway.core import Gateway
 from rshell.gateway.parking import GRACE_SECONDS
@@ -116,84 +117,6 @@ class DoorSession(Protocol):
         """The operator is gone without a word; the receiver is told nothing more."""
 
 
-class _Attempt:
-    """One attempt of a session that was joined: what the gate ends it by."""
-
-    def __init__(self, link: LinkProtocol, channel: StreamChannel, witness: StreamWitness) -> None:
-        self.bytes_relayed = 0
-        self._link = link
-        self._channel = channel
-        self._witness: StreamWitness | None = witness
-
-    def accepted(self) -> None:
-        if self._witness is not None:
-            self._witness.stream_accepted()
-
-    def outcome(self, body: dict[str, Any]) -> None:
-        if self._witness is not None:
-            self._witness.outcome_passed(body)
-
-    def over(self, code: str, message: str) -> None:
-        """Tell how it ended, once."""
-        witness, self._witness = self._witness, None
-        if witness is None:
-            return
-        if code == ErrorCode.NONE:
-            witness.outcome_taken()
-        else:
-            witness.stream_broken(code, message)
-
-    # -- StreamEnder -----------------------------------------------------------------------------
-
-    def broken(self, code: str, message: str) -> None:
-        self._end(code, code, message)
-
-    def displaced(self, message: str) -> None:
-        # To the device this hop broke, and it keeps the session for the attempt that took over.
-        self._end(ErrorCode.DUPLICATE.value, ErrorCode.LINK_LOST.value, message)
-
-    def _end(self, to_door: str, to_device: str, message: str) -> None:
-        if self._witness is None:
-            return
-        # The gate does not wait for a door that does not read: the row is written now.
-        self.over(to_door, message)
-        self._link.reset(self._channel.number, to_device, message)
-        self._channel.stream_reset(to_door, message)
-
-
-class _Petition:
-    """One attempt on its way through the gate."""
-
-    def __init__(self, session: LocalSession) -> None:
-        self._session = session
-        self._gone: Callable[[str, str], None] | None = None
-        self._given_up: tuple[str, str] | None = None
-
-    def give_up(self, code: str, message: str) -> None:
-        """Nobody waits for it any more."""
-        if self._given_up is None:
-            self._given_up = (code, message)
-            gone, self._gone = self._gone, None
-            if gone is not None:
-                gone(code, message)
-
-    # -- Petition --------------------------------------------------------------------------------
-
-    def watch(self, gone: Callable[[str, str], None]) -> None:
-        if self._given_up is None:
-            self._gone = gone
-        else:
-            gone(*self._given_up)
-
-    def join(
-        self, device_link: LinkProtocol, request: Open, witness: StreamWitness, weight: int
-    ) -> StreamEnder:
-        if self._given_up is not None:
-            raise OpenRefused(*self._given_up)
-        self._gone = None
-        return self._session.joined(device_link, request, witness, weight)
-
-
 class LocalSession:
     """One use of a handler on a device, by an operator who came in at a door of this gateway.
 
@@ -247,8 +170,8 @@ class LocalSession:
         self._attempts = 0
         self._begun = 0.0
         self._channel: StreamChannel | None = None
-        self._attempt: _Attempt | None = None
-        self._petition: _Petition | None = None
+        self._attempt: Attempt | None = None
+        self._petition: LocalPetition | None = None
         #: What the door sent before there was a channel, in order.
         self._early: list[Callable[[StreamChannel], None]] = []
         self._paused = False
@@ -280,13 +203,13 @@ class LocalSession:
             login=opening.login,
             request=opening.request,
         )
-        self._petition = petition = _Petition(self)
+        self._petition = petition = LocalPetition(self._joined)
         asked = Deferred.fromCoroutine(
             self._gateway.switchboard.open(self._caller, request, petition)
         )
         asked.addErrback(self._refused, petition)
 
-    def joined(
+    def _joined(
         self, link: LinkProtocol, request: Open, witness: StreamWitness, weight: int
     ) -> StreamEnder:
         """Open the stream on the device's link; for the petition only.
@@ -300,7 +223,7 @@ class LocalSession:
             channel = StreamChannel(link, self, self._window, resumable=True)
             if self._paused:
                 channel.pauseProducing()
-        attempt = _Attempt(link, channel, witness)
+        attempt = Attempt(link, channel, witness)
         channel.request(request, weight, link)
         self._attempt = attempt
         if self._channel is None:
@@ -318,7 +241,7 @@ class LocalSession:
         self._outcome = Outcome(status="error", code=ErrorCode.TIMEOUT.value, message=text)
         self._channel.reset(ErrorCode.CANCELLED, text)
 
-    def _refused(self, failure: Failure, petition: _Petition) -> None:
+    def _refused(self, failure: Failure, petition: LocalPetition) -> None:
         """The gate said no, or an attempt that waited there was ended."""
         if self._petition is petition:
             self._petition = None

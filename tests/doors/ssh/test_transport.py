@@ -10,6 +10,8 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import mlkem, x25519
 from twisted.conch.ssh.common import NS, getNS
 from twisted.conch.ssh.transport import SSHTransportBase
+from twisted.internet.interfaces import IPushProducer
+from zope.interface.verify import verifyObject
 
 from rshell.doors.ssh.transport import KEX_SECONDS, LOGIN_GRACE_SECONDS, Rekeying
 from rshell.identity.ssh_keys import read_blob
@@ -330,3 +332,13 @@ class FloodTests(SshTestCase):
         self.assertTrue(crowd[0].lost)
         self.assertFalse(crowd[-1].lost)
         self.assertEqual(128, len(self.door._waiting))
+
+
+class InterfaceTests(SshTestCase):
+    def test_producers(self) -> None:
+        """What TCP and devices pause and resume provides the interface for it."""
+        client = self.login()
+        self.open(client)
+        verifyObject(IPushProducer, client.server)
+        (channel,) = client.server.service._channels.values()
+        verifyObject(IPushProducer, channel)
