@@ -16,6 +16,7 @@ from rshell.doors.ssh.channel import DoorChannel
 from rshell.doors.ssh.transport import QuietLogger, SshTransport
 from rshell.doors.ssh.wire import BadPacket, Fields
 from rshell.gateway.callers import Caller
+from rshell.link.core.errors import ErrorCode
 from rshell.link.core.messages import GoAway
 
 __all__ = ["ChannelRefused", "Connection", "MakeChannel"]
@@ -78,6 +79,7 @@ class Connection(SSHService):
         self._ended = ended
         self._channels: dict[int, DoorChannel] = {}
         self._next_id = 0
+        self._ends_all = False
         self._handlers: dict[int, Callable[[DoorChannel, Fields], None]] = {
             _ADJUST: self._adjusted,
             _DATA: self._data,
@@ -96,7 +98,7 @@ class Connection(SSHService):
         """The connection is gone: on purpose its sessions end, else they are left to go on."""
         channels, self._channels = list(self._channels.values()), {}
         for channel in channels:
-            channel.connection_lost(on_purpose=self.transport.said_goodbye)
+            channel.connection_lost(on_purpose=self._ends_all or self.transport.said_goodbye)
         self._ended()
 
     def packetReceived(self, messageNum: int, packet: bytes) -> None:
@@ -237,7 +239,13 @@ class Connection(SSHService):
     # -- OperatorConnection ------------------------------------------------------------------------
 
     def go_away(self, goaway: GoAway, *, close: bool, reason: str = "") -> None:
-        """Tell the operator why, and end the connection; what runs on devices is left to them."""
+        """Tell the operator why, and end the connection.
+
+        What runs on devices runs on, for ``rshell attach``; for those whose right was taken away
+        it ends.
+        """
+        if goaway.code == ErrorCode.REVOKED:
+            self._ends_all = True
         for channel in list(self._channels.values()):
             channel.tell(goaway.message or goaway.code)
         self.transport.disconnect(goaway.message or goaway.code)

@@ -227,6 +227,12 @@ class SshDoor(Factory):
 
     def _left(self, connection: Connection) -> None:
         name = connection.caller.operator.name
+        if connection.transport.authenticated and self._lines.admit(name) is not None:
+            self._log.info(
+                "operator {name} at {address} left",
+                name=name,
+                address=connection.caller.address,
+            )
         self._gateway.link_closed(connection)
         self._gateway.revocation.operator_went(name, connection)
 

@@ -479,6 +479,17 @@ class LeavingTests(SshTestCase):
         self.assertIn(b"going down", client.data(extended=True))
         self.assertIsNone(talk.code)
 
+    def test_key_removed(self) -> None:
+        """A key that is removed takes with it what runs for whoever came in by it."""
+        client, device = self.running()
+        talk = lasting(device)
+        self.fleet.pump()
+        (key,) = self.fleet.got(self.fleet.store.ssh_keys("ann"))
+        ended = self.fleet.gateway.revocation.key_removed("ann", key.fingerprint)
+        self.fleet.pump()
+        self.assertEqual((1, b"this key was removed"), (ended, client.goodbye))
+        self.assertEqual("cancelled", talk.code)
+
     def test_taken_over(self) -> None:
         """rshell attach takes a session over; the ssh that had it ends with a word."""
         client, device = self.running()
