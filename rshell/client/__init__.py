@@ -58,6 +58,7 @@ from rshell.client.records import (
     Probe,
     Recording,
     SessionInfo,
+    SshKey,
     Whoami,
 )
 from rshell.client.session import Session, SessionReceiver
@@ -88,6 +89,7 @@ __all__ = [
     "Session",
     "SessionInfo",
     "SessionReceiver",
+    "SshKey",
     "Tail",
     "TailLine",
     "TailNotice",

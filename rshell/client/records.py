@@ -22,6 +22,7 @@ __all__ = [
     "Probe",
     "Recording",
     "SessionInfo",
+    "SshKey",
     "Whoami",
     "WholeAuditRow",
 ]
@@ -250,3 +251,14 @@ class LinkRecord(Struct, frozen=True, kw_only=True):
     message: str = ""
     seconds: float | None = None
     details: dict[str, Any] = field(default_factory=dict)
+
+
+class SshKey(Struct, frozen=True, kw_only=True):
+    """A public key that an operator logs in with at the SSH door; times are RFC 3339, UTC."""
+
+    operator: str
+    fingerprint: str
+    type: str = ""
+    comment: str = ""
+    added_at: str = ""
+    last_used: str | None = None
