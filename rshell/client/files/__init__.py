@@ -9,10 +9,10 @@
     upload.py download.py between.py                    the content of files, the three ways
     local.py landing.py arrivals.py                     reading and landing here, in threads
     delta.py signatures.py                              what two files have in common
-    naming.py compression.py                            names and parts; packed pieces (pure)
+    naming.py compression.py crash.py                   names, packed pieces; a test's power cut
 
     connection.py  FilesConnection: requests, frames and back-pressure over a session
-    transfers.py   one file up or down                  blocks.py     compressed blocks
+    transfers.py   one file up or down                  pages.py      listings
     records.py     Entry, FilesError                    frames.py     the frames, pure
 
 A copy as a program does it::

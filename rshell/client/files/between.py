@@ -49,7 +49,8 @@ class _Passing:
         step: Which.
         start: What is there already.
         digest: Of the whole file, where only a part of it is sent.
-        exchange: With the second device, once it began.
+        exchange: With the second device, once it began and until that has answered.
+        begun: Whether the first device has said what the file is.
         error: What went wrong at either end.
         over: Whether the first device has said its last word.
         told: Whether what became of it was told.
@@ -61,6 +62,7 @@ class _Passing:
     start: int = 0
     digest: str = ""
     exchange: Exchange | None = None
+    begun: bool = False
     error: FilesError | None = None
     over: bool = False
     told: bool = False
@@ -199,6 +201,9 @@ class Relay:
 
     def _begin(self, passing: _Passing, entry: Entry) -> None:
         step = passing.step
+        if passing.begun:
+            raise FilesError("protocol", "the device said twice what the file is", step.source)
+        passing.begun = True
         fields: dict[str, Any] = {
             "path": step.target,
             "size": entry.size,
@@ -254,7 +259,9 @@ class Relay:
                 text = "it changed while it was copied"
                 self._give_up(passing, FilesError("changed", text, passing.step.source))
         elif passing.error is None and passing.exchange is not None:
-            size = passing.start + int(answer.get("size", -1))
+            sent = answer.get("size")
+            # A wrong one is found out by the second device, as is a wrong digest.
+            size = passing.start + (sent if type(sent) is int and sent >= 0 else 0)
             digest = passing.digest or str(answer.get("digest"))
             end = msgspec.json.encode({"digest": digest, "size": size})
             self._target.connection.send(frame(END, passing.exchange.id, end))

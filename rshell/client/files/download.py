@@ -360,7 +360,8 @@ class Download:
             self._done_with_one()
         if outcome.error is not None:
             self._open.pop(arrival, None)
-            self._failed(arrival, outcome.error)
+            if not self._state.stopped or outcome.error.code != "cancelled":
+                self._failed(arrival, outcome.error)
         elif outcome.landed:
             self._open.pop(arrival, None)
             self._state.finished(arrival.step, "copied", sent=arrival.sent, message=arrival.remark)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import os
 from typing import Annotated, Any, Literal
 
@@ -15,6 +16,8 @@ from rshell.client.errors import RshellError
 __all__ = ["Entry", "FilesError", "Hello"]
 
 _Size = Annotated[int, Meta(ge=0, le=2**63 - 1)]
+#: What utimensat(2) and our own arithmetic take: the years 1678 to 2261 (FT25).
+_Nanoseconds = Annotated[int, Meta(ge=-(2**63 - 1), le=2**63 - 1)]
 
 
 class _WireEntry(Struct, frozen=True):
@@ -24,7 +27,7 @@ class _WireEntry(Struct, frozen=True):
     kind: Literal["file", "dir", "link", "other"]
     size: _Size
     mode: Annotated[int, Meta(ge=0, le=0o7777)]
-    mtime_ns: int
+    mtime_ns: _Nanoseconds
     uid: int
     gid: int
     owner: str
@@ -101,6 +104,19 @@ class Hello(Struct, frozen=True):
     write: list[str] = []
     free_floor: int = 0
 
+    @classmethod
+    def decode(cls, value: Any) -> Hello:
+        """Return a worker's greeting.
+
+        Raises:
+            FilesError: Code ``protocol``: it is none.
+        """
+        try:
+            return msgspec.convert(value, cls, strict=True, builtin_types=())
+        except (msgspec.ValidationError, ValueError, TypeError) as error:
+            text = f"the device's greeting cannot be read: {error}"
+            raise FilesError("protocol", text) from None
+
 
 class FilesError(RshellError):
     """A request that a device did not do.
@@ -115,6 +131,16 @@ class FilesError(RshellError):
     ) -> None:
         self.path = path
         super().__init__(code, message, _ADVICE.get(code, "") if hint is None else hint)
+
+    @classmethod
+    def decode(cls, answer: dict[str, Any]) -> FilesError:
+        """Return the error in an ERROR's map, whatever a device put in there."""
+        code, message, path = (answer.get(name) for name in ("code", "message", "path"))
+        try:
+            about = base64.b64decode(path, validate=True) if isinstance(path, str) else b""
+        except ValueError:
+            about = b""
+        return cls(str(code or "io"), str(message or code or "no reason given"), about or None)
 
     @property
     def shown_path(self) -> str:

@@ -72,7 +72,7 @@ class WorkerSession(protocol.ProcessProtocol):
         return self._outcome is not None
 
     def write(self, data: bytes) -> None:
-        if not self.ended:
+        if not self.ended and 0 in self.transport.pipes:  # a pipe's end may come before the child's
             self.transport.writeToChild(0, data)
 
     def write_eof(self) -> None:
