@@ -69,6 +69,11 @@ class Landing:
         return self._hash.hexdigest()
 
     @property
+    def present(self) -> int:
+        """Bytes that its part file has, an earlier copy's among them."""
+        return os.fstat(self._descriptor).st_size
+
+    @property
     def device(self) -> int:
         """Number of the file system that it is on."""
         return os.fstat(self._descriptor).st_dev
@@ -217,17 +222,15 @@ class Folder:
             raise local_error(error, self.path(relative)) from None
         landing = Landing(relative, entry, descriptor, part, self._stopped)
         try:
-            present = os.fstat(descriptor).st_size
-            if not keep and present:
+            if not keep and landing.present:
                 os.ftruncate(descriptor, 0)
-                present = 0
             status = os.fstatvfs(descriptor)
             # What has no blocks is one hole, or so small or new that it is in none yet.
-            needed = min(entry.size, entry.blocks * 512) - present
+            needed = min(entry.size, entry.blocks * 512) - landing.present
             if needed > status.f_bavail * status.f_frsize:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except OSError as error:
-            landing.close()
+            self.drop(landing) if not landing.present else landing.close()
             raise local_error(error, self.path(relative)) from None
         return landing
 

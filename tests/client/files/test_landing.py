@@ -133,6 +133,7 @@ class FileTests(LandingCase):
             FilesError, self.folder.begin, b"f", Entry(size=2**60, blocks=2**51), PART, keep=False
         )
         self.assertEqual("no-space", error.code)
+        self.assertEqual([], os.listdir(self.root))
         self.folder.begin(b"hole", Entry(size=2**60), PART, keep=False).close()  # it needs none
 
     def test_two_copies(self) -> None:
