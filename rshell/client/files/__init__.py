@@ -9,6 +9,7 @@
     upload.py download.py between.py                    the content of files, the three ways
     local.py landing.py arrivals.py                     reading and landing here, in threads
     delta.py signatures.py                              what two files have in common
+    pending.py     what was asked for and is not here yet
     naming.py compression.py crash.py                   names, packed pieces; a test's power cut
 
     connection.py  FilesConnection: requests, frames and back-pressure over a session

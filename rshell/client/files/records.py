@@ -13,7 +13,7 @@ from msgspec import Meta, Struct
 from rshell.access.printable import printable
 from rshell.client.errors import RshellError
 
-__all__ = ["Entry", "FilesError", "Hello"]
+__all__ = ["ADVICE", "Entry", "FilesError", "Hello"]
 
 _Size = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 #: What utimensat(2) and our own arithmetic take: the years 1678 to 2261 (FT25).
@@ -130,7 +130,7 @@ class FilesError(RshellError):
         self, code: str, message: str, path: bytes | None = None, hint: str | None = None
     ) -> None:
         self.path = path
-        super().__init__(code, message, _ADVICE.get(code, "") if hint is None else hint)
+        super().__init__(code, message, ADVICE.get(code, "") if hint is None else hint)
 
     @classmethod
     def decode(cls, answer: dict[str, Any]) -> FilesError:
@@ -149,7 +149,7 @@ class FilesError(RshellError):
 
 
 #: What to do next, where that does not depend on the case.
-_ADVICE = {
+ADVICE = {
     "policy": "see [policy] read and write in the device's agent.toml",
     "permission": "another account may be allowed to: --as LOGIN",
     "no-space": "see what there is with: rshell run DEVICE -- df -h",
