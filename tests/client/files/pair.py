@@ -55,6 +55,7 @@ class WorkerSession(protocol.ProcessProtocol):
         self._receiver = receiver
         self._outcome: Outcome | None = None
         self._waiting: list[Deferred[Outcome]] = []
+        self._aborted = False
 
     # -- what FilesConnection uses -----------------------------------------------------------------
 
@@ -87,13 +88,17 @@ class WorkerSession(protocol.ProcessProtocol):
             self.transport.pipes[0].unregisterProducer()
 
     def pause(self) -> None:
-        self.transport.pipes[1].pauseProducing()
+        if not self._aborted:
+            self.transport.pipes[1].pauseProducing()
 
     def resume(self) -> None:
         if 1 in self.transport.pipes:
             self.transport.pipes[1].resumeProducing()
 
     def abort(self) -> None:
+        # A session that is aborted has ended at once; a paused pipe would never tell its end.
+        self._aborted = True
+        self.resume()
         self.signal("KILL")
 
     def signal(self, name: str) -> None:
