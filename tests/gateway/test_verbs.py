@@ -22,6 +22,7 @@ def csr(key: PrivateKey | None = None) -> str:
 MATRIX: dict[str, tuple[dict[str, Any], str, str]] = {
     "gateway.whoami": ({}, "not-found", "ok"),
     "gateway.devices": ({}, "not-found", "policy"),
+    "gateway.facts": ({"device": "pump-1"}, "not-found", "policy"),
     "gateway.why": ({"device": "pump-1"}, "not-found", "policy"),
     "gateway.metrics": ({}, "not-found", "policy"),
     "gateway.probe": ({"device": "pump-1"}, "not-found", "policy"),
@@ -37,6 +38,7 @@ MATRIX: dict[str, tuple[dict[str, Any], str, str]] = {
     "gateway.renew": ({"csr": csr()}, "ok", "ok"),
     "gateway.report": ({"policy": {"digest": "d"}, "catalogue": ""}, "ok", "not-found"),
     "gateway.flight": ({"records": [{"seq": 1, "kind": "start"}]}, "ok", "not-found"),
+    "gateway.report-facts": ({"facts": {"os": "arch"}}, "ok", "not-found"),
 }
 CHANGING = {
     "gateway.end-session",

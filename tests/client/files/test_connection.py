@@ -28,7 +28,7 @@ class ConnectionCase(TestCase):
 
     async def _end(self, connection: FilesConnection) -> None:
         connection.abort()
-        await connection.ended
+        await connection.session.gone
 
     def setUp(self) -> None:
         self.home = Path(os.path.realpath(self.mktemp()))
@@ -64,8 +64,7 @@ class OperationTests(ConnectionCase):
         connection = await self.connection()
         content = b"all work and no play\n" * 30_000
         for compress in ("zlib", *connection.compress):
-            if negotiate("auto", [compress]) is None:
-                continue  # this machine's Python may have no zstd
+            negotiate(compress, connection.compress)
             (self.home / "source").write_bytes(content)
             got = bytearray()
             await download(connection, b"source", got.extend, compress=compress)
