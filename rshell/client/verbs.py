@@ -20,6 +20,7 @@ from rshell.client.records import (
     SessionInfo,
     Whoami,
 )
+from rshell.client.role_verbs import RoleVerbs
 from rshell.client.session import Session
 from rshell.client.uplink import Uplink
 from rshell.link.core.errors import ErrorCode
@@ -30,11 +31,23 @@ __all__ = ["GatewayVerbs"]
 MAX_ANSWER_BYTES = 256 * 1024 * 1024
 #: Verbs that change nothing: asked again when the link broke before the answer was there.
 _READ_ONLY = frozenset(
-    {"audit", "devices", "handlers", "metrics", "probe", "sessions", "whoami", "why"}
+    {
+        "audit",
+        "devices",
+        "handlers",
+        "metrics",
+        "operators",
+        "probe",
+        "roles.check",
+        "roles.list",
+        "sessions",
+        "whoami",
+        "why",
+    }
 )
 
 
-class GatewayVerbs:
+class GatewayVerbs(RoleVerbs):
     """Asks a gateway.
 
     Args:
@@ -140,13 +153,18 @@ class GatewayVerbs:
         invitation: Invitation = await self._ask("invite", Invitation, request)
         return invitation
 
-    async def invite_operator(self, name: str, role: str, *, ttl_seconds: int = 3600) -> Invitation:
+    async def invite_operator(self, name: str, *roles: str, ttl_seconds: int = 3600) -> Invitation:
         """Make a join string for a new operator; it is a secret until it is used or expires.
 
         Raises:
             Refused: The role forbids it, or there is no such role.
         """
-        request = {"kind": "operator", "name": name, "role": role, "ttl_s": ttl_seconds}
+        request = {
+            "kind": "operator",
+            "name": name,
+            "roles": list(roles),
+            "ttl_s": ttl_seconds,
+        }
         invitation: Invitation = await self._ask("invite", Invitation, request)
         return invitation
 
@@ -201,7 +219,7 @@ class GatewayVerbs:
         return rows
 
     async def whoami(self) -> Whoami:
-        """Return this operator's name and role, as the gateway knows them."""
+        """Return this operator's name and roles, as the gateway knows them."""
         answer: Whoami = await self._ask("whoami", Whoami, {})
         return answer
 
