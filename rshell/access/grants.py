@@ -163,7 +163,10 @@ class CompiledGrant:
     grant: Grant
     _covers: Predicate
     _handlers: frozenset[str]
+    _any_handler: bool
     _logins: frozenset[str]
+    _any_login: bool
+    _default_login: bool
     _forward: tuple[ForwardRule, ...]
     _forward_back: tuple[ForwardRule, ...]
 
@@ -175,7 +178,10 @@ class CompiledGrant:
             grant=grant,
             covers=_predicate(selectors.parse(grant.select)),
             handlers=frozenset(grant.handlers),
+            any_handler=ANY in grant.handlers,
             logins=frozenset(grant.logins),
+            any_login=ANY in grant.logins,
+            default_login=not grant.logins or ANY in grant.logins,
             forward=tuple(parse_rule(text) for text in grant.forward),
             forward_back=tuple(parse_rule(text) for text in grant.forward_back),
         )
@@ -188,14 +194,13 @@ class CompiledGrant:
         """Whether it is about a handler at all."""
         if handler == FORWARD:
             return bool(self._forward or self._forward_back)
-        return handler in self._handlers or ANY in self._handlers
+        return self._any_handler or handler in self._handlers
 
     def admits_login(self, handler: str, login: str | None) -> bool:
         """Whether it grants asking for that login; None is the device's default."""
-        logins = self._logins
         if login is None:
-            return not logins or ANY in logins or handler in _WITHOUT_LOGIN
-        return login in logins or ANY in logins
+            return self._default_login or handler in _WITHOUT_LOGIN
+        return self._any_login or login in self._logins
 
     def admits_request(self, handler: str, request: Mapping[str, Any] | None) -> bool:
         """Whether it grants what is asked of the handler; that matters for ``forward`` only.
@@ -230,8 +235,9 @@ class CompiledGrant:
         return (
             self.names(handler)
             and self.admits_login(handler, login)
-            and self.covers(device)
-            and self.admits_request(handler, request)
+            and not device.name_provisional
+            and self._covers(device.name, device.labels)
+            and (handler != FORWARD or self.admits_request(handler, request))
         )
 
     def missing(
@@ -260,6 +266,8 @@ class CompiledGrant:
 def _predicate(selector: selectors.Selector) -> Predicate:
     """Return the selector as nested functions: three times as fast as walking its terms."""
     tests = [_term(term) for term in selector.terms]
+    if str(selector) == ANY:
+        return lambda _name, _labels: True
     if len(tests) == 1:
         return tests[0]
     if len(tests) == 2:
@@ -269,26 +277,22 @@ def _predicate(selector: selectors.Selector) -> Predicate:
 
 
 def _term(term: Any) -> Predicate:
-    key, negated = term.key, term.negated
+    key, negated, globs = term.key, term.negated, term.values
     if term.form == "absent":
         return lambda _name, labels: key not in labels
-    fits = _values(term.values)
-    if key == "name":
-        return lambda name, _labels: not fits(name) if negated else fits(name)
-
-    def of_label(_name: str, labels: Mapping[str, str]) -> bool:
-        value = labels.get(key)
-        found = value is not None and fits(value)
-        return not found if negated else found
-
-    return of_label
-
-
-def _values(globs: Sequence[Any]) -> Callable[[str], bool]:
     texts = frozenset(glob.text for glob in globs)
-    if ANY in texts:
-        return lambda _value: True
-    if not any(mark in text for text in texts for mark in "*?"):
-        return texts.__contains__
-    fitting = [glob.matches for glob in globs]
-    return lambda value: any(fits(value) for fits in fitting)
+    if any(mark in text for text in texts for mark in "*?"):
+        return _wild(key, negated, [glob.matches for glob in globs])
+    # An absent label is None, which is none of the texts.
+    if key == "name":
+        return lambda name, _labels: (name in texts) != negated
+    return lambda _name, labels: (labels.get(key) in texts) != negated
+
+
+def _wild(key: str, negated: bool, fitting: Sequence[Callable[[str], bool]]) -> Predicate:
+    def holds(name: str, labels: Mapping[str, str]) -> bool:
+        value = name if key == "name" else labels.get(key)
+        found = value is not None and any(fits(value) for fits in fitting)
+        return found != negated
+
+    return holds
