@@ -24,7 +24,15 @@ _MAX_GATEWAYS = 16
 _MIN_RESTART = 3600
 _KNOWN = {
     "link": ("gateways", "mode", "proxy", "restart_after_s"),
-    "reboot": ("command", "boot_id_file"),
+    "reboot": (  # but for boot_id_file the keeper's: jobs/settings.py
+        "command",
+        "poweroff_command",
+        "restart_agent_command",
+        "boot_id_file",
+        "min_interval_seconds",
+        "max_per_hour",
+        "patience_seconds",
+    ),
     "keeper": ("agent_user", "start"),
 }
 _SECTIONS = (*_KNOWN, "policy")

@@ -12,6 +12,7 @@ that the keeper gave, which is passed on unchanged.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -23,6 +24,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from rshell.handlers import Outcome, ProcessRequest
+from rshell.handlers.confirm import GUARD
 from rshell.link.core.errors import ErrorCode, RemoteProtocolError
 from rshell.link.core.events import DataReceived, EventReceived, LimitReceived
 from rshell.link.core.messages import Open, Opened, decode_event
@@ -35,11 +37,13 @@ __all__ = ["Courier", "StreamLink", "open_frame", "outcome_of"]
 
 #: The keeper's socket is not read while more than this waits for the link.
 QUEUE_BYTES = 64 * 1024
-#: To an older keeper a viewer's OPEN would read as an attach, and displace who is there.
+#: To an older keeper a viewer's OPEN would read as an attach, and displace who is there; a command
+#: with a rollback would run without one.
 _OLD_KEEPER = (
-    "the device's keeper is older than its agent and cannot show sessions; "
-    "it is replaced when it has none left"
+    "the device's keeper is older than its agent and cannot {what}; "
+    "it is replaced when it has no session left"
 )
+_WHAT = {"view": "show sessions", "confirm": "undo what is not confirmed"}
 
 
 class StreamLink(Protocol):
@@ -66,12 +70,15 @@ class StreamLink(Protocol):
         """There may be something to send."""
 
 
-def open_frame(request: Open, process: ProcessRequest | None) -> bytes:
+def open_frame(
+    request: Open, process: ProcessRequest | None, link_age_seconds: float | None = None
+) -> bytes:
     """Return the keeper's OPEN for a link's OPEN, built field by field (docs/keeper.md K14).
 
     Args:
         request: The peer's OPEN.
         process: What to run; None for who joins or watches what runs already.
+        link_age_seconds: Since the link that brought it was dialled.
 
     Raises:
         ValueError: It does not fit into a frame.
@@ -85,6 +92,8 @@ def open_frame(request: Open, process: ProcessRequest | None) -> bytes:
         "login": request.login,
         "limit": request.start.limit,
     }
+    if link_age_seconds is not None:
+        body["link_age_ms"] = math.ceil(link_age_seconds * 1000)
     if process is not None:
         body["detach"] = process.detach
         body["process"] = _process_map(process)
@@ -117,7 +126,20 @@ def _process_map(process: ProcessRequest) -> dict[str, Any]:
         body["argv"] = [wire.base64(argument) for argument in process.argv]
     if process.line is not None:
         body["line"] = wire.base64(process.line)
+    if process.confirm is not None:
+        body["confirm"] = {
+            "seconds": process.confirm.seconds,
+            "rollback": wire.base64(process.confirm.rollback),
+            "keep_failed": process.confirm.keep_failed,
+        }
     return body
+
+
+def feature_of(request: Open, process: ProcessRequest | None) -> str | None:
+    """Return the feature that a keeper must have for this: an older one would ignore the key."""
+    if request.view:
+        return "view"
+    return "confirm" if process is not None and process.confirm is not None else None
 
 
 def outcome_of(body: dict[str, Any]) -> Outcome:
@@ -134,7 +156,7 @@ class KeeperSide(TwistedProtocol):
     def __init__(self, courier: Courier, opening: bytes, needs: str | None) -> None:
         self._courier = courier
         self._opening = opening
-        self._needs = needs
+        self.needs = needs
         self._decoder = wire.Decoder()
 
     def connectionMade(self) -> None:
@@ -142,15 +164,15 @@ class KeeperSide(TwistedProtocol):
         if self._courier.over:
             transport.abortConnection()
         else:
-            opening = b"" if self._needs else self._opening  # no need to wait for WELCOME
+            opening = b"" if self.needs else self._opening  # no need to wait for WELCOME
             transport.write(hello_frame("stream") + opening)
 
     def welcomed(self, body: wire.Map) -> bool:
         """Send the OPEN that needs a feature; say whether the keeper has it."""
         features = body.get("features")
-        if self._needs is None:
+        if self.needs is None:
             return True
-        if not isinstance(features, list) or self._needs not in features:
+        if not isinstance(features, list) or self.needs not in features:
             return False
         transport: Any = self.transport
         transport.write(self._opening)
@@ -178,12 +200,14 @@ class Courier:
         opening: The keeper's, from `open_frame`.
         weight: The stream's share of the link.
         ended: Called once: (outcome or None, code, message).
+        needs: A feature that the keeper must have.
 
     Attributes:
         keeper_side: The Twisted protocol to connect to the keeper.
         over: Whether the stream has ended on the link.
         displaced: Set by whoever starts a newer courier for the same session: the keeper closes
             this one then, and the operator shall read ``duplicate`` instead of ``link-lost``.
+        unproved: Called when a change waits to be confirmed, and this link was dialled before it.
     """
 
     _log = Logger()
@@ -196,8 +220,10 @@ class Courier:
         opening: bytes,
         weight: int,
         ended: Callable[[Outcome | None, str, str], None],
+        needs: str | None = None,
     ) -> None:
-        self.keeper_side = KeeperSide(self, opening, "view" if request.view else None)
+        self.keeper_side = KeeperSide(self, opening, needs or feature_of(request, None))
+        self.unproved: Callable[[], None] | None = None
         self.over = False
         self.displaced = False
         self._link = link
@@ -226,7 +252,8 @@ class Courier:
             return
         if kind == wire.WELCOME:
             if not self.keeper_side.welcomed(wire.parse_map(payload)):
-                self.end(ErrorCode.VERSION.value, _OLD_KEEPER)
+                what = _WHAT.get(self.keeper_side.needs or "", "do that")
+                self.end(ErrorCode.VERSION.value, _OLD_KEEPER.format(what=what))
                 self._drop_keeper()
         elif kind == wire.DATA and self._opened:
             self._queue.append(OutData(payload, bool(flags & wire.STDERR), bool(flags & wire.EOF)))
@@ -265,6 +292,8 @@ class Courier:
         last = event.kind == "outcome"
         if last:
             self._outcome = outcome_of(event.body)
+        elif event.kind == GUARD and event.body.get("fresh") is False and self.unproved:
+            self.unproved()
         # an urgent one overtakes bytes, but no event: numbers stay in order (rule V1)
         overtakes = urgent and not any(isinstance(item, OutEvent) for item in self._queue)
         item = OutEvent(payload, event.seq, urgent, last)

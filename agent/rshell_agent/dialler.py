@@ -174,6 +174,15 @@ class Dialler:
         self._wait(MIN_SECONDS)
         link.go_away(GoAway(code=ErrorCode.NONE.value), close=True, reason=reason)
 
+    def renew(self, link: DialledLink, reason: str) -> None:
+        """Dial anew, to see that it can be done; the current link stays until that is welcomed."""
+        if link is not self._link or self.state is not DiallerState.CONNECTED:
+            return
+        self._log.info("dialling anew: {reason}", reason=reason)
+        self._link = None
+        self._leaving.append(link)
+        self._wait(MIN_SECONDS)
+
     def resumed(self, reason: str) -> None:
         """The machine slept: what was connected is dead, and what waits shall try again soon.
 

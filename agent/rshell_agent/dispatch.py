@@ -9,6 +9,7 @@ only be the keeper's, and goes there without running the handler again.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -21,7 +22,7 @@ from rshell.link.channel import StreamChannel
 from rshell.link.core.errors import ErrorCode
 from rshell.link.core.messages import Open, Opened, SessionReport
 from rshell.link.protocol import LinkProtocol
-from rshell_agent.courier import Courier, open_frame
+from rshell_agent.courier import Courier, feature_of, open_frame
 from rshell_agent.handler_run import HandlerRun
 from rshell_agent.keeper_client import KeeperClient, KeeperUnavailable
 from rshell_agent.policy import PolicyWatch
@@ -42,6 +43,9 @@ class StreamDispatcher:
         keeper: Where spliced streams go.
         device: Returns the context for handlers.
         clock: For graces, and what must not happen at once.
+
+    Attributes:
+        renew_link: Called with a link when only one that is dialled now can prove a change good.
     """
 
     _log = Logger()
@@ -59,6 +63,7 @@ class StreamDispatcher:
         self._keeper = keeper
         self._device = device
         self._clock = clock
+        self.renew_link: Callable[[LinkProtocol], None] | None = None
         self._served = ServedSessions(clock)
         self._couriers: dict[bytes, Courier] = {}
 
@@ -207,7 +212,7 @@ class StreamDispatcher:
     ) -> Courier | None:
         """Return a courier for a stream; refuse one that is too large for the keeper."""
         try:
-            opening = open_frame(request, process)
+            opening = open_frame(request, process, self._age(link))
         except ValueError as error:
             message = f"too large for the device's keeper: {error}"
             link.refuse(number, ErrorCode.BAD_REQUEST, message)
@@ -220,7 +225,20 @@ class StreamDispatcher:
                 Deferred.fromCoroutine(self._policy.refresh())
             ended(outcome, code, message)
 
-        return Courier(link, number, request, opening, weight, over)
+        needs = feature_of(request, process)
+        courier = Courier(link, number, request, opening, weight, over, needs)
+        courier.unproved = partial(self._unproved, link)
+        return courier
+
+    def _age(self, link: LinkProtocol) -> float | None:
+        """Return the seconds since a link was dialled; None if that is not known."""
+        dialled_at = getattr(link.peer, "dialled_at", None)
+        return None if dialled_at is None else max(0.0, self._clock.seconds() - dialled_at)
+
+    def _unproved(self, link: LinkProtocol) -> None:
+        if self.renew_link is not None:
+            # not from here: the courier is in the middle of what the keeper said
+            self._clock.callLater(0, self.renew_link, link)
 
     async def _connect(self, courier: Courier) -> None:
         try:

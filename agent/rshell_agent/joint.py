@@ -21,6 +21,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from rshell.interfaces import IHandlerChannel
+from rshell.link.core.constants import MAX_PAYLOAD
 
 __all__ = ["Joint", "SocketSide"]
 
@@ -67,6 +68,9 @@ class SocketSide(Protocol):
     def connectionMade(self) -> None:
         transport: Any = self.transport
         transport.pauseProducing()
+        # One read is one frame, and as much may wait to be written: 64 KiB were no faster, and took
+        # 50 KB more of a small device for each connection that nobody reads.
+        transport.bufferSize = MAX_PAYLOAD
         if ITCPTransport.providedBy(transport):
             # The other end's writes come as it made them; keystrokes must not wait for an ACK.
             transport.setTcpNoDelay(True)

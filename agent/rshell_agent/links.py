@@ -346,6 +346,10 @@ class AgentLinks:
         if self._flights is not None:
             self._flights.stop()
 
+    def prove(self, link: LinkProtocol) -> None:
+        """A change waits to be confirmed over a link that was dialled after it."""
+        self.dialler.renew(link, "a change on this device is to be confirmed over a new link")
+
     def renewed(self, link: LinkProtocol) -> None:
         """The certificate was renewed over this link; a link only for that has done its work."""
         if link.peer.welcome is not None and link.peer.welcome.renew_only:

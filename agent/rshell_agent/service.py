@@ -28,6 +28,7 @@ from rshell_agent.flight_report import FlightSender
 from rshell_agent.handlers.forward import Forwards
 from rshell_agent.home import HomeLock, state_directory
 from rshell_agent.identity import DeviceIdentity, LinkMemory
+from rshell_agent.job_notes import JobNotes
 from rshell_agent.keeper_client import KeeperClient, KeeperUnavailable
 from rshell_agent.links import AgentLinks, Greeting
 from rshell_agent.policy import PolicyWatch
@@ -125,6 +126,7 @@ class AgentService(Service):
         )
         times = DeviceTimes(trusted=lambda: self._floor.trusted)
         self._recorder = FlightRecorder(self._state / "flight", reactor, boot_id, times)
+        self._notes = JobNotes(self._keeper, self._recorder)
         self._suspension = SuspensionWatch(reactor, self._slept, self._clock_stepped)
         chance, wheel = random.SystemRandom(), TimerWheel(reactor)
         proxy = Proxy.parse(self._config.link.proxy) if self._config.link.proxy else None
@@ -145,6 +147,7 @@ class AgentService(Service):
         links.dispatcher = StreamDispatcher(
             self._registry, self._policy, self._keeper, self._context, reactor
         )
+        links.dispatcher.renew_link = links.prove
         links.renewal = Renewal(
             reactor, self._floor.logical_now, self._identity, self._store, links.renewed
         )
@@ -234,6 +237,7 @@ class AgentService(Service):
             self._floor.save()
         self._end_if_useless()
         await self._policy.refresh()
+        await self._notes.carry()
         try:
             reply = await self._keeper.call("status")
             self._keeper_sessions = int(reply.get("sessions") or 0)

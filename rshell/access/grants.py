@@ -36,7 +36,7 @@ FORWARD = "forward"
 MAX_NAMES = 64
 
 #: These run as no login of the device, so they are asked for without one.
-_WITHOUT_LOGIN = frozenset({"facts", "forward", "reboot"})
+_WITHOUT_LOGIN = frozenset({"facts", "forward"})
 _ROLE = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}", re.ASCII)
 _HANDLER = re.compile(r"[a-z][a-z0-9_.-]{0,62}", re.ASCII)
 # What useradd(8) takes, and the upper case and dots that some directories have.

@@ -12,7 +12,7 @@ import sys
 from collections import deque
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import attrs
 from twisted.internet.defer import Deferred
@@ -24,9 +24,9 @@ from rshell.cli.away import notice_for
 from rshell.cli.pipes import ByteSink, ByteSource, CannotWrite
 from rshell.cli.presenting import Presenter
 from rshell.cli.running import Surroundings
-from rshell.client import Outcome, RshellError, Session, SessionReceiver
+from rshell.client import Away, Outcome, RshellError, SessionReceiver
 
-__all__ = ["Fanout", "Outputs", "Target"]
+__all__ = ["Fanout", "Outputs", "Running", "Target"]
 
 #: After a cancel the device has this long to end what runs (it is told TERM, then KILL).
 CANCEL_SECONDS = 5.0
@@ -102,6 +102,32 @@ class Target:
     absent: Outcome | None = None
 
 
+class Running(Protocol):
+    """What runs on one device: a `rshell.client.Session`, or what behaves as one."""
+
+    link_changed: Callable[[Away | None], None] | None
+
+    @property
+    def away(self) -> Away | None: ...
+
+    @property
+    def outcome(self) -> Deferred[Outcome]: ...
+
+    def write(self, data: bytes) -> None: ...
+
+    def write_eof(self) -> None: ...
+
+    def registerProducer(self, producer: Any, streaming: bool) -> None: ...
+
+    def unregisterProducer(self) -> None: ...
+
+    def pause(self) -> None: ...
+
+    def resume(self) -> None: ...
+
+    def cancel(self) -> None: ...
+
+
 class _Shown:
     """A session's receiver that shows what it gets."""
 
@@ -127,7 +153,7 @@ class Fanout:
 
     Args:
         surroundings: Reactor and signals.
-        open_session: (device, receiver) -> Session; its `RshellError` is the device's outcome.
+        open_session: (device, receiver) -> what runs; its `RshellError` is the device's outcome.
         present: (device) -> Presenter.
         outputs: Where the presenters write.
         concurrency: How many sessions run at once.
@@ -137,7 +163,7 @@ class Fanout:
     def __init__(
         self,
         surroundings: Surroundings,
-        open_session: Callable[[str, SessionReceiver], Session],
+        open_session: Callable[[str, SessionReceiver], Running],
         present: Callable[[str], Presenter],
         outputs: Outputs,
         *,
@@ -151,7 +177,7 @@ class Fanout:
         self._concurrency = concurrency
         self._stdin = stdin
         self._waiting: deque[Target] = deque()
-        self._running: dict[int, Session] = {}
+        self._running: dict[int, tuple[str, Running]] = {}
         self._outcomes: list[Outcome] = []
         self._done: Deferred[None] = Deferred()
         self._cancelled = False
@@ -200,18 +226,18 @@ class Fanout:
             outcome = Outcome(status="refused", code=error.code, message=error.message)
             self._finish(presenter, outcome)
             return
-        self._running[id(session)] = session
+        self._running[id(session)] = (target.device, session)
         session.link_changed = partial(self._notice.changed, target.device)
         self._notice.changed(target.device, session.away)
         if self._stdin:
             self._source = ByteSource(self._surroundings.reactor, 0, self._input)
         else:
             session.write_eof()
-        session.outcome.addCallback(self._ended, session, presenter)
+        session.outcome.addCallback(self._ended, id(session), presenter)
 
-    def _ended(self, outcome: Outcome, session: Session, presenter: Presenter) -> None:
-        del self._running[id(session)]
-        self._notice.changed(session.device or "", None)
+    def _ended(self, outcome: Outcome, number: int, presenter: Presenter) -> None:
+        device, _ = self._running.pop(number)
+        self._notice.changed(device, None)
         self._finish(presenter, outcome)
         self._fill()
 
@@ -226,13 +252,13 @@ class Fanout:
     def _opened(self) -> None:
         """The device accepted: only now may our standard input be read."""
         source = self._source
-        for session in self._running.values():
+        for _, session in self._running.values():
             if source is not None:
                 session.registerProducer(source, True)
                 source.start()
 
     def _input(self, data: bytes) -> None:
-        for session in self._running.values():
+        for _, session in self._running.values():
             if data:
                 session.write(data)
             else:
@@ -248,7 +274,7 @@ class Fanout:
         if full == self._paused:
             return
         self._paused = full
-        for session in list(self._running.values()):
+        for _, session in list(self._running.values()):
             if full:
                 session.pause()
             else:
@@ -270,9 +296,9 @@ class Fanout:
             return
         self._cancelled = True
         self._waiting.clear()
-        for session in list(self._running.values()):
+        for _, session in list(self._running.values()):
             session.cancel()
-        reachable = any(session.away is None for session in self._running.values())
+        reachable = any(session.away is None for _, session in self._running.values())
         # Those that are away cannot hear of it, so there is nothing to wait for.
         delay = CANCEL_SECONDS if reachable else 0.0
         self._surroundings.reactor.callLater(delay, self._give_up)
@@ -280,9 +306,9 @@ class Fanout:
 
     def _give_up(self) -> None:
         self._notice.stop()
-        for session in self._running.values():
+        for device, session in self._running.values():
             if session.away is not None:
-                name = printable(session.device or "")
+                name = printable(device)
                 sys.stderr.write(f"rshell: {name}: the link is away; what runs there may go on\n")
         sys.stderr.flush()
         self._leave()

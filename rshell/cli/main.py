@@ -23,6 +23,9 @@ VERBS: dict[str, tuple[str, str]] = {
     "attach": ("rshell.cli.sessions:attach", "Continue a session, or watch it."),
     "audit": ("rshell.cli.listings:audit", "Show who did what to which device."),
     "call": ("rshell.cli.call:call", "Call any handler of one device or of many."),
+    "cat": ("rshell.cli.files:cat", "Show files of devices."),
+    "confirm": ("rshell.cli.confirm:confirm", "Let a change stand that waits for it."),
+    "cp": ("rshell.cli.cp:cp", "Copy files to, from and between devices."),
     "demo": ("rshell.cli.demo:demo", "Try it all out on this machine, with toy devices."),
     "devices": ("rshell.cli.listings:devices", "List devices."),
     "forward": ("rshell.cli.forward:forward", "Reach ports of a device, or let it reach ours."),
@@ -30,16 +33,20 @@ VERBS: dict[str, tuple[str, str]] = {
     "invite": ("rshell.cli.admin:invite", "Make a join string for a device or an operator."),
     "join": ("rshell.cli.admin:join", "Make this machine an operator's."),
     "label": ("rshell.cli.admin:label", "Set or remove labels of a device."),
+    "ls": ("rshell.cli.files:ls", "List files on devices."),
     "metrics": ("rshell.cli.links:metrics", "Print the gateway's counters, for Prometheus."),
     "operators": ("rshell.cli.roles:operators", "List operators, their roles, when last seen."),
     "probe": ("rshell.cli.links:probe", "Ask a device for a sign of life now."),
     "quarantine": ("rshell.cli.links:quarantine", "Keep a device out, or let it in again."),
+    "reboot": ("rshell.cli.reboot:reboot", "Restart devices, and see them return."),
     "rename": ("rshell.cli.admin:rename", "Rename a device, or accept its own name."),
     "revoke": ("rshell.cli.admin:revoke", "Take a device's or operator's rights away."),
+    "rm": ("rshell.cli.files:rm", "Remove files on devices."),
     "roles": ("rshell.cli.roles:roles", "Say who may do what on which devices."),
     "run": ("rshell.cli.run:run", "Run a command on one device or on many."),
     "sessions": ("rshell.cli.sessions:sessions", "List sessions that live on devices."),
     "shell": ("rshell.cli.shell:shell", "Open a login shell on a device."),
+    "tail": ("rshell.cli.tail:tail", "Show the ends of logs, and follow them."),
     "whoami": ("rshell.cli.listings:whoami", "Show which operator you are."),
     "why": ("rshell.cli.links:why", "Show what happened to a device's link, and why."),
 }
@@ -78,6 +85,7 @@ def cli() -> None:
     rshell shell pump-17                         a login shell
     rshell run pump-17 -- uptime                 one command, as with ssh
     rshell run 'site=berlin' -- uptime           the same on many devices
+    rshell cp pump.conf pump-17:/etc/            copy files there, or back
     rshell why pump-17                           what happened to its link
     rshell invite device --name pump-18          let another device in
 

@@ -11,12 +11,14 @@ import click
 
 from rshell.cli import statuses
 from rshell.cli.choosing import choose, names_one
+from rshell.cli.confirm import Change, confirm_options
 from rshell.cli.fanout import Fanout, Outputs
 from rshell.cli.options import common_options, login_option, settings_of
 from rshell.cli.presenting import JsonPresenter, PrefixPresenter, Presenter, RawPresenter, Write
 from rshell.cli.running import Surroundings, run_with_client
 from rshell.client import Client, Session, SessionReceiver
 from rshell.client.commands import exec_request
+from rshell.client.confirming import Hearing
 from rshell.client.requests import encode_request
 
 __all__ = ["CommandLine", "command_of", "presenter_for", "run"]
@@ -105,6 +107,7 @@ def presenter_for(
 @click.option("-n", "--no-input", is_flag=True, help="Do not pass standard input on.")
 @click.option("--line", "as_line", is_flag=True, help="Join the words; the login's shell runs it.")
 @click.option("--argv", "as_argv", is_flag=True, help="Run the words as they are, even one.")
+@confirm_options
 @common_options
 @click.argument("selector")
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
@@ -120,6 +123,10 @@ def run(
     no_input: bool,
     as_line: bool,
     as_argv: bool,
+    confirm: int | None,
+    rollback: str | None,
+    confirm_ask: bool,
+    confirm_failed: bool,
 ) -> int:
     """Run a command on every device that SELECTOR picks.
 
@@ -129,6 +136,10 @@ def run(
     rshell run pump-17 --as root -- tar c /etc > etc.tar
     rshell run 'pump-*,site=berlin' --timeout 10 -- systemctl is-active pumpd
 
+    \b
+    rshell run --confirm 120 --rollback 'cp /root/net.bak /etc/net.conf; apply-net' \\
+        pump-17 -- apply-net                      undone unless a new link comes about in 120 s
+
     Several words are run exactly as given, without any shell.
 
     One device: its output is ours, our standard input is passed on, and the exit status is the
@@ -137,31 +148,46 @@ def run(
     Several devices: each line gets the device's name in front, and the exit status is 0 only if
     all succeeded. Devices that are away count as failed.
 
+    With --confirm the device writes the rollback down before it runs the command, dials a new link
+    after it, and runs the rollback by itself unless this rshell confirms over that link in time: so
+    a change that cuts the link undoes itself, over a crash or a restart too. A command that fails
+    is undone at once. The time counts from the command's start. Status 255 if it was undone.
+
     Ctrl-C cancels what runs; a second one leaves at once.
     """
     if as_line and as_argv:
         raise click.UsageError("give either --line or --argv")
     names_one(selector)
     argv, line = command_of(command, as_line=as_line, as_argv=as_argv)
-    request = encode_request(exec_request(argv, line, timeout))
+    change = Change.of(confirm, rollback, confirm_ask, confirm_failed)
+    request = encode_request(exec_request(argv, line, timeout, change.request if change else None))
     settings = settings_of(context)
 
     async def main(surroundings: Surroundings, client: Client) -> int:
         def open_session(device: str, receiver: SessionReceiver) -> Session:
-            return client.open(device, "exec", request, receiver, login=login)
+            if confirmer is None or change is None:
+                return client.open(device, "exec", request, receiver, login=login)
+            hearing = Hearing(receiver, confirmer.heard)
+            hearing.session = client.open(
+                device, "exec", request, hearing, login=login, grace_seconds=change.grace_seconds
+            )
+            return hearing.session
 
         targets = await choose(client, selector)
         single = len(targets) == 1
+        if change is not None and change.ask and not single:
+            raise click.UsageError("--confirm-ask is for one device")
         outputs = Outputs(surroundings.reactor)
         prefixed = not single and not no_prefix
         present = partial(presenter_for, outputs, settings.json, prefixed, False)
+        confirmer = change.confirmer(surroundings, outputs, settings.json) if change else None
         fanout = Fanout(
             surroundings,
             open_session,
             present,
             outputs,
             concurrency=concurrency,
-            stdin=single and not no_input,
+            stdin=single and not no_input and change is None,
         )
         outcomes = await fanout.run(targets)
         own = statuses.of_one(outcomes[0]) if single and outcomes else statuses.of_many(outcomes)

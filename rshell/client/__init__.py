@@ -9,6 +9,7 @@
     absence.py    when a session without a stream asks again, and gives up; replays.py: old output
     forwards.py   Forward, BackForward: ports and sockets, here and there (imported by itself)
     uplink.py     a link to a gateway, dialled again while it is needed
+    tails.py      the ends of a device's logs, followed through reboots
     commands.py   whole commands with their output in memory, on one device or many
     outcomes.py   every way a session can end, as one record
     records.py    what the gateway's own verbs answer
@@ -61,6 +62,7 @@ from rshell.client.records import (
     Whoami,
 )
 from rshell.client.session import Session, SessionReceiver
+from rshell.client.tails import Tail, TailLine, TailNotice, TailReceiver
 from rshell.client.uplink import Uplink
 
 __all__ = [
@@ -88,6 +90,10 @@ __all__ = [
     "Session",
     "SessionInfo",
     "SessionReceiver",
+    "Tail",
+    "TailLine",
+    "TailNotice",
+    "TailReceiver",
     "Uplink",
     "Whoami",
     "connect",

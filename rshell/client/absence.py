@@ -40,16 +40,24 @@ class Absence:
         uplink: Asked for a link.
         user: The session; its ``link_ready`` is called when it is time to ask again.
         expired: Called when the grace is over.
+        grace_seconds: How long to try.
 
     Attributes:
         away: Since when, until when, and why; None while there is a stream.
     """
 
-    def __init__(self, uplink: Uplink, user: LinkUser, expired: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        uplink: Uplink,
+        user: LinkUser,
+        expired: Callable[[], None],
+        grace_seconds: float,
+    ) -> None:
         self.away: Away | None = None
         self._uplink = uplink
         self._user = user
         self._expired = expired
+        self._grace_seconds = grace_seconds
         self._grace: WheelTimer | None = None
         self._again: IDelayedCall | None = None
         self._failures = 0
@@ -62,9 +70,9 @@ class Absence:
         """
         now = self._uplink.wheel.seconds()
         if self.away is None:
-            until = now + self._uplink.grace_seconds
+            until = now + self._grace_seconds
             self.away = Away(now, until, reason)
-            self._grace = self._uplink.wheel.call_later(self._uplink.grace_seconds, self._expired)
+            self._grace = self._uplink.wheel.call_later(self._grace_seconds, self._expired)
         else:
             self.away = attrs.evolve(self.away, reason=reason)
         delay = 0.0

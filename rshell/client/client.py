@@ -125,6 +125,11 @@ class Client(GatewayVerbs):
         await self.close()
 
     @property
+    def reactor(self) -> Any:
+        """The reactor that this client runs on."""
+        return self._reactor
+
+    @property
     def closed(self) -> bool:
         """Whether there will be no link any more: `close` was called, or we were refused."""
         return self._uplink.refusal is not None
@@ -160,6 +165,7 @@ class Client(GatewayVerbs):
         login: str | None = None,
         priority: str = "normal",
         window: int = DEFAULT_WINDOW,
+        grace_seconds: float | None = None,
     ) -> Session:
         """Open a session of a handler on a device.
 
@@ -171,6 +177,8 @@ class Client(GatewayVerbs):
             login: The account on the device; None asks for its default.
             priority: ``interactive``, ``normal`` or ``bulk``: the share of a busy link.
             window: Bytes the device may be ahead of the receiver.
+            grace_seconds: How long to try to come back when the way to the device breaks; None
+                is a minute, which suits networks, not devices that restart.
 
         Returns:
             The session; refusals and all else come as its outcome.
@@ -179,7 +187,7 @@ class Client(GatewayVerbs):
             ConnectionFailed: There is no link, and there will be none.
             Refused: The request does not fit into a control frame, or too many streams are open.
         """
-        session = Session(self._uplink, device, handler, receiver)
+        session = Session(self._uplink, device, handler, receiver, grace_seconds=grace_seconds)
         session.start(
             encode_request(request),
             login=login,
@@ -197,6 +205,7 @@ class Client(GatewayVerbs):
         view: bool = False,
         priority: str = "interactive",
         window: int = DEFAULT_WINDOW,
+        grace_seconds: float | None = None,
     ) -> Session:
         """Go on with a session of ours that lives on a device, or watch it.
 
@@ -209,6 +218,7 @@ class Client(GatewayVerbs):
             view: Only watch; whoever drives it goes on.  What is sent to it has no effect.
             priority: As in `open`.
             window: As in `open`.
+            grace_seconds: As in `open`.
 
         Returns:
             The session.  Whoever drove it until now is told ``duplicate``.  Send input once
@@ -234,6 +244,7 @@ class Client(GatewayVerbs):
             session_id=_session_id(info),
             attempt=0 if view else info.attempt,
             view=view,
+            grace_seconds=grace_seconds,
         )
 
         async def newest() -> int | None:

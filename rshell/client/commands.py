@@ -12,7 +12,7 @@ from twisted.internet.defer import Deferred
 from rshell.client.errors import RshellError
 from rshell.client.outcomes import Outcome
 from rshell.client.session import Session
-from rshell.handlers import ExecRequest
+from rshell.handlers import Confirm, ExecRequest
 
 __all__ = ["MAX_OUTPUT_BYTES", "Collected", "CompletedCommand", "RunMany", "exec_request"]
 
@@ -85,6 +85,7 @@ def exec_request(
     argv: Sequence[str | bytes] | None = None,
     line: str | bytes | None = None,
     timeout_seconds: float | None = None,
+    confirm: Confirm | None = None,
 ) -> ExecRequest:
     """Return the request for one command.
 
@@ -92,6 +93,7 @@ def exec_request(
         argv: Program and arguments, run as they are, without any shell.
         line: Instead: a line for the login's shell.
         timeout_seconds: The device ends the command after that long.
+        confirm: How it is undone, unless that is confirmed.
 
     Raises:
         RshellError: Code ``bad-request``: not exactly one of argv and line, or a bad timeout.
@@ -106,6 +108,7 @@ def exec_request(
             argv=None if argv is None else [_bytes(word) for word in argv],
             line=None if line is None else _bytes(line),
             timeout_ms=milliseconds,
+            confirm=confirm,
         )
     except ValueError as error:
         raise RshellError("bad-request", str(error), "") from None

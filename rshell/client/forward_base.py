@@ -25,8 +25,8 @@ MAX_CONNECTIONS = 200
 HANDLER = "forward"
 #: A device keeps what was not taken here, up to each connection's window: of many connections each
 #: has a smaller one, or 200 that nobody reads would cost it 50 MB.
-WINDOWS_BYTES = 8 * 1024 * 1024
-LEAST_WINDOW = 32 * 1024
+WINDOWS_BYTES = 4 * 1024 * 1024
+LEAST_WINDOW = 16 * 1024
 
 Begin = Callable[[ForwardConnection], None]
 

@@ -91,6 +91,7 @@ class Session:
         session_id: Of a session that somebody opened before; None makes one.
         attempt: The last attempt of that session.
         view: Only watch that session.
+        grace_seconds: How long to try to come back; None: as long as the uplink says.
 
     Attributes:
         session_id: 16 random bytes; names the session everywhere, also in the audit log.
@@ -112,6 +113,7 @@ class Session:
         session_id: bytes | None = None,
         attempt: int = 0,
         view: bool = False,
+        grace_seconds: float | None = None,
     ) -> None:
         self.session_id = session_id or os.urandom(SESSION_BYTES)
         self.attempt = attempt
@@ -133,7 +135,9 @@ class Session:
         #: When the first OPEN was sent, in the wheel's seconds.
         self._begun: float | None = None
         self._channel: StreamChannel | None = None
-        self._absence = Absence(uplink, self, self._expired)
+        self._patient = grace_seconds is not None
+        self._grace_seconds = uplink.grace_seconds if grace_seconds is None else grace_seconds
+        self._absence = Absence(uplink, self, self._expired, self._grace_seconds)
         self._replays = Replays()
         #: Of the device; told once it is acknowledged.
         self._outcome: Outcome | None = None
@@ -197,7 +201,10 @@ class Session:
         latest = self._uplink.latest
         if latest is None:
             raise ConnectionFailed(ErrorCode.LINK_LOST.value, "not connected yet", "")
-        return StreamChannel(latest, self, self._window, resumable=self._resumable)
+        channel = StreamChannel(latest, self, self._window, resumable=self._resumable)
+        if self._patient:  # the gateway's own patience is shorter than ours
+            channel.passing |= {ErrorCode.OFFLINE}
+        return channel
 
     def _ask(self, link: LinkProtocol) -> Refused | None:
         """Send the next OPEN; return why that is not possible."""
@@ -268,7 +275,7 @@ class Session:
         if away is None or channel is None:
             return
         reason = away.reason if self._uplink.link else self._uplink.last_error
-        text = f"the link was gone for {self._uplink.grace_seconds:g} s ({reason})"
+        text = f"the link was gone for {self._grace_seconds:g} s ({reason})"
         if self._begun is None:
             text += "; nothing was sent"
         elif not self.opened:
@@ -343,6 +350,10 @@ class Session:
                 "signals are named without SIG: INT, TERM, KILL, HUP, USR1 …",
             )
         self._urgent("signal", {"signal": name})
+
+    def send_event(self, kind: str, body: dict[str, Any] | None = None) -> None:
+        """Send an event of the handler's own, such as ``confirm``, at once."""
+        self._urgent(kind, body or {})
 
     def cancel(self) -> None:
         """Ask for the end of what runs: TERM, and KILL 5 s later.  The outcome still comes."""

@@ -1,9 +1,10 @@
 """What both ends of a stream agree on: the typed requests of the built-in handlers.
 
 A device's handler decodes its request with these types, an operator's client encodes them.
-``processes.py`` has shell and exec, ``sftp.py`` SFTP, ``catalogue.py`` how a device describes what
-it can do, ``flight.py`` what a device's flight recorder tells, ``decoding.py`` the strict decoder
-that every handler's request passes through.
+``processes.py`` has shell and exec, ``confirm.py`` what exec undoes if nobody confirms it,
+``sftp.py`` SFTP, ``tail.py`` the ends of logs, ``reboot.py`` what restarts a device,
+``catalogue.py`` how a device describes what it can do, ``flight.py`` what a device's flight
+recorder tells, ``decoding.py`` the strict decoder that every handler's request passes through.
 """
 
 from rshell.handlers.catalogue import (
@@ -13,6 +14,7 @@ from rshell.handlers.catalogue import (
     describe,
     encode_catalogue,
 )
+from rshell.handlers.confirm import Confirm
 from rshell.handlers.decoding import BadRequest, decode_request
 from rshell.handlers.processes import (
     ExecRequest,
@@ -20,18 +22,24 @@ from rshell.handlers.processes import (
     ShellRequest,
     TerminalSize,
 )
+from rshell.handlers.reboot import RebootRequest
 from rshell.handlers.sftp import SftpRequest
+from rshell.handlers.tail import TailMark, TailRequest
 from rshell.link.core.messages import Outcome
 
 __all__ = [
     "PRIORITIES",
     "BadRequest",
+    "Confirm",
     "ExecRequest",
     "HandlerDescription",
     "Outcome",
     "ProcessRequest",
+    "RebootRequest",
     "SftpRequest",
     "ShellRequest",
+    "TailMark",
+    "TailRequest",
     "TerminalSize",
     "catalogue_digest",
     "decode_request",

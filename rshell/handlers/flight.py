@@ -2,7 +2,8 @@
 
 Kinds: ``start``, ``stop``; ``dns``, ``tcp``, ``proxy``, ``tls``, ``unwelcomed``, ``refused`` (an
 attempt that failed); ``welcomed``, ``goaway``, ``heartbeat-lost``, ``lost``, ``address``;
-``suspended``, ``clock``.  A gateway takes any other kind too: agents are newer now and then.
+``suspended``, ``clock``; ``reboot``, ``poweroff``, ``restart-agent``, ``change`` (what became of
+it).  A gateway takes any other kind too: agents are newer now and then.
 """
 
 from __future__ import annotations

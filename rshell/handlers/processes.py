@@ -9,6 +9,8 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct, field
 
+from rshell.handlers.confirm import Confirm
+
 __all__ = ["ExecRequest", "ProcessRequest", "ShellRequest", "TerminalSize"]
 
 Rows = Annotated[int, Meta(ge=0, le=1000)]
@@ -41,7 +43,8 @@ class ExecRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     """One command: either ``argv``, run as it is, or ``line``, run by the login's shell.
 
     ``directory`` is the working directory (default: the login's home), ``timeout_ms`` ends the
-    command after that long, ``terminal`` gives it a terminal instead of pipes.
+    command after that long, ``terminal`` gives it a terminal instead of pipes.  With ``confirm`` it
+    is undone unless it is confirmed in time.
     """
 
     argv: Annotated[list[Argument], Meta(min_length=1, max_length=1024)] | None = None
@@ -50,6 +53,7 @@ class ExecRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     directory: Argument | None = None
     timeout_ms: Annotated[int, Meta(ge=1, le=2**40)] | None = None
     terminal: TerminalSize | None = None
+    confirm: Confirm | None = None
 
     def __post_init__(self) -> None:
         if (self.argv is None) == (self.line is None):
@@ -75,3 +79,4 @@ class ProcessRequest(Struct, frozen=True, kw_only=True):
     terminal: TerminalSize | None = None
     timeout_ms: int | None = None
     detach: bool = False
+    confirm: Confirm | None = None

@@ -36,12 +36,12 @@ from rshell.link.protocol import LinkProtocol
 from rshell.link.receivers import ChannelReceiver, ResumableReceiver, StreamAddress
 from rshell.link.regulator import Regulator
 
-__all__ = ["ChannelReceiver", "ResumableReceiver", "StreamAddress", "StreamChannel"]
+__all__ = ["PASSING", "ChannelReceiver", "ResumableReceiver", "StreamAddress", "StreamChannel"]
 
 #: Urgent events kept while detached; a user who types on at a dead link needs no more.
 DETACHED_EVENTS = EVENTS_UNACKNOWLEDGED
 #: Refusals of a repeated request that say nothing of the session: asked again, it may go on.
-_PASSING = frozenset(
+PASSING: frozenset[str] = frozenset(
     {ErrorCode.OVERLOAD, ErrorCode.STREAMS, ErrorCode.SHUTDOWN, ErrorCode.INTERNAL}
 )
 
@@ -68,6 +68,7 @@ class StreamChannel:
     Attributes:
         disconnecting: True once this end has said that it sends no more.
         detached_by: The code that detached it last: ``link-lost``, or of a refusal that may pass.
+        passing: Codes of refusals of a repeated request that may pass.
     """
 
     @overload
@@ -96,6 +97,7 @@ class StreamChannel:
         self.end = StreamEnd(window, link.receive_budget)
         self.disconnecting = False
         self.detached_by = ""
+        self.passing = PASSING
         self.number = 0
         self._link = link
         self._receiver = receiver
@@ -401,7 +403,7 @@ class StreamChannel:
             self._deliver(0, lambda: self._receiver.event_received("gap", gap, False))
 
     def stream_refused(self, code: str, message: str) -> None:
-        if code == ErrorCode.LINK_LOST or (self._requests > 1 and code in _PASSING):
+        if code == ErrorCode.LINK_LOST or (self._requests > 1 and code in self.passing):
             self._broken(code, message)
         else:
             self._end(code, message)

@@ -131,10 +131,9 @@ class DecidingTests(SynchronousTestCase):
 
     def test_without_login(self) -> None:
         """A list of logins leaves the default out, but for handlers that run as none."""
-        grant = Grant(handlers=("facts", "reboot", "exec"), logins=("web",))
+        grant = Grant(handlers=("facts", "exec"), logins=("web",))
         roles, bob = book(r=[grant]), operator("r")
         self.assertTrue(roles.decide(bob, device(), "facts"))
-        self.assertTrue(roles.decide(bob, device(), "reboot"))
         self.assertFalse(roles.decide(bob, device(), "exec"))
 
     def test_admin_and_console(self) -> None:

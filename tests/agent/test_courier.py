@@ -8,9 +8,9 @@ from typing import Any
 from twisted.internet.testing import StringTransport
 from twisted.trial.unittest import SynchronousTestCase
 
-from rshell.handlers import Outcome, ProcessRequest, TerminalSize
+from rshell.handlers import Confirm, Outcome, ProcessRequest, TerminalSize
 from rshell.link.core.messages import Open, Positions
-from rshell_agent.courier import QUEUE_BYTES, Courier, open_frame
+from rshell_agent.courier import QUEUE_BYTES, Courier, feature_of, open_frame
 from rshell_agent.keeper import wire
 from tests.agent.conversation import Talk
 from tests.agent.pair import LinkPair
@@ -53,6 +53,45 @@ class CourierCase(SynchronousTestCase):
         data = self.transport.value()
         self.transport.clear()
         return list(wire.Decoder().feed(data))
+
+
+class GuardTests(CourierCase):
+    """What must be confirmed over a link that was dialled after it."""
+
+    request = Open(handler="exec", session=bytes(16), attempt=1, operator="alice")
+    guarded = ProcessRequest(
+        kind="exec",
+        argv=[b"x"],
+        confirm=Confirm(seconds=30, rollback=b"undo\xff", keep_failed=True),
+    )
+
+    def test_frame(self) -> None:
+        """The keeper is told how it is undone, and how old the link is."""
+        frame = open_frame(self.request, self.guarded, 1.2341)
+        ((_, _, payload),) = wire.Decoder().feed(frame)
+        body = json.loads(payload)
+        self.assertEqual(1235, body["link_age_ms"])
+        self.assertEqual(
+            {"seconds": 30, "rollback": wire.base64(b"undo\xff"), "keep_failed": True},
+            body["process"]["confirm"],
+        )
+
+    def test_feature(self) -> None:
+        """Only a keeper that knows of it is asked: an older one would run it without a guard."""
+        self.assertEqual("confirm", feature_of(self.request, self.guarded))
+        self.assertIsNone(feature_of(self.request, ProcessRequest(kind="exec", argv=[b"x"])))
+        self.assertIsNone(feature_of(self.request, None))
+
+    def test_unproved(self) -> None:
+        """A change that waits asks for a new link, once it is told that this one is too old."""
+        self.opened()
+        asked: list[bool] = []
+        self.couriers[0].unproved = lambda: asked.append(True)
+        self.keeper(wire.EVENT, {"seq": 1, "at": 0, "kind": "guard", "fresh": True})
+        self.keeper(wire.EVENT, {"seq": 2, "at": 0, "kind": "guard", "fresh": "no"})
+        self.assertEqual([], asked)
+        self.keeper(wire.EVENT, {"seq": 3, "at": 0, "kind": "guard", "fresh": False})
+        self.assertEqual([True], asked)
 
 
 class OpeningTests(CourierCase):

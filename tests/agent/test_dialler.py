@@ -101,6 +101,45 @@ class DiallerCase(SynchronousTestCase):
         return self.wait()
 
 
+class RenewTests(DiallerCase):
+    def test_new_beside_the_old(self) -> None:
+        """A link that is to prove something is dialled at once; the old one stays until it is."""
+        old = self.connected()
+        self.dialler.renew(old, "proof")
+        self.assertEqual([], old.goodbyes + old.aborted)
+        self.assertLess(self.wait(), 1.0)
+        self.connected()
+        self.assertEqual(["none"], old.goodbyes)
+
+    def test_fails(self) -> None:
+        """While that cannot be dialled the old link stays, and it is tried again."""
+        old = self.connected()
+        self.dialler.renew(old, "proof")
+        self.clock.advance(self.wait())
+        self.assertIs(DiallerState.WAITING, self.dialler.state)
+        self.assertEqual([], old.goodbyes + old.aborted)
+        self.connected()
+        self.assertEqual(["none"], old.goodbyes)
+
+    def test_old_one_dies(self) -> None:
+        """The old link's end meanwhile, or its being told duplicate, disturbs nothing."""
+        old = self.connected()
+        self.dialler.renew(old, "proof")
+        before = self.wait()
+        self.dialler.goaway_received(old, GoAway(code="duplicate"))
+        self.dialler.lost(old, "gone")
+        self.assertEqual(before, self.wait())
+
+    def test_not_the_current_one(self) -> None:
+        """A link that is not the current one any more, or not welcomed yet, renews nothing."""
+        old = self.connected()
+        self.dialler.renew(old, "proof")
+        new = self.connected()
+        self.dialler.renew(old, "proof")
+        self.assertIs(DiallerState.CONNECTED, self.dialler.state)
+        self.assertEqual([], new.goodbyes + new.aborted)
+
+
 class BackoffTests(DiallerCase):
     def test_doubles_to_the_cap(self) -> None:
         """C6: the upper end of the wait is 1 s, doubling to 120 s."""

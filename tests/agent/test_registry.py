@@ -54,7 +54,7 @@ class RegistryTests(SynchronousTestCase):
             verifyObject(ICommandHandler, handler)
             self.assertEqual(handler.name, check_handler(handler).name)
         names = {handler.name for handler in BUILT_IN}
-        self.assertLessEqual({"shell", "exec", "sftp", "forward"}, names)
+        self.assertLessEqual({"shell", "exec", "sftp", "forward", "reboot"}, names)
 
     def test_bad_ones(self) -> None:
         """Whatever breaks the interface is named as broken."""

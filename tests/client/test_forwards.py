@@ -345,8 +345,8 @@ class ForwardTests(ForwardCase):
             connection.makeConnection(local)
         windows = self.gateway.windows
         self.assertEqual(256 * 1024, windows[0])
-        self.assertEqual(32 * 1024, windows[-1])
-        self.assertLess(sum(windows), 32 * 1024 * 1024)
+        self.assertEqual(16 * 1024, windows[-1])
+        self.assertLess(sum(windows), 20 * 1024 * 1024)
 
     def test_close(self) -> None:
         """Closing breaks everything, waiting ones too."""

@@ -196,6 +196,33 @@ class AwayTests(Base):
         self.assertIn("5 bytes of input were not confirmed", outcome.message or "")
         self.assertIsNone(session.away)
 
+    def test_longer_grace(self) -> None:
+        """A session that expects its device to be away for long tries as long as it was told."""
+        session = self.opened(grace_seconds=200.0)
+        self.fleet.lose_gateway()
+        self.fleet.advance(150)
+        self.fleet.replace_gateway()
+        self.fleet.until(lambda: session.away is None)
+        self.fleet.lose_gateway()
+        self.fleet.advance(201)
+        self.assertIn("gone for 200 s", self.fleet.outcome(session).message or "")
+
+    def test_offline_passes(self) -> None:
+        """To one that is patient an absent device is no end: it asks again; to others it is."""
+        for patient, status in (({"grace_seconds": 200.0}, ""), ({}, "lost")):
+            session = self.opened(**patient)
+            self.device.refuse = ["offline", "offline"]
+            self.fleet.cut()
+            self.fleet.advance(30)
+            if status:
+                self.assertEqual(status, self.fleet.outcome(session).status)
+                self.device.refuse = []
+            else:
+                self.assertFalse(session.ended)
+                self.assertIsNone(session.away)
+                session.abort()
+                self.fleet.settle()
+
     def test_grace_counts_anew(self) -> None:
         """The grace counts from each loss; a session that was back in between has all of it."""
         session = self.opened()

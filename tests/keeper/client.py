@@ -184,6 +184,7 @@ class Stream(Peer):
         self.ended = False
         self.outcome: dict[str, Any] | None = None
         self.gaps: list[tuple[int, int]] = []  # of a viewer: (place, bytes left out)
+        self.guards: list[dict[str, Any]] = []  # what was told of a change that waits
         self.granted = (0, 0, 0)
 
     def open(
@@ -265,6 +266,8 @@ class Stream(Peer):
             if event["kind"] == "gap":
                 assert event["bytes"] > 0, event
                 self.gaps.append((event["at"], event["bytes"]))
+            elif event["kind"] == "guard":
+                self.guards.append(event)
             else:
                 assert self.ended, "the outcome comes after the end of output"
                 self.outcome = event

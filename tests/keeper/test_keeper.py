@@ -268,7 +268,7 @@ class ImportTests(SynchronousTestCase):
         foreign = {m.partition(".")[0] for m in modules - ours} - sys.stdlib_module_names
         self.assertEqual(foreign, {"__main__"})
         names = {m.partition(".")[2].partition(".")[0] for m in ours}
-        self.assertEqual(names, {"", "keeper"})
+        self.assertEqual(names, {"", "jobs", "keeper"})
         heavy = {"asyncio", "subprocess", "typing", "logging", "argparse", "tomllib", "ssl"}
         self.assertEqual(modules & heavy, set())
 

@@ -10,6 +10,7 @@ import tomllib
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from rshell_agent.jobs.settings import RebootSettings
 from rshell_agent.keeper.policy import LIMITS, LISTS, Policy, PolicyError, PolicyFile
 from rshell_agent.keeper.targets import parse_rule
 from rshell_agent.keeper.wire import Map, Refused
@@ -160,9 +161,24 @@ class DocumentTests(SynchronousTestCase):
 
     def test_keys(self) -> None:
         """The table holds every key, with its default."""
-        rows = re.findall(r"^\| `(\w+)` \| `([^`]+)` \|", self.text, re.MULTILINE)
+        rows = self.rows(self.text.partition("## `[reboot]`")[0])
         expected = {**LISTS, **LIMITS, "max_file_size": 0, "setid": False}
         self.assertEqual({key: json.loads(text) for key, text in rows}, expected)
+
+    def rows(self, text: str) -> list[tuple[str, str]]:
+        return re.findall(r"^\| `(\w+)` \| `([^`]+)` \|", text, re.MULTILINE)
+
+    def test_reboot(self) -> None:
+        """So does the table of [reboot], and these are the defaults."""
+        rows = dict(self.rows(self.text.partition("## `[reboot]`")[2]))
+        rows["boot_id_file"] = json.dumps(rows["boot_id_file"])
+        section = {key: json.loads(text) for key, text in rows.items()}
+        self.assertEqual(vars(RebootSettings(section)), vars(RebootSettings()))
+        changed = {"command": ["a"], "poweroff_command": ["b"], "restart_agent_command": ["c"]}
+        numbers = {"min_interval_seconds": 1, "max_per_hour": 1, "patience_seconds": 1}
+        self.assertEqual(set(rows), {*changed, *numbers, "boot_id_file"})
+        other = vars(RebootSettings({**changed, **numbers, "boot_id_file": "/x"}))
+        self.assertEqual([], [k for k, v in vars(RebootSettings()).items() if other[k] == v])
 
     def test_targets(self) -> None:
         """Each target shown is one."""

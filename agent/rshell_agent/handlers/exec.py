@@ -31,6 +31,7 @@ class ExecHandler:
             directory=request.directory,
             terminal=request.terminal,
             timeout_ms=request.timeout_ms,
+            confirm=request.confirm,
         )
         outcome: Outcome = await channel.splice(process)
         return outcome

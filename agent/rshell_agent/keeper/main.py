@@ -14,6 +14,7 @@ from collections.abc import Callable
 from rshell_agent.keeper import constants as c
 from rshell_agent.keeper import loop as loops
 from rshell_agent.keeper.constants import Times
+from rshell_agent.keeper.jobs import Jobs
 from rshell_agent.keeper.policy import PolicyFile
 from rshell_agent.keeper.server import Server
 from rshell_agent.keeper.sessions import Sessions
@@ -152,6 +153,7 @@ class _Keeper:
         self._policy = PolicyFile(home, policy)
         self._loop = loops.Loop(log)
         self._sessions = Sessions(self._loop, times, self._policy)
+        self._sessions.jobs = Jobs(self._sessions, home, directory, log)
         self._server = Server(self._sessions, self._listen(), log)
         self._needed = self._loop.now()
         self._stopping = False
@@ -169,6 +171,8 @@ class _Keeper:
     def run(self) -> None:
         """Serve until stopped, unneeded, or without a home."""
         self._log(f"keeper started, pid {os.getpid()}")
+        if self._sessions.jobs is not None:
+            self._sessions.jobs.begin()
         self._tick()
         self._loop.run()
         try:

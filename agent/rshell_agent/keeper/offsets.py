@@ -108,6 +108,19 @@ class Outgoing:
         """Append an ordered event at the present end."""
         self._events.append((self.end, fields))
 
+    def drop_events(self, kind: str) -> None:
+        """Forget unacknowledged events of a kind; only before an attachment, which counts anew."""
+        self._events = deque(e for e in self._events if e[1].get("kind") != kind)
+        self._unseen = deque(e for e in self._unseen if e[2].get("kind") != kind)
+
+    def begin_at(self, consumed: int, events: int) -> None:
+        """Count from where somebody says that he is; only while nothing was ever sent."""
+        shift = consumed - self.base
+        self.base = self.sent = self.highest_sent = consumed
+        self.end += shift
+        self._events = deque((at + shift, fields) for at, fields in self._events)
+        self._seq = events
+
     def take(self) -> bytes | None:
         """Return the next frame to send, or None until there is output, credit or an event."""
         end_due = self.ended and not self._end_sent and self.sent == self.end

@@ -111,6 +111,9 @@ class Command:
             self.term = wire.text(pty, "term", 64, "xterm").encode()
             if not _TERM.issuperset(self.term):
                 self.term = b"xterm"
+        self.confirm = wire.submap(value, "confirm")  # checked by keeper/guard.py
+        if self.confirm is not None and self.kind != "exec":
+            raise WireError("confirm: for exec only")
         if self.worker and (self.size or self.cwd is not None):
             raise WireError("a worker has neither terminal nor folder")
 

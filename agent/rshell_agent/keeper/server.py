@@ -238,7 +238,8 @@ class Server:
             "pid": os.getpid(),
             "uptime_ms": uptime,
             "version": version,
-            "features": ["view"],  # an older keeper would take a viewer's OPEN for an attach
+            # an older keeper would take a viewer's OPEN for an attach, and run without a guard
+            "features": ["view", "confirm"],
         }
 
     def answer(self, call: Map) -> list[Map]:
@@ -250,6 +251,10 @@ class Server:
             return _parts("ended", sessions.end(call))
         if name == "acknowledge":
             return _parts("acknowledged", sessions.acknowledge(call))
+        if name == "jobs" and sessions.jobs is not None:
+            return _parts("jobs", sessions.jobs.unnoted())
+        if name == "noted" and sessions.jobs is not None:
+            return _parts("noted", sessions.jobs.noted(call))
         if name == "policy":
             return _policy_parts(sessions.policy.current().report())
         if name == "status":

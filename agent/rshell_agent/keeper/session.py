@@ -31,23 +31,34 @@ STARTING, RUNNING, DRAINING, FINISHED = "starting", "running", "draining", "fini
 class Session:
     """Made for an OPEN that was allowed; it registers and buries itself with `sessions`."""
 
+    kept = False  # whether the journal of jobs has its outcome, for this keeper and the next
+
     def __init__(self, sessions: Sessions, opening: Opening, command: Command, account: Account):
         extra = {
             b"RSHELL_SESSION": opening.id.hex().encode(),
             b"RSHELL_OPERATOR": opening.operator.encode(errors="replace"),
         }
         self.process = sessions.spawn(command, account, extra)
-        self.id = opening.id
-        self.operator, self.handler, self.login = opening.operator, opening.handler, account.name
+        self._begin(sessions, opening.id, opening.operator, opening.handler)
+        self.login = account.name
         self.detach_allowed = opening.detach
+        self.out = Outgoing(c.HISTORY if command.size else 0)
+        self._command, self._account = command, account
+        self._loop.watch(self.process.status, self.check_started, loops.READ)
+        if command.timeout:
+            self._after("timeout", command.timeout, self._time_out)
+
+    def _begin(self, sessions: Sessions, key: bytes, operator: str, handler: str) -> None:
+        """Be a session to which nothing has happened yet."""
+        self.id, self.operator, self.handler, self.login = key, operator, handler, ""
+        self.detach_allowed = False
         self.attempt = 0
         self.state = STARTING
         self.outcome: Map | None = None
         self.connection: Connection | None = None
         self.viewers: list[Viewer] = []
-        self.out, self.into = Outgoing(c.HISTORY if command.size else 0), Incoming()
+        self.out, self.into = Outgoing(), Incoming()
         self._sessions, self._loop, self._times = sessions, sessions.loop, sessions.times
-        self._command, self._account = command, account
         self._welcome: Map | None = None  # OPENED, held back until the program runs
         self._stale = False  # whoever attached does not have the screen as it is
         self._verdict: Map | None = None  # an outcome decided by us, not by the process
@@ -60,9 +71,6 @@ class Session:
         self._timers: dict[str, loops.Timer] = {}
         self.started = self._loop.now()
         self.alone_since: float | None = self.started
-        self._loop.watch(self.process.status, self.check_started, loops.READ)
-        if command.timeout:
-            self._after("timeout", command.timeout, self._time_out)
 
     # -- attachments ------------------------------------------------------------------------
 
@@ -198,7 +206,12 @@ class Session:
                 self.process.signal(self.process.foreground(), number=number)
         elif new and kind == "cancel":
             self.stop(None)
+        elif new:
+            self._asked(kind)
         self._announce()
+
+    def _asked(self, kind: object) -> None:
+        """Act on an event of a kind that is not every session's; by default there are none."""
 
     def _resize(self, event: Map) -> None:
         if not self._command.size:
@@ -372,7 +385,7 @@ class Session:
         if status is None:
             return
         self.state = DRAINING
-        self.outcome = self._verdict or processes.outcome_of(*status)
+        self.outcome = self._ended_as(*status)
         kill = self._timers.get("kill")
         if kill is not None and kill.alive:
             # Its group may live on: the number must not be given to others before KILL.
@@ -388,6 +401,21 @@ class Session:
         self._unsettled = set(self.process.outputs)
         self._read_or_pause()
         self._read_all()
+
+    def _ended_as(self, code: int, status: int) -> Map:
+        """Return the outcome for waitid's code and status."""
+        return self._verdict or processes.outcome_of(code, status)
+
+    def buried(self) -> None:
+        """Hear that somebody has the outcome."""
+
+    def check(self, opening: Opening) -> None:
+        """Refuse an attachment from which this end cannot go on.
+
+        Raises:
+            WireError: it claims bytes or events which were never sent.
+        """
+        self.out.check(opening.consumed, opening.events)
 
     def _kill_and_reap(self) -> None:
         self.process.kill()

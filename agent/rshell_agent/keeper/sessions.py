@@ -19,6 +19,7 @@ from rshell_agent.keeper.worker import WORKERS
 
 TYPE_CHECKING = False  # as typing's, whose import costs memory
 if TYPE_CHECKING:
+    from rshell_agent.keeper.jobs import Jobs
     from rshell_agent.keeper.server import Connection
 
 __all__ = ["Opening", "Sessions", "Spawn"]
@@ -56,6 +57,9 @@ class Opening:
         if view and self.resumes:
             raise WireError("view: takes no resume")
         self.view = view
+        #: Seconds since the link was dialled that brought this; None if the agent does not tell.
+        told = "link_age_ms" in body
+        self.link_age = wire.integer(body, "link_age_ms") / 1000 if told else None
 
     def command(self) -> Command:
         """Return the checked `process`.
@@ -81,6 +85,9 @@ class Sessions:
         times: All waits.
         policy: What may run.
         spawn: Starts a process; a simulation has its own.
+
+    Attributes:
+        jobs: What must be written down before it is done; without it there are no such jobs.
     """
 
     def __init__(
@@ -91,9 +98,11 @@ class Sessions:
         self._sessions: dict[bytes, Session] = {}
         self._tombstones: dict[bytes, str] = {}
         self._burials: deque[tuple[float, bytes]] = deque()
+        self.jobs: Jobs | None = None
 
     def __len__(self) -> int:
-        return len(self._sessions)
+        # an outcome that the journal has needs no keeper: the next one tells it
+        return sum(not (s.kept and s.state == FINISHED) for s in self._sessions.values())
 
     def open(self, connection: Connection, body: Map) -> Session | Viewer:
         """Run, join (K17 to K19) or watch (K37).
@@ -136,7 +145,7 @@ class Sessions:
         self._check_operator(session, opening)
         if opening.attempt <= session.attempt:
             raise Refused("duplicate", f"attempt {session.attempt} came before this one")
-        session.out.check(opening.consumed, opening.events)
+        session.check(opening)
 
     def _start(self, opening: Opening) -> Session:
         ended = self._tombstones.get(opening.id)
@@ -155,7 +164,19 @@ class Sessions:
             >= policy.limits["max_sessions"]
         ):
             raise Refused("overload", "the device runs as many sessions as it may")
+        if self.jobs is not None:
+            return self.jobs.session(opening, command, account)
+        if opening.handler == "reboot" or command.confirm is not None:
+            raise Refused("not-found", "this keeper has no journal for such jobs")
         return Session(self, opening, command, account)
+
+    def keep(self, session: Session) -> None:
+        """Register a session that no OPEN has made: the journal tells of it."""
+        self._sessions[session.id] = session
+
+    def known(self, key: bytes) -> bool:
+        """Whether this keeper has the session, or remembers its end."""
+        return key in self._sessions or key in self._tombstones
 
     def children_changed(self) -> None:
         """Look for processes that have ended, after SIGCHLD."""
@@ -173,6 +194,7 @@ class Sessions:
         if self._sessions.pop(session.id, None) is None:
             return
         outcome = session.outcome or {}
+        session.buried()
         detail = outcome.get("exit_code") or outcome.get("signal") or outcome.get("message")
         self._tombstones[session.id] = f"{outcome.get('status')} {detail or ''}".strip()
         self._burials.append((self.loop.now(), session.id))
@@ -196,6 +218,10 @@ class Sessions:
         """Give up outcomes nobody came for, oldest first (K29)."""
         now = self.loop.now()
         alone = [s for s in self._sessions.values() if s.state == FINISHED and not s.connection]
+        for session in alone:
+            if session.kept and now - (session.alone_since or now) >= self.times.finished:
+                session.out.drop(session.out.end - session.out.base)
+        alone = [s for s in alone if not s.kept]  # their outcomes are kept until somebody has them
         alone.sort(key=lambda s: s.alone_since or now)
         total = sum(s.out.end - s.out.base for s in alone)
         for number, session in enumerate(alone):

@@ -17,7 +17,7 @@ from rshell_agent.keeper.wire import Map
 
 __all__ = ["WORKERS", "drop_protection", "enter", "load", "name_process"]
 
-WORKERS = ("files", "sftp", "tail")  # the built-in handlers that are served by a worker of ours
+WORKERS = ("files", "sftp", "tail", "reboot")  # the built-in handlers served by a worker of ours
 CRASHED = 70  # EX_SOFTWARE of sysexits.h: a worker's own fault
 _PACKAGE = "rshell_agent.workers."
 _CRASH_AT = b"RSHELL_CRASH_AT"  # for tests; an operator cannot set it (K35)

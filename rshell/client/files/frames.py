@@ -1,0 +1,122 @@
+"""The frames of the files protocol (docs/files.md FT6).  Pure; threads use it too."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from typing import Any, Final
+
+import msgspec
+
+__all__ = [
+    "ABORT",
+    "COPY",
+    "DATA",
+    "DATA_OUT",
+    "END",
+    "END_OUT",
+    "ERROR",
+    "HEADER_BYTES",
+    "HOLE",
+    "HOLE_OUT",
+    "MAX_PAYLOAD",
+    "MAX_PLAIN",
+    "NOTE",
+    "REPLY",
+    "REQUEST",
+    "BadFrame",
+    "FrameReader",
+    "copy_frame",
+    "frame",
+    "hole_frame",
+    "map_frame",
+    "request_frame",
+]
+
+REQUEST: Final = 1
+DATA: Final = 2
+HOLE: Final = 3
+COPY: Final = 4
+END: Final = 5
+ABORT: Final = 6
+REPLY: Final = 16
+DATA_OUT: Final = 17
+HOLE_OUT: Final = 18
+END_OUT: Final = 19
+ERROR: Final = 20
+NOTE: Final = 21
+
+#: Plain bytes of one block.
+MAX_PLAIN: Final = 1 << 20
+#: With room for a block that compression made larger.
+MAX_PAYLOAD: Final = MAX_PLAIN + (1 << 16)
+HEADER_BYTES: Final = 9
+
+_HEADER = struct.Struct(">IBI")
+_FROM_DEVICE = frozenset({REPLY, DATA_OUT, HOLE_OUT, END_OUT, ERROR, NOTE})
+
+
+class BadFrame(ValueError):
+    """What a device sent is no frame of this protocol."""
+
+
+def frame(kind: int, number: int, payload: bytes | bytearray | memoryview = b"") -> bytes:
+    """Return a frame.
+
+    Args:
+        kind: One of the types above.
+        number: The request's id.
+        payload: At most `MAX_PAYLOAD` bytes.
+    """
+    return b"".join((_HEADER.pack(len(payload), kind, number), payload))
+
+
+def map_frame(kind: int, number: int, value: dict[str, Any]) -> bytes:
+    """Return a frame with a map; bytes in it become base64."""
+    return frame(kind, number, msgspec.json.encode(value))
+
+
+def request_frame(number: int, op: str, fields: dict[str, Any]) -> bytes:
+    """Return a REQUEST; fields that are None are left out."""
+    given = {name: value for name, value in fields.items() if value is not None}
+    return map_frame(REQUEST, number, {"op": op, **given})
+
+
+def hole_frame(number: int, length: int) -> bytes:
+    """Return a HOLE of so many zero bytes."""
+    return frame(HOLE, number, struct.pack(">Q", length))
+
+
+def copy_frame(number: int, offset: int, length: int) -> bytes:
+    """Return a COPY of a range of the basis."""
+    return frame(COPY, number, struct.pack(">QQ", offset, length))
+
+
+class FrameReader:
+    """Cuts a device's bytes into frames; holds at most one that is not complete."""
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+
+    def feed(self, data: bytes) -> None:
+        """Take bytes."""
+        self._buffer += data
+
+    def frames(self) -> Iterator[tuple[int, int, bytes]]:
+        """Yield (type, id, payload) of what is complete; may be left and entered again.
+
+        Raises:
+            BadFrame: A length or type that this protocol does not have.
+        """
+        buffer = self._buffer
+        while len(buffer) >= HEADER_BYTES:
+            length, kind, number = _HEADER.unpack_from(buffer)
+            if length > MAX_PAYLOAD or kind not in _FROM_DEVICE:
+                raise BadFrame(f"a frame of type {kind} and {length:,} bytes")
+            whole = HEADER_BYTES + length
+            if len(buffer) < whole:
+                return
+            with memoryview(buffer) as view:
+                payload = bytes(view[HEADER_BYTES:whole])
+            del buffer[:whole]
+            yield kind, number, payload
