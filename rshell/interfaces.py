@@ -7,7 +7,7 @@ Everything here is stable surface.  All methods are called in the reactor's thre
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from twisted.internet.interfaces import IConsumer, IProtocol, IPushProducer, ITransport
@@ -15,7 +15,7 @@ from zope.interface import Attribute, Interface
 
 from rshell.handlers import Outcome, ProcessRequest
 
-__all__ = ["ICommandHandler", "IDeviceContext", "IHandlerChannel"]
+__all__ = ["ICommandHandler", "IDeviceContext", "IHandlerChannel", "ITypedHandler"]
 
 
 class ICommandHandler(Interface):
@@ -56,6 +56,22 @@ class ICommandHandler(Interface):
                 cancels, or nobody has come back within 60 s after the link broke; clean up and
                 let it pass.
         """
+
+
+class ITypedHandler(ICommandHandler):
+    """A handler that also announces the types of what it answers: optional.
+
+    Listings show them, and programs that call the handler can rely on them.
+    """
+
+    result_type = Attribute(
+        "A `msgspec.Struct`, of which `rshell.handlers.Outcome.result` is an instance when the "
+        "status is ``ok``; or None."
+    )
+    event_types = Attribute(
+        "A map from each kind of event to the `msgspec.Struct` of its body; ``progress`` need not "
+        "be listed."
+    )
 
 
 class IHandlerChannel(ITransport, IConsumer, IPushProducer):
@@ -114,4 +130,17 @@ class IDeviceContext(Interface):
     clock = Attribute("IReactorTime: the only source of time and timers for a handler.")
 
     def fact(name: str) -> str:
-        """Return a fact (``hostname``, ``os``, ``kernel``, ``architecture``) or ``""``."""
+        """Return a fact that never changes while the agent runs, or ``""``.
+
+        ``hostname``, ``os`` (as ID in os-release(5)), ``os_name``, ``kernel``, ``architecture``.
+        """
+
+    def facts(names: Iterable[str] = ()) -> dict[str, Any]:
+        """Look at the device now.
+
+        Args:
+            names: Which facts (docs/facts.md); none means all.
+
+        Returns:
+            JSON values, at most 7,680 bytes encoded.
+        """

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionDone, ConnectionLost
-from twisted.internet.interfaces import IHalfCloseableProtocol, IProtocol
+from twisted.internet.interfaces import IProtocol, IReactorTime
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
@@ -22,11 +22,19 @@ from rshell.handlers import Outcome, ProcessRequest
 from rshell.interfaces import IHandlerChannel
 from rshell.link.channel import StreamAddress, StreamChannel
 from rshell.link.core.ends import ResumeLost
-from rshell.link.core.errors import ErrorCode
-from rshell.link.core.events import DataReceived, EventReceived, LimitReceived
+from rshell.link.core.errors import ErrorCode, LocalProtocolError
 from rshell.link.core.messages import Open, Opened
-from rshell.link.core.sources import OutData, OutEvent, OutLimit
 from rshell.link.protocol import LinkProtocol
+from rshell_agent.device_stream import AwaitedAnswer, DeviceStream
+from rshell_agent.guarding import (
+    FAIR_BYTES,
+    MAX_EVENTS,
+    MAX_UNSENT_BYTES,
+    EventPacer,
+    GuardedProducer,
+    OutputLimit,
+    ProtocolRunner,
+)
 
 __all__ = ["ChannelOwner", "HandlerChannel", "StreamOver"]
 
@@ -72,49 +80,14 @@ class ChannelOwner(Protocol):
     def channel_over(self, code: str, message: str) -> None:
         """The stream is over for good, said once; code ``none``: its outcome has arrived."""
 
+    def crowded(self) -> bool:
+        """Whether all handlers together hold as much as this agent can afford."""
 
-class _Stream(StreamChannel):
-    """A device's end hears of its end at once, also while it does not read (rule O6)."""
+    def channel_flooded(self, limit: OutputLimit) -> None:
+        """The handler produces more than may wait; what is there is still sent."""
 
-    def _end(self, code: str, message: str) -> None:
-        self._close(code, message)
-
-
-class _Waiting:
-    """Stands for the stream while its OPEN is not answered: hears if the peer gives up."""
-
-    def __init__(self, gave_up: Callable[[str, str], None]) -> None:
-        self._gave_up = gave_up
-
-    def stream_reset(self, code: str, message: str) -> None:
-        self._gave_up(code, message)
-
-    def link_lost(self, reason: str) -> None:
-        self._gave_up(ErrorCode.LINK_LOST.value, reason)
-
-    def next_control(self) -> OutEvent | OutLimit | None:
-        return None
-
-    def next_frame(self, room: int, credit: int) -> OutData | OutEvent | None:
-        return None
-
-    def stream_opened(self, opened: Opened) -> None:
-        """Not for a stream that the peer opened."""
-
-    def stream_refused(self, code: str, message: str) -> None:
-        """Not for a stream that the peer opened."""
-
-    def data_received(self, event: DataReceived) -> None:
-        """Not before OPENED."""
-
-    def event_received(self, event: EventReceived) -> None:
-        """Not before OPENED."""
-
-    def limit_received(self, event: LimitReceived) -> None:
-        """Not before OPENED."""
-
-    def stream_finished(self) -> None:
-        """Not before OPENED."""
+    def channel_broke(self, failure: Failure) -> None:
+        """A protocol, producer or listener of the handler raised."""
 
 
 @implementer(IHandlerChannel)
@@ -127,6 +100,7 @@ class HandlerChannel:
         request: The peer's OPEN, with an operator.
         weight: The stream's share of the link.
         owner: Admits or splices, and hears what becomes of the stream.
+        clock: For events that come too fast.
     """
 
     def __init__(
@@ -136,6 +110,7 @@ class HandlerChannel:
         request: Open,
         weight: int,
         owner: ChannelOwner,
+        clock: IReactorTime,
     ) -> None:
         self.session = request.session
         self.operator = request.operator
@@ -143,12 +118,17 @@ class HandlerChannel:
         self._weight = weight
         self._owner = owner
         self._over: tuple[str, str] | None = None
-        self._stream: _Stream | None = None
+        self._stream: DeviceStream | None = None
         self._spliced = False
         self._input: deque[bytes] = deque()
         self._input_ended = False
         self._reader: Deferred[bytes] | None = None
-        self._protocol: IProtocol | None = None
+        self._protocol: ProtocolRunner | None = None
+        self._producer: GuardedProducer | None = None
+        self._clock = clock
+        self._pacer = EventPacer(self._send_event, clock)
+        #: The outcome is said: nothing follows it.
+        self._finished = False
         self._events: deque[tuple[str, dict[str, Any]]] = deque(maxlen=_EARLY_EVENTS)
         self._on_event: Callable[[str, dict[str, Any]], None] | None = None
         self._bind(link, number, request)
@@ -164,8 +144,8 @@ class HandlerChannel:
                 self._gave_up(code, message)
 
         #: Who hears of the peer while it waits; None when none does.
-        self._waiting: _Waiting | None = None
-        waiting = self._waiting = _Waiting(gave_up)
+        self._waiting: AwaitedAnswer | None = None
+        waiting = self._waiting = AwaitedAnswer(gave_up)
         link.watch(number, waiting)
 
     # -- opening and ending, by the runner -----------------------------------------------------
@@ -186,6 +166,13 @@ class HandlerChannel:
         return self._over
 
     @property
+    def disconnecting(self) -> bool:
+        """As of a TCP transport: whether nothing more can be sent.  Twisted's protocols ask."""
+        return (
+            self.over or self._finished or (self._stream is not None and self._stream.disconnecting)
+        )
+
+    @property
     def kept_bytes(self) -> int:
         """Bytes that were written and not confirmed, or arrived and not read."""
         if self._stream is None:
@@ -201,7 +188,15 @@ class HandlerChannel:
     def finish(self, outcome: Outcome) -> None:
         """Send the outcome; a spliced stream has the keeper's."""
         if not self._spliced and self._over is None:
-            self._accepted().finish(outcome)
+            stream = self._accepted()
+            self._pacer.flush()
+            self._finished = True
+            self._stop_producer()
+            try:
+                stream.finish(outcome)
+            except LocalProtocolError:  # too large: there will be another
+                self._finished = False
+                raise
 
     def end(self, code: str, message: str) -> None:
         """End the stream at once, wherever it is; a spliced one is the keeper's."""
@@ -229,7 +224,7 @@ class HandlerChannel:
             self._link.refuse(self._number, ErrorCode.DUPLICATE, message)
             self._bind(link, number, request)
 
-    def _accepted(self) -> _Stream:
+    def _accepted(self) -> DeviceStream:
         """Return the accepted stream, accepting it if this is its first use.
 
         Raises:
@@ -246,7 +241,7 @@ class HandlerChannel:
         if refusal is not None:
             self.refuse(*refusal)
             raise StreamOver(*refusal)
-        stream = _Stream(self._link, self, resumable=True)
+        stream = DeviceStream(self._link, self, self._clock)
         stream.pauseProducing()  # until somebody reads
         self._stream = stream
         if self._link.waiting(self._number):  # else nobody is there, or the link is ending
@@ -270,13 +265,35 @@ class HandlerChannel:
     # -- IHandlerChannel -----------------------------------------------------------------------
 
     def write(self, data: bytes) -> None:
-        self._accepted().write(data)
+        stream = self._writable(len(data))
+        if stream is not None:
+            stream.write(data)
 
     def write_stderr(self, data: bytes) -> None:
-        self._accepted().write_stderr(data)
+        stream = self._writable(len(data))
+        if stream is not None:
+            stream.write_stderr(data)
 
     def writeSequence(self, data: Iterable[bytes]) -> None:
-        self._accepted().writeSequence(data)
+        self.write(b"".join(data))
+
+    def _writable(self, size: int) -> StreamChannel | None:
+        """Return the stream if it takes so many bytes more; None after the outcome.
+
+        Raises:
+            OutputLimit: It does not.
+        """
+        stream = self._accepted()
+        if self._finished:
+            return None
+        unsent, most = stream.end.unsent + size, MAX_UNSENT_BYTES
+        if unsent > FAIR_BYTES and self._owner.crowded():
+            most = FAIR_BYTES
+        if unsent > most:
+            limit = OutputLimit(f"more than {most >> 10} KiB wait to be read")
+            self._owner.channel_flooded(limit)
+            raise limit
+        return stream
 
     def loseConnection(self) -> None:
         self._accepted().loseConnection()
@@ -292,11 +309,21 @@ class HandlerChannel:
         return StreamAddress(f"{self._number} device")
 
     def registerProducer(self, producer: Any, streaming: bool) -> None:
-        self._accepted().registerProducer(producer, streaming)
+        guarded = GuardedProducer(producer, self._owner.channel_broke)
+        self._accepted().registerProducer(guarded, streaming)
+        self._producer = guarded
 
     def unregisterProducer(self) -> None:
+        self._producer = None
         if self._stream is not None:
             self._stream.unregisterProducer()
+
+    def _stop_producer(self) -> None:
+        """Nothing follows the outcome, whoever would still produce."""
+        producer, self._producer = self._producer, None
+        if producer is not None and self._stream is not None:
+            self._stream.unregisterProducer()
+            producer.stopProducing()
 
     def pauseProducing(self) -> None:
         self._accepted().pauseProducing()
@@ -308,7 +335,18 @@ class HandlerChannel:
         self.abortConnection()
 
     def send_event(self, kind: str, body: dict[str, Any]) -> None:
-        self._accepted().send_event(kind, body)
+        stream = self._accepted()
+        if self._finished:
+            return
+        if stream.end.ordered_waiting >= MAX_EVENTS:
+            limit = OutputLimit(f"more than {MAX_EVENTS} events wait to be read")
+            self._owner.channel_flooded(limit)
+            raise limit
+        self._pacer.event(kind, body)
+
+    def _send_event(self, kind: str, body: dict[str, Any]) -> None:
+        if self._stream is not None and not self._finished:
+            self._stream.send_event(kind, body)
 
     async def read(self) -> bytes:
         if self._protocol is not None or self._reader is not None:
@@ -334,7 +372,7 @@ class HandlerChannel:
         if self._protocol is not None or self._reader is not None:
             raise RuntimeError("somebody reads already")
         stream = self._accepted()
-        self._protocol = protocol
+        self._protocol = ProtocolRunner(protocol, self._owner.channel_broke)
         protocol.makeConnection(self)
         stream.resumeProducing()
 
@@ -375,7 +413,7 @@ class HandlerChannel:
 
     def data_received(self, data: bytes, stderr: bool) -> None:
         if self._protocol is not None:
-            self._protocol.dataReceived(data)
+            self._protocol.data_received(data)
             return
         if self._stream is not None:
             self._stream.pauseProducing()  # one piece for each read: credit follows the reader
@@ -388,10 +426,7 @@ class HandlerChannel:
     def input_ended(self) -> None:
         self._input_ended = True
         if self._protocol is not None:
-            if IHalfCloseableProtocol.providedBy(self._protocol):
-                IHalfCloseableProtocol(self._protocol).readConnectionLost()
-            else:
-                self._disconnect(ConnectionDone())
+            self._protocol.input_ended(ConnectionDone())
             return
         reader, self._reader = self._reader, None
         if reader is not None:
@@ -401,7 +436,10 @@ class HandlerChannel:
         if kind == "cancel":
             self._owner.channel_cancelled()
         elif self._on_event is not None:
-            self._on_event(kind, body)
+            try:
+                self._on_event(kind, body)
+            except Exception:
+                self._owner.channel_broke(Failure())
         else:
             self._events.append((kind, body))
 
@@ -410,13 +448,11 @@ class HandlerChannel:
 
     def channel_closed(self, code: str, message: str) -> None:
         self._over = (code, message)
-        self._disconnect(ConnectionDone() if code == ErrorCode.NONE else ConnectionLost(message))
+        self._pacer.stop()
+        if self._protocol is not None:
+            over = code == ErrorCode.NONE
+            self._protocol.disconnect(ConnectionDone() if over else ConnectionLost(message))
         reader, self._reader = self._reader, None
         if reader is not None:  # not b"": what was read so far is not all of it
             reader.errback(StreamOver(code, message))
         self._owner.channel_over(code, message)
-
-    def _disconnect(self, reason: Exception) -> None:
-        protocol, self._protocol = self._protocol, None
-        if protocol is not None:
-            protocol.connectionLost(Failure(reason))

@@ -1,38 +1,20 @@
-"""What this device is: its facts for listings, its boot, and what a handler may know of it."""
+"""What a handler may know of its device, its boot, and the name that it proposes."""
 
 from __future__ import annotations
 
-import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from twisted.internet.interfaces import IReactorTime
 from zope.interface import implementer
 
 from rshell.interfaces import IDeviceContext
 
-__all__ = ["DeviceContext", "proposed_name", "read_boot_id", "read_facts"]
+__all__ = ["DeviceContext", "proposed_name", "read_boot_id"]
 
 _MAX_FACT = 200
-_OS_RELEASE = Path("/etc/os-release")
-_PRETTY_NAME = re.compile(r'^PRETTY_NAME="?([^"\n]*)"?$', re.MULTILINE)
-
-
-def read_facts(os_release: Path = _OS_RELEASE) -> dict[str, str]:
-    """Return the few facts that HELLO carries: hostname, os, kernel, architecture."""
-    system = os.uname()
-    try:
-        found = _PRETTY_NAME.search(os_release.read_text(errors="replace")[:65536])
-    except OSError:
-        found = None
-    facts = {
-        "hostname": system.nodename,
-        "os": found.group(1) if found else system.sysname,
-        "kernel": system.release,
-        "architecture": system.machine,
-    }
-    return {name: _printable(value) for name, value in facts.items()}
 
 
 def read_boot_id(path: str) -> str:
@@ -64,6 +46,7 @@ class DeviceContext:
         clock: The reactor's time.
         facts: As in HELLO.
         forwards: What the handler ``forward`` needs of this process; None: it forwards nothing.
+        look: names -> facts as they are now; by default ``facts`` are all there are.
     """
 
     def __init__(
@@ -73,12 +56,20 @@ class DeviceContext:
         clock: IReactorTime,
         facts: Mapping[str, str],
         forwards: object = None,
+        look: Callable[[Iterable[str]], dict[str, Any]] | None = None,
     ) -> None:
         self.name = name
         self.home = home
         self.clock = clock
         self.forwards = forwards
         self._facts = dict(facts)
+        self._look = look
 
     def fact(self, name: str) -> str:
         return self._facts.get(name, "")
+
+    def facts(self, names: Iterable[str] = ()) -> dict[str, Any]:
+        wanted = frozenset(names)
+        if self._look is not None:
+            return self._look(wanted)
+        return {name: v for name, v in self._facts.items() if not wanted or name in wanted}

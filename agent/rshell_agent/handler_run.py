@@ -17,9 +17,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Protocol
 
+import msgspec
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from rshell.handlers import PRIORITIES, BadRequest, Outcome, ProcessRequest, decode_request
 from rshell.interfaces import IDeviceContext
@@ -28,12 +30,15 @@ from rshell.link.core.errors import ErrorCode, LocalProtocolError
 from rshell.link.core.messages import Open
 from rshell.link.protocol import LinkProtocol
 from rshell_agent.channel import HandlerChannel, StreamOver
+from rshell_agent.guarding import OutputLimit
 from rshell_agent.run_story import RunStory, told_outcome, unheard_outcome
 
 __all__ = ["GRACE_SECONDS", "HandlerRun", "RunHost", "RunRegister"]
 
 #: An operator's end tries for this long (rule R7).
 GRACE_SECONDS = 60.0
+#: A handler that is cancelled, and neither ends nor lets it pass, loses its stream after this.
+STUBBORN_SECONDS = 5.0
 
 
 class RunHost(Protocol):
@@ -59,6 +64,9 @@ class RunRegister(Protocol):
 
     def ran(self, session: bytes) -> None:
         """The session has had its effect: it must not run again."""
+
+    def crowded(self) -> bool:
+        """Whether all runs together hold as much as this agent can afford."""
 
     def detached(self, run: HandlerRun) -> None:
         """Nobody is there any more."""
@@ -119,8 +127,12 @@ class HandlerRun:
         self._started = clock.seconds()
         self._alone_since: float | None = None
         self._outcome: Outcome | None = None
+        self._deadline: IDelayedCall | None = None
+        self._stubborn: IDelayedCall | None = None
+        #: What is told of it, whatever the handler makes of being cancelled.
+        self._verdict: Outcome | None = None
         weight = PRIORITIES[handler.priority]
-        self._channel = HandlerChannel(link, number, request, weight, self)
+        self._channel = HandlerChannel(link, number, request, weight, self, clock)
 
     def start(self, device: IDeviceContext) -> None:
         """Decode the request and run."""
@@ -130,6 +142,9 @@ class HandlerRun:
             self._channel.refuse(ErrorCode.BAD_REQUEST.value, str(error))
             self._forget()
             return
+        if self._request.timeout_ms is not None:
+            seconds = self._request.timeout_ms / 1000
+            self._deadline = self._clock.callLater(seconds, self._out_of_time, seconds)
         self._task = Deferred.fromCoroutine(self._run(request, device))
 
     # -- by the dispatcher -----------------------------------------------------------------------
@@ -222,7 +237,11 @@ class HandlerRun:
         weight: int,
         ended: Callable[[Outcome | None, str, str], None],
     ) -> None:
-        self._forget()  # the keeper knows it from here on
+        self._forget()  # the keeper knows it from here on, and keeps its time
+        limits = [limit for limit in (process.timeout_ms, request.timeout_ms) if limit is not None]
+        if limits:
+            process = msgspec.structs.replace(process, timeout_ms=min(limits))
+        _stop(self._deadline)
         self._host.splice(link, number, request, process, weight, ended)
 
     def channel_detached(self) -> None:
@@ -238,6 +257,18 @@ class HandlerRun:
         if code != ErrorCode.NONE:
             self._cancel_soon()
 
+    def crowded(self) -> bool:
+        return self._register.crowded()
+
+    def channel_flooded(self, limit: OutputLimit) -> None:
+        self._end_soon(_error(ErrorCode.OUTPUT_LIMIT, self._too_much(limit)))
+
+    def channel_broke(self, failure: Failure) -> None:
+        if isinstance(failure.value, OutputLimit | StreamOver):
+            return  # whoever raised it has seen to it
+        self._log.failure("handler {name} failed", failure, name=self._handler.name)
+        self._end_soon(_error(ErrorCode.INTERNAL, f"the handler {self._handler.name} failed"))
+
     # -- the handler -----------------------------------------------------------------------------
 
     async def _run(self, request: Any, device: IDeviceContext) -> None:
@@ -250,24 +281,37 @@ class HandlerRun:
             pass
         except BadRequest as error:
             self._fail(ErrorCode.BAD_REQUEST, str(error))
+        except OutputLimit as limit:
+            self._fail(ErrorCode.OUTPUT_LIMIT, self._too_much(limit))
         except CancelledError:
             self._fail(ErrorCode.CANCELLED, "cancelled")
-        except Exception:  # of a plug-in: the operator gets a code, the device's log the traceback
+        except (
+            Exception,
+            SystemExit,
+        ):  # of a plug-in: the operator gets a code, the device's log the traceback
             self._log.failure("handler {name} failed", name=self._handler.name)
             self._fail(ErrorCode.INTERNAL, f"the handler {self._handler.name} failed")
         finally:
+            _stop(self._deadline)
+            _stop(self._stubborn)
             if self._channel.over or not self._channel.used:
                 self._forget()
 
+    def _too_much(self, limit: OutputLimit) -> str:
+        return f"the handler {self._handler.name} was stopped: {limit}"
+
     def _fail(self, code: ErrorCode, message: str) -> None:
-        if self._channel.over:
+        if self._channel.over or self._outcome is not None:
             return
-        if not self._channel.used:
+        if not self._channel.used and self._verdict is None:
             self._channel.refuse(code.value, message)
         else:
-            self._finish(Outcome(status="error", code=code.value, message=message[:1024]))
+            self._finish(_error(code, message))
 
     def _finish(self, outcome: Outcome) -> None:
+        if self._outcome is not None:
+            return
+        outcome = self._verdict or outcome
         try:
             self._channel.finish(outcome)
         except StreamOver:
@@ -284,8 +328,29 @@ class HandlerRun:
         self._clock.callLater(0, self._cancel)
 
     def _cancel(self) -> None:
-        if self._task is not None and not self._task.called:
-            self._task.cancel()
+        if self._task is None or self._task.called:
+            return
+        if self._stubborn is None:
+            self._stubborn = self._clock.callLater(STUBBORN_SECONDS, self._give_up)
+        self._task.cancel()
+
+    def _give_up(self) -> None:
+        """Tell the end of a handler that does not end; its code goes on, with nobody to hear it."""
+        self._log.error("handler {name} goes on though cancelled", name=self._handler.name)
+        message = f"cancelled; the handler {self._handler.name} does not stop"
+        if not self._channel.over:
+            self._finish(_error(ErrorCode.CANCELLED, message))
+
+    def _out_of_time(self, seconds: float) -> None:
+        message = f"{self._handler.name} took longer than {seconds:g} s"
+        code = ErrorCode.TIMEOUT.value
+        self._end_soon(Outcome(status="timeout", code=code, message=message))
+
+    def _end_soon(self, outcome: Outcome) -> None:
+        """Cancel the handler, and tell this outcome; the first of several is told."""
+        if self._verdict is None and self._outcome is None:
+            self._verdict = outcome
+            self._cancel_soon()
 
     # -- the grace -------------------------------------------------------------------------------
 
@@ -308,3 +373,12 @@ class HandlerRun:
     def _forget(self) -> None:
         self._stop_grace()
         self._register.remove(self)
+
+
+def _error(code: ErrorCode, message: str) -> Outcome:
+    return Outcome(status="error", code=code.value, message=message[:1024])
+
+
+def _stop(timer: IDelayedCall | None) -> None:
+    if timer is not None and timer.active():
+        timer.cancel()

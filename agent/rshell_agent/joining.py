@@ -11,7 +11,8 @@ from rshell.identity.credentials import Credentials, CredentialsDamaged, Credent
 from rshell.identity.join_string import JoinString
 from rshell.identity.joining import JoinFailed, join
 from rshell.link.core.messages import Joined
-from rshell_agent.device import proposed_name, read_facts
+from rshell_agent.device import proposed_name
+from rshell_agent.facts import brief_facts
 from rshell_agent.home import HomeLock, state_directory
 
 __all__ = ["AlreadyJoined", "JoinFailed", "join_device"]
@@ -53,7 +54,7 @@ async def join_device(
         if not force:
             _check_new(store, home)
         key = store.pending_key()
-        facts = read_facts()
+        facts = brief_facts()
         proposal = name or proposed_name(facts["hostname"])
         joined = await join(reactor, join_string, "device", key, proposal, facts)
         try:

@@ -56,6 +56,7 @@ from rshell.link.sockets import tcp_socket_of, wrap_tls
 from rshell_agent import __version__
 from rshell_agent.dialler import DialledLink, Dialler, Target
 from rshell_agent.dispatch import StreamDispatcher
+from rshell_agent.facts.told import FactsSender
 from rshell_agent.flight_report import FlightSender
 from rshell_agent.gateway_call import CallFailed, GatewayCall
 from rshell_agent.identity import DeviceIdentity, LinkMemory
@@ -147,7 +148,7 @@ class Greeting:
             software=f"rshell-agent/{__version__}",
             instance=self._instance,
             dial=dial,
-            features=["resume"],
+            features=["resume", "deadline"],
             max_streams=AT_AGENT.max_streams,
             window=DEFAULT_WINDOW,
             clock=Clock(
@@ -160,6 +161,7 @@ class Greeting:
             catalogue=self._catalogue(),
             policy=policy.state,
             facts=self._facts,
+            problems=self._registry.problems,
         )
 
     def _catalogue(self) -> str:
@@ -181,6 +183,7 @@ class AgentLinks:
         lookup: Finds the proxy itself.
         journal: Is told how each link fared.
         flights: Tells the gateway what the journal kept.
+        facts: Tells the gateway what this device is.
     """
 
     _log = Logger()
@@ -203,6 +206,7 @@ class AgentLinks:
         lookup: NameLookup | None = None,
         journal: Journal | None = None,
         flights: FlightSender | None = None,
+        facts: FactsSender | None = None,
     ) -> None:
         self.current: LinkProtocol | None = None
         self._reactor = reactor
@@ -217,6 +221,7 @@ class AgentLinks:
         self._lookup = lookup or NameLookup(reactor)
         self._journal: Journal = journal or Unheard()
         self._flights = flights
+        self._facts = facts
         self._local_host = ""
         self._watch: LinkWatch | None = None
         self._live: set[LinkProtocol] = set()
@@ -308,6 +313,8 @@ class AgentLinks:
             self._watch = LinkWatch(link, self._wheel, self._refresh, self._report_over)
             if self._flights is not None:
                 self._flights.link_welcomed(link, spread)
+            if self._facts is not None:
+                self._facts.link_welcomed(link, spread)
         self._changed()
 
     async def _refresh(self, link: LinkProtocol) -> None:
@@ -345,6 +352,8 @@ class AgentLinks:
             watch.stop()
         if self._flights is not None:
             self._flights.stop()
+        if self._facts is not None:
+            self._facts.stop()
 
     def prove(self, link: LinkProtocol) -> None:
         """A change waits to be confirmed over a link that was dialled after it."""

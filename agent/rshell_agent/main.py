@@ -218,7 +218,10 @@ def _status(home: Path, options: argparse.Namespace) -> int:
         print(json.encode(document).decode())
     else:
         for key, value in structs.asdict(status).items():
-            if value not in (None, "", {}):
+            if isinstance(value, list):
+                for line in value:
+                    print(f"{'broken plug-in:':<17} {_line(line)}")
+            elif value not in (None, "", {}):
                 print(f"{key.replace('_', ' ') + ':':<17} {_line(value)}")
         for record in recent:
             print(f"{'then:':<17} {_line(_told(record))}")

@@ -13,6 +13,7 @@ from twisted.internet.interfaces import IReactorTime
 
 from rshell.link.core.errors import ErrorCode
 from rshell.link.core.messages import Open, SessionReport
+from rshell_agent.guarding import MAX_CROWD_BYTES
 from rshell_agent.handler_run import HandlerRun
 from rshell_agent.run_story import RunStory
 
@@ -106,6 +107,9 @@ class ServedSessions:
     def ran(self, session: bytes) -> None:
         self._seen[session] = self._clock.seconds()
         self._seen.move_to_end(session)
+
+    def crowded(self) -> bool:
+        return sum(run.kept_bytes for run in self._runs.values()) > MAX_CROWD_BYTES
 
     def detached(self, run: HandlerRun) -> None:
         self._away[run.session] = run

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,11 @@ from rshell.link.core.messages import GoAway
 from rshell.link.proxy import Proxy
 from rshell_agent import __version__
 from rshell_agent.config import AgentConfig, load_config
-from rshell_agent.device import DeviceContext, read_boot_id, read_facts
+from rshell_agent.device import DeviceContext, read_boot_id
 from rshell_agent.dialler import Dialler, DiallerState
 from rshell_agent.dispatch import StreamDispatcher
+from rshell_agent.facts import FactsCollector, brief_facts
+from rshell_agent.facts.told import FactsSender
 from rshell_agent.flight_recorder import DeviceTimes, FlightRecorder
 from rshell_agent.flight_report import FlightSender
 from rshell_agent.handlers.forward import Forwards
@@ -110,7 +113,7 @@ class AgentService(Service):
         self._floor = ClockFloor(self._state)
         self._memory = LinkMemory(self._state)
         self._identity = self._load_identity()
-        self._facts = read_facts()
+        self._facts = brief_facts()
         self._status = StatusFile(home, reactor, self._gather)
         changed = self._status.changed
         self._keeper = KeeperClient(
@@ -124,12 +127,20 @@ class AgentService(Service):
         greeting = Greeting(
             self._registry, self._policy, self._memory, self._floor, self._facts, boot_id
         )
+        self._collector = FactsCollector(__version__, self._allowed_handlers, boot_id)
         times = DeviceTimes(trusted=lambda: self._floor.trusted)
         self._recorder = FlightRecorder(self._state / "flight", reactor, boot_id, times)
         self._notes = JobNotes(self._keeper, self._recorder)
         self._suspension = SuspensionWatch(reactor, self._slept, self._clock_stepped)
         chance, wheel = random.SystemRandom(), TimerWheel(reactor)
         proxy = Proxy.parse(self._config.link.proxy) if self._config.link.proxy else None
+        self._facts_sender = FactsSender(
+            self._all_facts,
+            lambda: "facts" in self._allowed_handlers(),
+            wheel,
+            reactor,
+            chance.uniform,
+        )
         links = AgentLinks(
             reactor,
             wheel,
@@ -143,6 +154,7 @@ class AgentService(Service):
             lookup=lookup,
             journal=self._recorder,
             flights=FlightSender(self._recorder, wheel, reactor, chance.uniform),
+            facts=self._facts_sender,
         )
         links.dispatcher = StreamDispatcher(
             self._registry, self._policy, self._keeper, self._context, reactor
@@ -201,7 +213,21 @@ class AgentService(Service):
 
     def _context(self) -> DeviceContext:
         name = self._memory.name or self._facts["hostname"]
-        return DeviceContext(name, self._home, self._reactor, self._facts, self._forwards)
+        return DeviceContext(
+            name, self._home, self._reactor, self._facts, self._forwards, look=self._look
+        )
+
+    def _all_facts(self) -> dict[str, Any]:
+        return self._collector.collect()
+
+    def _look(self, names: Iterable[str]) -> dict[str, Any]:
+        facts = self._collector.collect(names)
+        if not names:
+            self._facts_sender.look_soon()
+        return facts
+
+    def _allowed_handlers(self) -> frozenset[str]:
+        return self._registry.names & self._policy.current.handlers
 
     # -- IService ------------------------------------------------------------------------------
 
@@ -298,5 +324,6 @@ class AgentService(Service):
             keeper={key: identity[key] for key in ("pid", "version") if key in identity},
             keeper_sessions=self._keeper_sessions,
             policy_error=self._policy.current.error,
+            plugin_problems=self._registry.problems,
             certificate_end=stamp(self._identity.current.certificate.not_valid_after_utc),
         )

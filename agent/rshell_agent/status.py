@@ -30,6 +30,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
         keeper: The keeper's ``pid`` and ``version``; empty when there is none.
         keeper_sessions: Sessions it held when it was last asked.
         policy_error: Why the policy denies everything, or None.
+        plugin_problems: Plug-ins that cannot be used, a line each.
         certificate_end: End of the device's certificate.
         pid: The agent's.
         updated_at: When this was written.
@@ -44,6 +45,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     keeper: dict[str, Any] = msgspec.field(default_factory=dict)
     keeper_sessions: int = 0
     policy_error: str | None = None
+    plugin_problems: list[str] = msgspec.field(default_factory=list)
     certificate_end: str = ""
     pid: int = 0
     updated_at: str = ""

@@ -43,8 +43,6 @@ _HANDLER = re.compile(r"[a-z][a-z0-9_.-]{0,62}", re.ASCII)
 _LOGIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@-]{0,62}\$?", re.ASCII)
 #: Not names of handlers: verbs of the gateway, and the console.
 _NOT_HANDLERS = ("gateway.", "console")
-#: A fact is what a device says of itself.
-_FACTS = "facts."
 
 
 class BadGrant(ValueError):
@@ -132,14 +130,10 @@ def _once(names: Sequence[str]) -> tuple[str, ...]:
 
 def _policy_selector(text: str) -> selectors.Selector:
     try:
-        selector = selectors.parse(text)
+        selector = selectors.parse_for_policy(text)
     except selectors.BadSelector as error:
         raise BadGrant(f"selector: {error.message}") from None
     for term in selector.terms:
-        if term.key.startswith(_FACTS):
-            raise BadGrant(
-                f"{term.key} is what a device says of itself, and decides nothing: use a label"
-            )
         if term.key in PSEUDO_LABELS and term.key != "name":
             raise BadGrant(f"a role's selector has names and labels, not {term.key}")
     return selector

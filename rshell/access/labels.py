@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 import attrs
 
 __all__ = [
+    "FACT_PREFIX",
     "KEY_PATTERN",
     "PSEUDO_LABELS",
     "BadLabel",
@@ -23,6 +24,8 @@ KEY_PATTERN = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}"
 
 # Selectors answer these from the device itself.
 PSEUDO_LABELS = frozenset({"id", "name", "state"})
+# Selectors answer what begins so from what the device says of itself.
+FACT_PREFIX = "facts."
 
 _KEY = re.compile(KEY_PATTERN, re.ASCII)
 _VALUE = re.compile(r"[A-Za-z0-9_.:/@+-]{0,253}", re.ASCII)
@@ -50,6 +53,8 @@ def parse_label(text: str) -> tuple[str, str]:
     if not equals:
         raise BadLabel(f"a label is written key=value, not {text[:80]!r}")
     _check_key(key)
+    if key.startswith(FACT_PREFIX):
+        raise BadLabel(f"{key} is no label: what begins with {FACT_PREFIX} the device itself tells")
     if not _VALUE.fullmatch(value):
         raise BadLabel(
             f"the value of label {key} has at most 253 characters of letters, digits and _.:/@+-"

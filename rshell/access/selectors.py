@@ -11,6 +11,7 @@ Terms are joined by commas, and a comma means AND (as in Kubernetes' label selec
 ``site notin (a,b)``  the label has none of them *or is absent*
 ``site=*``            the label is present
 ``!site``             the label is absent
+``facts.os=arch``     the device says so of itself; all forms, as with labels
 ====================  =================================================================
 
 A word alone is always a name, never "label present": names win.  ``name``, ``id`` and
@@ -18,7 +19,12 @@ A word alone is always a name, never "label present": names win.  ``name``, ``id
 match; that is refused with a hint at ``name in (a,b)``.  An empty selector is refused
 too, so that an unset variable in a script never means "all": that is ``*``.
 
-What it is not: a policy.  It sees only what it is given.
+A fact's path goes into maps by dots (``facts.memory.total_bytes``) and through lists: a term holds
+if any element fits (``facts.addresses=10.0.*``, ``facts.disks.type=btrfs``).
+
+What it is not: a policy.  It sees only what it is given.  A selector that *grants* something is
+read by `parse_for_policy`, which knows no facts: a device may say anything of itself, so facts
+choose devices and never decide what may be done to them.
 """
 
 from __future__ import annotations
@@ -26,14 +32,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from fnmatch import translate
-from typing import Literal
+from typing import Any, Literal
 
 import attrs
 
-from rshell.access.labels import KEY_PATTERN, PSEUDO_LABELS
+from rshell.access.labels import FACT_PREFIX, KEY_PATTERN, PSEUDO_LABELS
 from rshell.access.printable import printable
 
-__all__ = ["MAX_SELECTOR", "MAX_TERMS", "BadSelector", "Selector", "parse"]
+__all__ = ["MAX_SELECTOR", "MAX_TERMS", "BadSelector", "Selector", "parse", "parse_for_policy"]
 
 # Enough for a hundred device names in one `in (...)`; a longer list is a label's job.
 MAX_SELECTOR = 4_096
@@ -97,11 +103,22 @@ class _Term:
     values: tuple[_Glob, ...]
     negated: bool = False
 
-    def holds(self, labels: Mapping[str, str], pseudo: Mapping[str, str]) -> bool:
+    def holds(
+        self, labels: Mapping[str, str], pseudo: Mapping[str, str], facts: Mapping[str, Any]
+    ) -> bool:
+        if self.key.startswith(FACT_PREFIX):
+            return self._holds_of(_fact_texts(facts, self.key.split(".")[1:]))
         value = pseudo.get(self.key) if self.key in PSEUDO_LABELS else labels.get(self.key)
         if self.form == "absent":
             return value is None
         found = value is not None and any(glob.matches(value) for glob in self.values)
+        return found != self.negated
+
+    def _holds_of(self, texts: list[str]) -> bool:
+        """Judge a fact, which may have several values."""
+        if self.form == "absent":
+            return not texts
+        found = any(glob.matches(text) for text in texts for glob in self.values)
         return found != self.negated
 
     def __str__(self) -> str:
@@ -122,7 +139,13 @@ class Selector:
     terms: tuple[_Term, ...]
 
     def matches(
-        self, name: str, labels: Mapping[str, str], *, state: str = "", device_id: str = ""
+        self,
+        name: str,
+        labels: Mapping[str, str],
+        *,
+        state: str = "",
+        device_id: str = "",
+        facts: Mapping[str, Any] | None = None,
     ) -> bool:
         """Return whether a device is meant.
 
@@ -131,9 +154,16 @@ class Selector:
             labels: its operator-set labels.
             state: ``live``, ``suspect``, ``lost`` or ``never``.
             device_id: its id.
+            facts: what it says of itself; needed only if `fact_names` has any.
         """
         pseudo = {"name": name, "state": state, "id": device_id}
-        return all(term.holds(labels, pseudo) for term in self.terms)
+        return all(term.holds(labels, pseudo, facts or {}) for term in self.terms)
+
+    @property
+    def fact_names(self) -> frozenset[str]:
+        """The facts that it asks for, by their first names: usually none."""
+        keys = (term.key for term in self.terms if term.key.startswith(FACT_PREFIX))
+        return frozenset(key.split(".")[1] for key in keys)
 
     @property
     def single_name(self) -> str | None:
@@ -176,6 +206,39 @@ def parse(text: str) -> Selector:
     return Selector(tuple(terms))
 
 
+def parse_for_policy(text: str) -> Selector:
+    """Return a selector that may decide who may do what: names and labels, no facts.
+
+    Raises:
+        BadSelector: It cannot be understood, or asks for a fact.
+    """
+    selector = parse(text)
+    for term in selector.terms:
+        if term.key.startswith(FACT_PREFIX):
+            raise BadSelector(
+                f"{term.key} is what a device says of itself, and decides nothing: use a label",
+                text,
+                max(0, text.find(term.key)),
+            )
+    return selector
+
+
+def _fact_texts(value: Any, path: list[str]) -> list[str]:
+    """Return the values at a path as text; of lists, those of every element."""
+    if isinstance(value, list):
+        return [text for item in value for text in _fact_texts(item, path)]
+    if path:
+        if isinstance(value, dict):
+            # An operator reads facts.disks./mnt nowhere: keys of maps have no dots.
+            return _fact_texts(value.get(path[0]), path[1:])
+        return []
+    if isinstance(value, bool):
+        return ["true" if value else "false"]
+    if isinstance(value, str | int | float):
+        return [str(value)]
+    return []
+
+
 def _is_wild(text: str) -> bool:
     return "*" in text or "?" in text
 
@@ -211,6 +274,13 @@ def _stripped(text: str, start: int, end: int) -> tuple[int, str]:
 
 
 def _term(text: str, start: int, part: str) -> _Term:
+    term = _any_term(text, start, part)
+    if term.key.startswith(FACT_PREFIX) and not all(term.key.split(".")):
+        raise BadSelector("a fact has a name between its dots, as in facts.os", text, start)
+    return term
+
+
+def _any_term(text: str, start: int, part: str) -> _Term:
     if match := _ABSENT_TERM.fullmatch(part):
         key = match["key"]
         if key in PSEUDO_LABELS:

@@ -13,14 +13,23 @@ from __future__ import annotations
 import base64
 import math
 import os
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+import attrs
 import msgspec
 
 from rshell.access.printable import printable
 
-__all__ = ["BadArgument", "build_request", "describe_arguments"]
+__all__ = [
+    "Argument",
+    "BadArgument",
+    "arguments_of",
+    "build_request",
+    "describe_arguments",
+    "description_of",
+]
 
 _TRUE = frozenset({"true", "yes", "on", "1"})
 _FALSE = frozenset({"false", "no", "off", "0"})
@@ -99,6 +108,82 @@ def _sendable(request: Schema) -> Schema:
         except (ValueError, OverflowError, RecursionError):
             raise BadArgument(f"{printable(key, 80)} is not UTF-8, or too deep") from None
     return request
+
+
+@attrs.frozen
+class Argument:
+    """One argument of a handler, or value of its answer, as text that is safe to show.
+
+    Attributes:
+        kind: Its type in a word or two.
+        default: How an operator would write it; "" if it is empty, or there is none.
+        limits: ``1 to 10``, ``at most 64 characters``.
+    """
+
+    name: str
+    kind: str
+    required: bool
+    default: str
+    description: str
+    limits: tuple[str, ...]
+
+
+def arguments_of(schema: Any) -> list[Argument]:
+    """Return a handler's arguments, those that it must have first, at most `MAX_NAMES`.
+
+    Args:
+        schema: of the handler's request, whatever the device sent.
+    """
+    whole = _mapping(schema)
+    root = _resolve(whole, whole)
+    required, names = set(_required(root)), _Names(whole)
+    found = []
+    for name, kind in list(_mapping(root.get("properties")).items())[:MAX_NAMES]:
+        resolved = _resolve(kind, whole)
+        description = _mapping(kind).get("description") or resolved.get("description")
+        found.append(
+            Argument(
+                name=printable(name, 64),
+                kind=printable(names.of(kind), 80),
+                required=name in required,
+                default=_default(_mapping(kind).get("default")),
+                description=_sentence(description),
+                limits=tuple(_limits(kind, whole)),
+            )
+        )
+    return sorted(found, key=lambda argument: not argument.required)
+
+
+def description_of(schema: Any) -> list[str]:
+    """Return what a request's type says of itself, in paragraphs."""
+    whole = _mapping(schema)
+    text = _resolve(whole, whole).get("description")
+    if not isinstance(text, str):
+        return []
+    paragraphs = re.split(r"\n\s*\n", text[: 4 * MAX_DESCRIPTION])
+    return [said for part in paragraphs if (said := _sentence(part.replace("``", "")))]
+
+
+def _default(value: Any) -> str:
+    return "" if value in (None, "", [], {}) else printable(_spelled(value), 60)
+
+
+def _sentence(text: Any) -> str:
+    return printable(" ".join(text.split()), MAX_DESCRIPTION) if isinstance(text, str) else ""
+
+
+def _limits(kind: Any, schema: Schema) -> Iterator[str]:
+    """Yield what a value must keep to, in words."""
+    for branch in _branches(kind, schema)[:MAX_BRANCHES]:
+        low, high = _bound(branch.get("minimum")), _bound(branch.get("maximum"))
+        if low is not None and high is not None:
+            yield f"{low:,} to {high:,}"
+        elif low is not None or high is not None:
+            yield f"at least {low:,}" if low is not None else f"at most {high:,}"
+        for key, unit in (("maxLength", "characters"), ("maxItems", "times")):
+            most = _bound(branch.get(key))
+            if most is not None and branch.get("contentEncoding") is None:
+                yield f"at most {most:,} {unit}"
 
 
 def describe_arguments(schema: Any) -> str:
@@ -215,6 +300,9 @@ def _typed(key: str, text: str, kind: Schema, schema: Schema, depth: int) -> Any
                 raise BadArgument(f"{key} is an object: write {key}={{…}} in JSON")
             return value
         case _:
+            most = _bound(kind.get("maxLength"))
+            if most is not None and "contentEncoding" not in kind and len(text) > most:
+                raise BadArgument(f"{key} has at most {most:,} characters, not {len(text):,}")
             return _text(text, kind)
 
 
@@ -297,6 +385,8 @@ class _Names:
             return ""
         if name == "string":
             return "bytes" if branch.get("contentEncoding") == "base64" else "text"
+        if name == "array" and "prefixItems" in branch:
+            return "[…]"
         if name == "array":
             items = branch.get("items") if depth < MAX_DEPTH else None
             return f"{self.of(items, depth + 1) if items else 'any'}..."

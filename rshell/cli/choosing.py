@@ -8,7 +8,7 @@ from rshell.access.selectors import parse
 from rshell.cli.fanout import Target
 from rshell.client import Client, Device, Outcome, SelectedNothing
 
-__all__ = ["choose", "names_one"]
+__all__ = ["choose", "names_one", "selector_of"]
 
 _ID = re.compile(r"[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}", re.ASCII)
 
@@ -20,6 +20,11 @@ def names_one(selector: str) -> bool:
         BadSelector: It is no selector.
     """
     return _ID.fullmatch(selector) is not None or parse(selector).single_name is not None
+
+
+def selector_of(name_or_id: str) -> str:
+    """Return the selector of one device."""
+    return f"id={name_or_id}" if _ID.fullmatch(name_or_id) else name_or_id
 
 
 async def choose(client: Client, selector: str) -> list[Target]:

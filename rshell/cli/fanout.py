@@ -131,9 +131,15 @@ class Running(Protocol):
 class _Shown:
     """A session's receiver that shows what it gets."""
 
-    def __init__(self, presenter: Presenter, opened: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        presenter: Presenter,
+        opened: Callable[[], None],
+        events: Callable[[str, dict[str, Any]], None] | None,
+    ) -> None:
         self._presenter = presenter
         self._opened = opened
+        self._events = events
 
     def session_opened(self) -> None:
         self._opened()
@@ -142,10 +148,12 @@ class _Shown:
         self._presenter.output(data, stderr)
 
     def event_received(self, kind: str, body: dict[str, Any]) -> None:
-        """Progress is not shown here; what is missing is."""
+        """Show what is missing; the rest is for who asked for events."""
         count = body.get("bytes")
         if kind == "gap" and isinstance(count, int):
             self._presenter.gap(count)
+        elif self._events is not None:
+            self._events(kind, body)
 
 
 class Fanout:
@@ -158,6 +166,7 @@ class Fanout:
         outputs: Where the presenters write.
         concurrency: How many sessions run at once.
         stdin: Whether our standard input goes to the (then only) device.
+        events: Takes (device, kind, body) of each event, if somebody wants them.
     """
 
     def __init__(
@@ -169,6 +178,7 @@ class Fanout:
         *,
         concurrency: int = 50,
         stdin: bool = False,
+        events: Callable[[str, str, dict[str, Any]], None] | None = None,
     ) -> None:
         self._surroundings = surroundings
         self._open_session = open_session
@@ -176,6 +186,7 @@ class Fanout:
         self._outputs = outputs
         self._concurrency = concurrency
         self._stdin = stdin
+        self._events = events
         self._waiting: deque[Target] = deque()
         self._running: dict[int, tuple[str, Running]] = {}
         self._outcomes: list[Outcome] = []
@@ -219,7 +230,8 @@ class Fanout:
         if target.absent is not None:
             self._finish(presenter, target.absent)
             return
-        receiver = _Shown(presenter, self._opened)
+        events = None if self._events is None else partial(self._events, target.device)
+        receiver = _Shown(presenter, self._opened, events)
         try:
             session = self._open_session(target.device, receiver)
         except RshellError as error:

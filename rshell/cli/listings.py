@@ -1,4 +1,4 @@
-"""Verbs that list: devices, handlers, audit, whoami."""
+"""Verbs that list: devices, audit, whoami."""
 
 from __future__ import annotations
 
@@ -11,16 +11,21 @@ import msgspec
 
 from rshell.access.printable import printable
 from rshell.access.selectors import parse
-from rshell.cli.arguments import describe_arguments
+from rshell.cli.columns import (
+    DEFAULT_COLUMNS,
+    WIDE_COLUMNS,
+    BadColumn,
+    columns_of,
+    fact_names,
+)
 from rshell.cli.options import common_options, settings_of
 from rshell.cli.pipes import say
 from rshell.cli.presenting import encode_json
 from rshell.cli.running import Surroundings, run_with_client
 from rshell.cli.tables import print_table
-from rshell.cli.times import span
-from rshell.client import AuditRow, Client, Device
+from rshell.client import AuditRow, Client
 
-__all__ = ["audit", "devices", "handlers", "print_json", "whoami"]
+__all__ = ["audit", "devices", "print_json", "whoami"]
 
 
 def print_json(value: Any) -> None:
@@ -31,36 +36,15 @@ def print_json(value: Any) -> None:
     say(encoded.decode("utf-8") + "\n")
 
 
-def _labels(labels: dict[str, str]) -> str:
-    return ",".join(f"{key}={value}" for key, value in sorted(labels.items()))
-
-
-def _device_row(device: Device) -> Sequence[str]:
-    state = "revoked" if device.revoked else device.state
-    if device.state == "suspect" and device.silent_ms is not None:
-        state += f" {span(device.silent_ms / 1000)}"
-    if device.quarantined:
-        state = "quarantined"
-    if device.policy_error:
-        state += " (bad policy)"
-    if device.alerts:
-        state += " (!)"
-    since = device.connected_at if device.live else device.last_seen
-    return (
-        device.name,
-        state,
-        since or "-",
-        device.address or "-",
-        device.agent_version or "-",
-        _labels(device.labels) or "-",
-    )
-
-
 @click.command(short_help="List devices.")
+@click.option(
+    "-o", "--output", type=click.Choice(["wide"]), help="wide: system, kernel and handlers too."
+)
+@click.option("--columns", metavar="A,B,...", help="Just these columns; see below.")
 @common_options
 @click.argument("selector", default="")
 @click.pass_context
-def devices(context: click.Context, selector: str) -> int:
+def devices(context: click.Context, selector: str, output: str | None, columns: str | None) -> int:
     """List the devices that SELECTOR picks, or all that you may see.
 
     \b
@@ -68,22 +52,32 @@ def devices(context: click.Context, selector: str) -> int:
     rshell devices 'pump-*,site=berlin'
     rshell devices state=lost --json
     rshell devices 'tier in (test,stage),!retired'
+    rshell devices 'facts.os=arch' --columns name,facts.kernel,facts.memory.total_bytes
 
     SINCE is when it connected, or when it was last heard. A suspect device still has its link, and
     has been silent for so long.
+
+    Columns: name, id, state, since, connected_at, last_seen, address, agent, labels, handlers,
+    gateway, epoch, policy, labels.KEY and facts.NAME (see: rshell facts).
     """
     if selector:
         parse(selector)
+    if columns and output:
+        raise click.UsageError("give either --columns or -o wide")
+    try:
+        shown = columns_of(columns or (WIDE_COLUMNS if output else DEFAULT_COLUMNS))
+    except BadColumn as error:
+        raise click.UsageError(printable(str(error), 300)) from None
     settings = settings_of(context)
 
     async def main(_surroundings: Surroundings, client: Client) -> int:
-        found = await client.devices(selector)
+        found = await client.devices(selector, facts=fact_names(shown))
         if settings.json:
             print_json(found)
             return 0
         print_table(
-            ("NAME", "STATE", "SINCE", "ADDRESS", "AGENT", "LABELS"),
-            [_device_row(device) for device in found],
+            [column.heading for column in shown],
+            [[column.cell(device) for column in shown] for device in found],
         )
         for device in found:
             if device.policy_error:
@@ -92,34 +86,6 @@ def devices(context: click.Context, selector: str) -> int:
             for alert in device.alerts:
                 text = printable(f"{device.name}: {alert}", 300)
                 sys.stderr.write(f"rshell: {text}\n")
-        return 0
-
-    return run_with_client(settings.home, main)
-
-
-@click.command(short_help="List what can be called on a device.")
-@click.option("--gateway", is_flag=True, help="List what the gateway itself answers.")
-@common_options
-@click.argument("device", required=False)
-@click.pass_context
-def handlers(context: click.Context, device: str | None, gateway: bool) -> int:
-    """List the handlers of DEVICE with their arguments, for rshell call.
-
-    \b
-    rshell handlers pump-17
-    rshell handlers --gateway
-    """
-    if (device is None) != gateway:
-        raise click.UsageError("name one DEVICE, or say --gateway")
-    settings = settings_of(context)
-
-    async def main(_surroundings: Surroundings, client: Client) -> int:
-        found = await client.handlers(device)
-        if settings.json:
-            print_json(found)
-            return 0
-        rows = [(h.name, h.summary, describe_arguments(h.schema)) for h in found]
-        print_table(("HANDLER", "WHAT IT DOES", "ARGUMENTS"), rows)
         return 0
 
     return run_with_client(settings.home, main)

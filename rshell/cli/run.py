@@ -15,6 +15,7 @@ from rshell.cli.confirm import Change, confirm_options
 from rshell.cli.fanout import Fanout, Outputs
 from rshell.cli.options import common_options, login_option, settings_of
 from rshell.cli.presenting import JsonPresenter, PrefixPresenter, Presenter, RawPresenter, Write
+from rshell.cli.progress_line import ProgressLine
 from rshell.cli.running import Surroundings, run_with_client
 from rshell.client import Client, Session, SessionReceiver
 from rshell.client.commands import exec_request
@@ -76,7 +77,7 @@ def command_of(
 
 
 def presenter_for(
-    outputs: Outputs, json: bool, prefixed: bool, quiet: bool, device: str
+    outputs: Outputs | ProgressLine, json: bool, prefixed: bool, quiet: bool, device: str
 ) -> Presenter:
     """Return how one device's session is shown."""
     write: Write = outputs.write

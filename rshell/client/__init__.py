@@ -45,11 +45,12 @@ from rshell.client.errors import (
     RshellError,
     SelectedNothing,
 )
-from rshell.client.outcomes import Outcome
+from rshell.client.outcomes import Outcome, describe_outcome
 from rshell.client.profiles import Profile, find_profile
 from rshell.client.records import (
     AuditRow,
     Device,
+    DeviceFacts,
     Grant,
     Handler,
     Invitation,
@@ -72,6 +73,7 @@ __all__ = [
     "CompletedCommand",
     "ConnectionFailed",
     "Device",
+    "DeviceFacts",
     "Grant",
     "Handler",
     "Invitation",
@@ -97,5 +99,6 @@ __all__ = [
     "Uplink",
     "Whoami",
     "connect",
+    "describe_outcome",
     "find_profile",
 ]

@@ -165,6 +165,7 @@ class Client(GatewayVerbs):
         login: str | None = None,
         priority: str = "normal",
         window: int = DEFAULT_WINDOW,
+        timeout: float | None = None,
         grace_seconds: float | None = None,
     ) -> Session:
         """Open a session of a handler on a device.
@@ -177,6 +178,7 @@ class Client(GatewayVerbs):
             login: The account on the device; None asks for its default.
             priority: ``interactive``, ``normal`` or ``bulk``: the share of a busy link.
             window: Bytes the device may be ahead of the receiver.
+            timeout: Seconds after which the device ends it with the outcome ``timeout``.
             grace_seconds: How long to try to come back when the way to the device breaks; None
                 is a minute, which suits networks, not devices that restart.
 
@@ -185,7 +187,8 @@ class Client(GatewayVerbs):
 
         Raises:
             ConnectionFailed: There is no link, and there will be none.
-            Refused: The request does not fit into a control frame, or too many streams are open.
+            Refused: The request does not fit into a control frame, too many streams are open, or
+                the gateway is too old for a time limit.
         """
         session = Session(self._uplink, device, handler, receiver, grace_seconds=grace_seconds)
         session.start(
@@ -194,6 +197,7 @@ class Client(GatewayVerbs):
             weight=PRIORITIES.get(priority, WEIGHT_NORMAL),
             window=window,
             interactive=priority == "interactive",
+            timeout=timeout,
         )
         return session
 
@@ -262,6 +266,47 @@ class Client(GatewayVerbs):
             newest=None if view else newest,
         )
         return session
+
+    async def call(
+        self,
+        device: str,
+        handler: str,
+        request: Any,
+        *,
+        input: bytes = b"",  # as subprocess.run calls it
+        login: str | None = None,
+        timeout: float | None = None,  # noqa: ASYNC109  # the device keeps it, not this coroutine
+        max_output_bytes: int = MAX_OUTPUT_BYTES,
+    ) -> CompletedCommand:
+        """Use a handler, also a plug-in's, and wait for its end.
+
+        Args:
+            device: Name or id.
+            handler: For example ``facts``.
+            request: As in `open`.
+            input: What the handler reads.
+            login: The account on the device; None asks for its default.
+            timeout: Seconds after which the device ends the handler.
+            max_output_bytes: What is kept of each of stdout and stderr.
+
+        Returns:
+            Output and outcome (``outcome.result`` is the handler's answer, if it has one); a
+            handler that fails is no exception.
+
+        Raises:
+            RshellError: It cannot be asked for at all.
+
+        Example:
+            ::
+
+                done = await client.call("pump-17", "facts", {"names": ["memory"]})
+                print(done.outcome.result)
+        """
+        collected = Collected(max_output_bytes)
+        session = self.open(device, handler, request, collected, login=login, timeout=timeout)
+        session.write(input)
+        session.write_eof()
+        return collected.completed(device, await session.outcome)
 
     async def run(
         self,

@@ -14,6 +14,7 @@ from rshell.handlers import Outcome
 __all__ = [
     "AuditRow",
     "Device",
+    "DeviceFacts",
     "Grant",
     "GrantCheck",
     "Handler",
@@ -37,7 +38,7 @@ class Device(Struct, frozen=True, kw_only=True):
     ``name_provisional``: the device proposed its name, and no operator accepted it yet.
     ``silent_ms``: how long nothing has come from it, while it has a link.
     ``quarantined``: since when it is kept out, as a suspected clone.  ``alerts``: what is suspected
-    of it, a line each.
+    of it, a line each.  ``problems``: plug-ins on it that cannot be used, a line each.
     """
 
     id: str
@@ -52,8 +53,9 @@ class Device(Struct, frozen=True, kw_only=True):
     last_seen: str | None = None
     agent_version: str | None = None
     handlers: list[str] = field(default_factory=list)
-    facts: dict[str, str] = field(default_factory=dict)
+    facts: dict[str, Any] = field(default_factory=dict)
     policy_error: str | None = None
+    problems: list[str] = field(default_factory=list)
     silent_ms: int | None = None
     revoked: bool = False
     quarantined: str | None = None
@@ -65,13 +67,33 @@ class Device(Struct, frozen=True, kw_only=True):
         return self.state in ("live", "suspect")
 
 
+class DeviceFacts(Struct, frozen=True, kw_only=True):
+    """What a device says of itself (docs/facts.md); ``received_at`` is when the gateway got it.
+
+    All of it is the device's word: show it through `rshell.access.printable.printable` only, and
+    decide nothing by it.
+    """
+
+    device: str
+    state: str = "never"
+    received_at: str | None = None
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
 class Handler(Struct, frozen=True, kw_only=True):
-    """A handler as the catalogue describes it."""
+    """A handler as the catalogue describes it.
+
+    ``schema``, ``result`` and ``events`` (by kind) are JSON schemas, of the request and of what is
+    answered.  ``allowed`` is false for one that the device has and its policy does not name.
+    """
 
     name: str
     summary: str = ""
     schema: dict[str, Any] = field(default_factory=dict)
     priority: str = "normal"
+    allowed: bool = True
+    result: dict[str, Any] | None = None
+    events: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
 class Invitation(Struct, frozen=True, kw_only=True):

@@ -9,9 +9,12 @@ import msgspec
 from rshell.client.errors import Refused
 from rshell.link.core.constants import MAX_OFFSET
 from rshell.link.core.errors import ErrorCode, LocalProtocolError
-from rshell.link.core.messages import Open, Positions, encode
+from rshell.link.core.messages import Open, Positions, Welcome, encode
 
-__all__ = ["check_size", "encode_request"]
+__all__ = ["check_deadline", "check_size", "encode_request"]
+
+#: What an OPEN can say: 34 years.
+_MAX_TIMEOUT_MS = 2**40
 
 
 def check_size(opening: Open) -> None:
@@ -30,6 +33,22 @@ def check_size(opening: Open) -> None:
         encode(largest)
     except LocalProtocolError as error:
         raise Refused(ErrorCode.BAD_REQUEST.value, str(error)) from None
+
+
+def check_deadline(seconds: float, welcome: Welcome | None) -> None:
+    """Refuse a time limit that makes no sense, or that the gateway does not know (rule O7).
+
+    Raises:
+        Refused: So it is.
+    """
+    if not 0 < seconds * 1000 <= _MAX_TIMEOUT_MS:
+        raise Refused(ErrorCode.BAD_REQUEST.value, f"{seconds:g} s is no time limit", "")
+    if welcome is not None and "deadline" not in welcome.features:
+        raise Refused(
+            ErrorCode.VERSION.value,
+            "the gateway is too old to pass a time limit on",
+            "upgrade it, or leave --timeout out",
+        )
 
 
 def encode_request(request: Any) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from rshell.client.absence import Absence, Away
 from rshell.client.errors import ConnectionFailed, Refused, RshellError
 from rshell.client.outcomes import Outcome, outcome_of_closing, read_outcome
 from rshell.client.replays import Replays
-from rshell.client.requests import check_size
+from rshell.client.requests import check_deadline, check_size
 from rshell.client.uplink import Uplink
 from rshell.link.channel import StreamChannel
 from rshell.link.clock import WheelTimer
@@ -158,6 +158,7 @@ class Session:
         window: int = DEFAULT_WINDOW,
         interactive: bool = False,
         newest: Callable[[], Coroutine[Any, Any, int | None]] | None = None,
+        timeout: float | None = None,
     ) -> None:
         """Open it, now or as soon as there is a link.
 
@@ -169,11 +170,15 @@ class Session:
             interactive: Whether somebody sits in front of it: a dead path is noticed sooner.
             newest: Finds the last attempt, or None for none, if the one that was given turns out
                 to be old.
+            timeout: Seconds after which the device ends it.
 
         Raises:
             ConnectionFailed: There is no link, and there will be none.
-            Refused: The link takes no such stream: it is full, or the request too large.
+            Refused: The link takes no such stream: it is full, or the request too large; or the
+                gateway is too old for a time limit.
         """
+        if timeout is not None:
+            check_deadline(timeout, self._uplink.welcome)
         self._weight = weight
         self._window = window
         self._newest = newest
@@ -184,6 +189,7 @@ class Session:
             login=login,
             request=request,
             view=self._view,
+            timeout_ms=None if timeout is None else max(1, round(timeout * 1000)),
             resume=Positions(0, 0, 0) if self._joins else None,
         )
         check_size(opening)

@@ -13,6 +13,7 @@ from rshell.client.outcomes import Outcome, describe_outcome
 from rshell.client.records import (
     AuditRow,
     Device,
+    DeviceFacts,
     Handler,
     Invitation,
     LinkRecord,
@@ -34,6 +35,7 @@ _READ_ONLY = frozenset(
     {
         "audit",
         "devices",
+        "facts",
         "handlers",
         "metrics",
         "operators",
@@ -106,14 +108,30 @@ class GatewayVerbs(RoleVerbs):
                 "upgrade rshell here or on the gateway",
             ) from None
 
-    async def devices(self, selector: str = "") -> list[Device]:
+    async def devices(self, selector: str = "", *, facts: Iterable[str] = ()) -> list[Device]:
         """Return the devices that a selector picks; all that may be seen if it is empty.
+
+        Args:
+            selector: As in ``rshell devices``.
+            facts: Names of facts to bring with each, besides the few that it always tells.
 
         Raises:
             Refused: The selector is wrong (code ``bad-request``), or the role forbids it.
         """
-        found: list[Device] = await self._ask("devices", list[Device], {"selector": selector})
+        request: dict[str, Any] = {"selector": selector}
+        if names := sorted(set(facts)):
+            request["facts"] = names  # an older gateway does not know the key
+        found: list[Device] = await self._ask("devices", list[Device], request)
         return found
+
+    async def facts(self, device: str) -> DeviceFacts:
+        """Return what a device told of itself last; it need not be connected.
+
+        Raises:
+            Refused: There is no such device, or the role forbids it.
+        """
+        answer: DeviceFacts = await self._ask("facts", DeviceFacts, {"device": device})
+        return answer
 
     async def handlers(self, device: str | None = None) -> list[Handler]:
         """Return the handlers of a device, or the gateway's own for None.

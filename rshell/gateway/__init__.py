@@ -8,6 +8,7 @@
     joining.py       the join exchange (no certificate yet)
     device_links.py  a device's link from HELLO to its end: epochs, sessions
     catalogues.py    what each device can do, asked for once
+    chosen.py        from a selector to devices, with facts if it asks for them
     presence.py      which device is live, on which link, since when
     probing.py       is it there now: one PING, shared
     clones.py        two machines with one identity: alert, quarantine
@@ -23,6 +24,7 @@
     session_services.py  the verbs about sessions
     verbs.py         what the gateway itself answers (``gateway.*``), and for whom
     services.py      those verbs' work; link_services.py of links, device_rows.py a device's row
+    fact_services.py what devices say of themselves, and who asks for it
     why_services.py  what happened to a device's link; flights.py of it what devices tell
     metrics.py       what is counted
     throttle.py      how often one peer may make us write what stays

@@ -18,7 +18,7 @@ from twisted.python.failure import Failure
 
 from rshell.gateway.presence import LiveDevice
 from rshell.gateway.throttle import Throttle
-from rshell.handlers import HandlerDescription
+from rshell.handlers import MAX_CATALOGUE_BYTES, HandlerDescription
 from rshell.link.channel import StreamChannel
 from rshell.link.core.errors import ErrorCode, LocalProtocolError
 from rshell.link.core.messages import Open, Opened
@@ -29,8 +29,6 @@ if TYPE_CHECKING:
 
 __all__ = ["CatalogueLearner"]
 
-#: Twenty handlers with long schemas.
-MAX_CATALOGUE_BYTES = 64 * 1024
 #: New catalogues that one device may bring: an upgrade or a change of policy, now and then.
 CATALOGUES_RATE, CATALOGUES_BURST = 4 / 3600, 8
 #: Others with the same catalogue wait for the one that was asked first.
@@ -67,7 +65,7 @@ class CatalogueLearner:
             if body is None:
                 return
             known = self._gateway.catalogues.keep(digest, body)
-        entry.handlers = tuple(handler.name for handler in known)
+        entry.handlers = tuple(handler.name for handler in known if handler.allowed)
 
     async def _fetch_for_all(self, entry: LiveDevice, digest: str) -> str | None:
         """Ask one device; those that came meanwhile look again, and one of them asks if need be."""

@@ -15,6 +15,7 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from rshell.access.printable import printable
+from rshell.gateway import fact_services as _facts  # noqa: F401  # fills the registry of verbs
 from rshell.gateway import link_services as _link_services  # noqa: F401  # fills the registry of verbs
 from rshell.gateway import role_services as _roles  # noqa: F401  # likewise
 from rshell.gateway import services as _services  # noqa: F401  # fills the registry of verbs
@@ -55,6 +56,8 @@ RENEWALS_RATE, RENEWALS_BURST = 3 / 3600, 10
 REFUSED_JOINS_RATE, REFUSED_JOINS_BURST = 1 / 60, 10
 #: Probes that one operator may ask for, of all devices: a look at a whole site at once.
 PROBES_RATE, PROBES_BURST = 20.0, 500
+#: Facts that one device may tell: a look a minute, and what operators ask for between them.
+FACTS_RATE, FACTS_BURST = 1 / 30, 20
 #: Agents come back this soon after a planned stop, and not all at once.
 RESTART_SECONDS = 2
 #: A peer that has not taken our last words by then is cut off by the end of the process.
@@ -162,6 +165,7 @@ class Gateway:
         self.probes = Probes(self)
         self.flights = Flights(wheel.seconds, self.now_us)
         self.probing = Throttle(wheel.seconds, PROBES_RATE, PROBES_BURST)
+        self.fact_reports = Throttle(wheel.seconds, FACTS_RATE, FACTS_BURST)
         self.sessions = SessionTable(wheel.seconds)
         self.rights = Rights(self)
         self.switchboard = Switchboard(self)

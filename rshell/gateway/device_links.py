@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 
 __all__ = ["FEATURES", "DeviceLinks", "reported", "welcome_for"]
 
-FEATURES = ("resume",)
+FEATURES = ("resume", "deadline")
 #: A device that lay in a drawer for longer has to be invited again (rule E4).
 MAX_EXPIRED = timedelta(days=400)
 #: Rows of coming and going that one device may add to the audit log, which is for ever.
@@ -281,7 +281,11 @@ class DeviceLinks:
         entry = LiveDevice(
             device=device,
             link=link,
-            hello=msgspec.structs.replace(hello, facts=reported(hello.facts)),
+            hello=msgspec.structs.replace(
+                hello,
+                facts=reported(hello.facts),
+                problems=[printable(line, 500) for line in hello.problems],
+            ),
             epoch=presence.next_epoch(),
             address=address,
             connected_at=datetime.fromtimestamp(self._wall(), UTC),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -24,8 +25,16 @@ def device_state(gateway: Gateway, device: Device) -> State:
     return State.NEVER if device.last_seen is None else State.LOST
 
 
-def device_row(gateway: Gateway, device: Device) -> dict[str, Any]:
-    """Return the JSON object that ``gateway.devices`` answers for a device."""
+def device_row(
+    gateway: Gateway, device: Device, facts: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Return the JSON object that ``gateway.devices`` answers for a device.
+
+    Args:
+        gateway: Who knows whether it is live.
+        device: Its row.
+        facts: What to tell of it; None tells what was in its HELLO.
+    """
     live = gateway.presence.find(device.id)
     row: dict[str, Any] = {
         "id": device.id,
@@ -43,10 +52,13 @@ def device_row(gateway: Gateway, device: Device) -> dict[str, Any]:
         "handlers": _handler_names(gateway, device.catalogue),
         "facts": dict(device.facts),
         "policy_error": None,
+        "problems": [],
         "alerts": gateway.clones.alerts(device.id),
         "quarantined": None if device.quarantined_at is None else rfc3339(device.quarantined_at),
     }
-    return row if live is None else row | _live_part(gateway, live)
+    if live is not None:
+        row |= _live_part(gateway, live)
+    return row if facts is None else row | {"facts": dict(facts)}
 
 
 def _live_part(gateway: Gateway, live: LiveDevice) -> dict[str, Any]:
@@ -65,12 +77,14 @@ def _live_part(gateway: Gateway, live: LiveDevice) -> dict[str, Any]:
         "handlers": _handler_names(gateway, live.hello.catalogue),
         "facts": live.hello.facts,
         "policy_error": printable(policy.error) if policy and policy.error else None,
+        "problems": live.hello.problems,
         "rtt_ms": None if rtt is None else round(rtt * 1000, 1),
     }
 
 
 def _handler_names(gateway: Gateway, digest: str | None) -> list[str]:
-    return [entry.name for entry in gateway.catalogues.get(digest or "") or ()]
+    known = gateway.catalogues.get(digest or "") or ()
+    return [entry.name for entry in known if entry.allowed]
 
 
 def _rfc3339(moment: datetime) -> str:

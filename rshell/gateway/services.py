@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import msgspec
 from msgspec import Meta, Struct
 
-from rshell.access import selectors
 from rshell.access.labels import BadLabel, parse_label, parse_label_changes
 from rshell.access.names import BadName, check_name
 from rshell.access.printable import printable
-from rshell.gateway.device_rows import device_row, device_state
+from rshell.gateway.chosen import chosen, selector_of
+from rshell.gateway.device_rows import device_row
 from rshell.gateway.joining import issue
 from rshell.gateway.summaries import summary
 from rshell.gateway.switchboard import OpenRefused
@@ -44,9 +44,10 @@ class Nothing(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class DevicesRequest(Struct, frozen=True, forbid_unknown_fields=True):
-    """Which devices: a selector, empty for all."""
+    """Which devices: a selector, empty for all; and which facts to tell besides HELLO's few."""
 
     selector: Annotated[str, Meta(max_length=4096)] = ""
+    facts: Annotated[list[Name], Meta(max_length=64)] = msgspec.field(default_factory=list)
 
 
 class InviteRequest(Struct, frozen=True, forbid_unknown_fields=True):
@@ -125,20 +126,9 @@ async def whoami(gateway: Gateway, asker: Asker, request: Nothing) -> Any:
 @verb("gateway.devices", DevicesRequest, open_to_all=True)
 async def devices(gateway: Gateway, asker: Asker, request: DevicesRequest) -> Any:
     """List the devices that you may see, their state and what they are."""
-    selector = None
-    if request.selector.strip():
-        try:
-            selector = selectors.parse(request.selector)
-        except selectors.BadSelector as error:
-            raise BadRequest(error.message) from None
-    rows = []
-    for device in gateway.rights.seen(asker.operator, await gateway.store.find_devices()):
-        state = device_state(gateway, device).value
-        if selector is None or selector.matches(
-            device.name, device.labels, state=state, device_id=device.id
-        ):
-            rows.append(device_row(gateway, device))
-    return rows
+    selector = selector_of(request.selector)
+    found = await chosen(gateway, asker.operator, selector, request.facts)
+    return [device_row(gateway, one.device, one.facts if request.facts else None) for one in found]
 
 
 @verb("gateway.invite", InviteRequest, changes=True)

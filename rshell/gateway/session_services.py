@@ -6,12 +6,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from msgspec import Meta, Struct
 
-from rshell.access import selectors
 from rshell.gateway.callers import OpenRefused
+from rshell.gateway.chosen import chosen, selector_of
 from rshell.gateway.presence import State
 from rshell.gateway.session_table import TableEntry
 from rshell.gateway.verbs import Asker, verb
-from rshell.handlers import BadRequest
 from rshell.link.core.errors import ErrorCode
 from rshell.link.core.messages import Sessions
 from rshell.store.records import Device
@@ -43,27 +42,17 @@ async def sessions(gateway: Gateway, asker: Asker, request: SessionsRequest) -> 
         raise OpenRefused(
             ErrorCode.POLICY, "only an administrator may list other operators' sessions"
         )
-    selector = None
-    if request.selector.strip():
-        try:
-            selector = selectors.parse(request.selector)
-        except selectors.BadSelector as error:
-            raise BadRequest(error.message) from None
+    selector = selector_of(request.selector)
     wanted = [e for e in gateway.sessions.entries() if request.all or e.operator == asker.name]
     if not wanted:
         return []
-    found = gateway.rights.seen(asker.operator, await gateway.store.find_devices())
-    devices = {device.id: device for device in found}
+    found = await chosen(gateway, asker.operator, selector)
+    devices = {one.device.id: one.device for one in found}
     rows = []
     for entry in wanted:
         device = devices.get(entry.device_id)
-        if device is None:
-            continue
-        state = _device_state(gateway, device)
-        if selector is None or selector.matches(
-            device.name, device.labels, state=state.value, device_id=device.id
-        ):
-            rows.append(_row(gateway, entry, device, state))
+        if device is not None:
+            rows.append(_row(gateway, entry, device, _device_state(gateway, device)))
     return sorted(rows, key=lambda row: (row["device"], row["started_at"], row["session"]))
 
 

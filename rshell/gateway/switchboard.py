@@ -147,6 +147,7 @@ class Switchboard:
         self._by_device.setdefault(session.device.id, {})[session] = None
         parks = request.attempt > 1 or request.resume is not None
         live = await self._route(session, parks=parks, was_live=was_live)
+        _check_features(live, request)
         witness = SessionWitness(self._gateway, self._audit, session)
         opening = self._device_open(session, request)
         if not session.view:
@@ -239,6 +240,7 @@ class Switchboard:
             operator=session.caller.operator.name,
             request=request.request,
             view=request.view,
+            timeout_ms=request.timeout_ms,
         )
 
     def _weight(self, live: LiveDevice, handler: str) -> int:
@@ -322,3 +324,17 @@ class Switchboard:
     def stop(self) -> None:
         """Look for no more ends of sessions."""
         self.unsettled.stop()
+
+
+def _check_features(live: LiveDevice, request: Open) -> None:
+    """Refuse what the device's agent is too old for (rule W7).
+
+    Raises:
+        OpenRefused: It does not know time limits.
+    """
+    if request.timeout_ms is not None and "deadline" not in live.hello.features:
+        raise OpenRefused(
+            ErrorCode.VERSION,
+            f"the agent of {live.device.name} is too old to keep a time limit: "
+            "leave --timeout out, or upgrade it",
+        )

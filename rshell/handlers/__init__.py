@@ -2,12 +2,14 @@
 
 A device's handler decodes its request with these types, an operator's client encodes them.
 ``processes.py`` has shell and exec, ``confirm.py`` what exec undoes if nobody confirms it,
-``sftp.py`` SFTP, ``tail.py`` the ends of logs, ``reboot.py`` what restarts a device,
-``catalogue.py`` how a device describes what it can do, ``flight.py`` what a device's flight
-recorder tells, ``decoding.py`` the strict decoder that every handler's request passes through.
+``sftp.py`` SFTP, ``tail.py`` the ends of logs, ``reboot.py`` what restarts a device, ``facts.py``
+what it tells of itself, ``catalogue.py`` how it describes what it can do, ``flight.py`` what its
+flight recorder tells, ``decoding.py`` the strict decoder that every handler's request passes
+through.
 """
 
 from rshell.handlers.catalogue import (
+    MAX_CATALOGUE_BYTES,
     PRIORITIES,
     HandlerDescription,
     catalogue_digest,
@@ -16,6 +18,7 @@ from rshell.handlers.catalogue import (
 )
 from rshell.handlers.confirm import Confirm
 from rshell.handlers.decoding import BadRequest, decode_request
+from rshell.handlers.facts import FactsReport, FactsRequest
 from rshell.handlers.processes import (
     ExecRequest,
     ProcessRequest,
@@ -28,10 +31,13 @@ from rshell.handlers.tail import TailMark, TailRequest
 from rshell.link.core.messages import Outcome
 
 __all__ = [
+    "MAX_CATALOGUE_BYTES",
     "PRIORITIES",
     "BadRequest",
     "Confirm",
     "ExecRequest",
+    "FactsReport",
+    "FactsRequest",
     "HandlerDescription",
     "Outcome",
     "ProcessRequest",

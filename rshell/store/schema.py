@@ -26,6 +26,7 @@ from sqlalchemy import (
 __all__ = [
     "audit",
     "catalogues",
+    "device_facts",
     "device_labels",
     "devices",
     "flight",
@@ -225,4 +226,13 @@ flight = Table(
     Column("message", Text, nullable=False),
     Column("seconds", Float),
     Column("details", Text, nullable=False),
+)
+
+# What devices told of themselves, bounded by ``facts.py``.
+device_facts = Table(
+    "device_facts",
+    metadata,
+    Column("device_id", String(36), ForeignKey("devices.id"), primary_key=True),
+    Column("received_at", BigInteger, nullable=False),
+    Column("body", Text, nullable=False),
 )

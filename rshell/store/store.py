@@ -16,9 +16,21 @@ from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 from sqlalchemy import Connection, Engine
 from twisted.internet.defer import Deferred, fail
 
-from rshell.store import audit, database, devices, flight, keys, meta, operators, roles, tokens
+from rshell.store import (
+    audit,
+    database,
+    devices,
+    facts,
+    flight,
+    keys,
+    meta,
+    operators,
+    roles,
+    tokens,
+)
 from rshell.store.devices import Heard, Seen
 from rshell.store.errors import StoreUnavailable
+from rshell.store.facts import DeviceFacts
 from rshell.store.flight import FlightRow
 from rshell.store.records import (
     AuditEnd,
@@ -317,6 +329,20 @@ class Store:
     def remove_role(self, name: str, *, force: bool = False) -> Deferred[list[str]]:
         """Remove a role; fires with the operators it was taken from.  See ``store.roles``."""
         return self._write(roles.remove_role, name, self._now(), force=force)
+
+    # -- facts -------------------------------------------------------------------------
+
+    def keep_facts(self, device_id: str, epoch: int, told: Mapping[str, Any]) -> Deferred[bool]:
+        """Keep what a device tells of itself; False if a newer epoch wrote, or revoked."""
+        return self._write(facts.keep, device_id, epoch, told, self._now())
+
+    def facts_of(self, device_id: str) -> Deferred[DeviceFacts | None]:
+        """Return what a device told of itself last, or None."""
+        return self._read(facts.facts_of, device_id)
+
+    def all_facts(self, names: Collection[str]) -> Deferred[dict[str, dict[str, Any]]]:
+        """Return these facts of each active device that told any, by id."""
+        return self._read(facts.all_facts, names)
 
     # -- flight records ----------------------------------------------------------------
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,11 +37,13 @@ class SimulatedDevice:
         handlers: Plug-ins besides the built-in handlers.
         programs: What it can run besides `PROGRAMS`.
         number: Tells machines apart; it becomes the address.
+        facts: What it tells of itself.
 
     Attributes:
         service: The running agent.
         keeper: The running keeper, None before the first.
         asleep: Whether the machine is suspended.
+        facts: May be changed at any time.
         runs: The command lines of all programs that ever started here.
     """
 
@@ -56,6 +58,7 @@ class SimulatedDevice:
         handlers: Sequence[Any],
         programs: Mapping[str, Callable[[], Program]],
         number: int,
+        facts: Mapping[str, Any],
     ) -> None:
         self.name = name
         self.id = id
@@ -67,6 +70,7 @@ class SimulatedDevice:
         self._start_on_waking = False
         self.runs: list[list[bytes]] = []
         self.keeper: SimulatedKeeper | None = None
+        self.facts = dict(facts)
         self._network = network
         self._rng = rng
         self._handlers = handlers
@@ -100,10 +104,17 @@ class SimulatedDevice:
         for handler in self._handlers:
             service._registry._add("rshell.testing", handler)
         links.dialler._random = links.dialler._targets._random = self._rng
+        service._collector = self  # type: ignore[assignment]  # it looks at our real machine
+        service._facts_sender._uniform = self._rng.uniform
         if links._flights is not None:
             links._flights._uniform = self._rng.uniform
         links._connect = self._connect  # type: ignore[method-assign]  # the seam for this
         links.link_handshaken = self._handshaken  # type: ignore[method-assign]  # no TLS here
+
+    def collect(self, names: Iterable[str] = ()) -> dict[str, Any]:
+        """Return `facts`; stands for `rshell_agent.facts.FactsCollector`."""
+        wanted = frozenset(names)
+        return {name: v for name, v in self.facts.items() if not wanted or name in wanted}
 
     def _connect(self, target: Any, link: Any, credentials: Credentials) -> Deferred[Any]:
         seed_heartbeat(link, self._rng.uniform)

@@ -121,6 +121,7 @@ class SimulatedFleet:
         handlers: Sequence[Any] = (),
         programs: Mapping[str, Callable[[], Program]] | None = None,
         policy: str = "",
+        facts: Mapping[str, Any] | None = None,
         start: bool = True,
     ) -> SimulatedDevice:
         """Enrol a device and, with ``start``, wait until it is connected.
@@ -131,6 +132,7 @@ class SimulatedFleet:
             programs: What it can run besides `rshell.testing.PROGRAMS`.
             policy: TOML for its ``[policy]``; by default the built-in handlers and the given ones
                 are allowed.
+            facts: What it tells of itself, by the handler ``facts`` too; by default nothing.
             start: Whether to start its agent.
         """
         self._machines += 1
@@ -142,7 +144,8 @@ class SimulatedFleet:
         keys = self.gateway.home.keys
         certificate = keys.issue_device(key.public_key(), row.id, self._now())
         store_credentials(home, self._credentials(key, certificate, keys.device))
-        names = ["shell", "exec", *(handler.name for handler in handlers)]
+        built_in = ["shell", "exec", *(["facts"] if facts else [])]
+        names = [*built_in, *(handler.name for handler in handlers)]
         with (home / "agent.toml").open("a") as file:
             file.write(f"[policy]\n{policy or f'handlers = {names}'}\n")
         device = SimulatedDevice(
@@ -155,6 +158,7 @@ class SimulatedFleet:
             handlers,
             programs or {},
             self._machines,
+            facts or {},
         )
         self.devices[name] = device
         if start:
@@ -442,6 +446,7 @@ class SimulatedFleet:
             original._handlers,
             original._programs,
             self._machines,
+            original.facts,
         )
         self.devices[twin.name] = twin
         twin.start()

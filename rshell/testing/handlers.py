@@ -286,6 +286,7 @@ class HandlerHarness:
         login: str | None = None,
         window: int = DEFAULT_WINDOW,
         paused: bool = False,
+        timeout: float | None = None,
     ) -> HandlerCall:
         """Open a session of the handler.
 
@@ -295,6 +296,7 @@ class HandlerHarness:
             login: The account asked for.
             window: Bytes that the handler may be ahead of the operator.
             paused: Whether the operator begins without reading; `HandlerCall.resume` ends that.
+            timeout: Seconds after which the device ends it.
         """
         self._sessions += 1
         body = msgspec.to_builtins({} if request is None else request)
@@ -308,6 +310,7 @@ class HandlerHarness:
                 operator=operator,
                 login=login,
                 request=body,
+                timeout_ms=None if timeout is None else round(timeout * 1000),
             )
         )
         return call

@@ -115,7 +115,7 @@ class LazyAcceptTests(DispatchCase):
         owner: Any = None
         request = Open(handler="echo", session=bytes(16), operator="alice")
         self.pair.device.watch = lambda number, receiver: None  # type: ignore[method-assign]  # only what the test uses
-        channel = HandlerChannel(self.pair.device, 2, request, 4, owner)
+        channel = HandlerChannel(self.pair.device, 2, request, 4, owner, self.pair.clock)
         verifyObject(IHandlerChannel, channel)
         device: Any = DeviceContext("n", None, self.pair.clock, {})  # type: ignore[arg-type]  # only what the test uses
         verifyObject(IDeviceContext, device)

@@ -12,7 +12,8 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
 from rshell_agent.config import AgentConfig, LinkConfig, load_config
-from rshell_agent.device import proposed_name, read_boot_id, read_facts
+from rshell_agent.device import proposed_name, read_boot_id
+from rshell_agent.facts import brief_facts
 from rshell_agent.home import HomeInUse, HomeLock, default_home, state_directory
 from rshell_agent.identity import LinkMemory
 from rshell_agent.log import format_line
@@ -143,12 +144,13 @@ class HomeTests(HomeCase):
 class DeviceTests(HomeCase):
     def test_facts(self) -> None:
         """Facts are printable, short, and of known names."""
-        release = self.home / "os-release"
-        release.write_text('NAME=x\nPRETTY_NAME="Arch \x1b[31m Linux"\n')
-        facts = read_facts(release)
-        self.assertEqual({"hostname", "os", "kernel", "architecture"}, set(facts))
-        self.assertEqual("Arch ?[31m Linux", facts["os"])
-        self.assertNotEqual("", read_facts(self.home / "absent")["os"])
+        (self.home / "etc").mkdir()
+        release = self.home / "etc" / "os-release"
+        release.write_text('NAME=x\nID=arch\nPRETTY_NAME="Arch \x1b[31m Linux"\n')
+        facts = brief_facts(self.home)
+        self.assertEqual({"hostname", "os", "os_name", "kernel", "architecture"}, set(facts))
+        self.assertEqual(("arch", "Arch ?[31m Linux"), (facts["os"], facts["os_name"]))
+        self.assertEqual("linux", brief_facts(self.home / "absent")["os"])
 
     def test_boot_id(self) -> None:
         """The boot id is read from its file; a missing file is no failure."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import signal
 
@@ -129,8 +130,11 @@ class KeeperTests(AgentCase):
         self.assertEqual((b">cba", "ok"), (talk.output, talk.outcome["status"]))
         catalogue = self.gateway.open("catalogue", {}, operator=None)
         await catalogue.ended
-        self.assertIn(b'"reverse"', catalogue.output)
-        self.assertNotIn(b'"shell"', catalogue.output)
+        allowed = {
+            entry["name"]: entry.get("allowed", True) for entry in json.loads(catalogue.output)
+        }
+        self.assertTrue(allowed["reverse"])
+        self.assertFalse(allowed["shell"])
 
 
 class TwistdTests(AgentCase):

@@ -51,6 +51,8 @@ class Agent:
         self.log = Path(f"{home}.log")
         self.process: subprocess.Popen[bytes] | None = None
         self.paths: tuple[Path, ...] = ()
+        #: Another interpreter may have other plug-ins.
+        self.command: Sequence[str] = AGENT
         #: Words before the command, as from `namespaces.Network.prefix`.
         self.prefix: tuple[str, ...] = ()
 
@@ -63,7 +65,7 @@ class Agent:
         """Start the agent; `Fleet.wait_live` tells when it is there."""
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [*self.prefix, *AGENT, "run", "--home", str(self.home)],
+                [*self.prefix, *self.command, "run", "--home", str(self.home)],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,

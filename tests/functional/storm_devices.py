@@ -39,9 +39,10 @@ from rshell.link.core.messages import Advice, GoAway, Welcome
 from rshell.link.dialling import LinkEndpoint
 from rshell.link.protocol import LinkProtocol
 from rshell.link.sockets import wrap_tls
-from rshell_agent.device import DeviceContext, read_boot_id, read_facts
+from rshell_agent.device import DeviceContext, read_boot_id
 from rshell_agent.dialler import Dialler, DiallerState, Target
 from rshell_agent.dispatch import StreamDispatcher
+from rshell_agent.facts import brief_facts
 from rshell_agent.flight_recorder import FlightRecorder
 from rshell_agent.flight_report import FlightSender
 from rshell_agent.identity import DeviceIdentity, LinkMemory
@@ -180,7 +181,7 @@ class StormFleet:
         self._keeper = _AbsentKeeper(reactor, directory, start_keeper=False, changed=_nothing)
         self._policy = PolicyWatch(self._keeper, reactor, _nothing)
         self._registry = HandlerRegistry.new()
-        self._facts = read_facts()
+        self._facts = brief_facts()
         self._boot_id = read_boot_id("/proc/sys/kernel/random/boot_id")
         context = DeviceContext("storm", directory, reactor, self._facts)
         self._dispatcher = StreamDispatcher(

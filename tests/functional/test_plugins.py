@@ -70,11 +70,12 @@ class PluginTests(FleetCase):
         self.device("plug-1", '["exec", "say"]')
         listed = self.fleet.rshell("handlers", "plug-1")
         self.assert_status(0, listed)
-        self.assertRegex(listed.stdout.decode(), r"say +Say a word .*word=text")
+        self.assertRegex(listed.stdout.decode(), r"(?m)^say +yes +Say a word .*word=text")
         self.assertIn(b"[times=integer]", listed.stdout)
-        self.assertNotIn(b"hidden", listed.stdout)
-        names = [row["name"] for row in json.loads(self.handlers_json("plug-1"))]
-        self.assertEqual(["exec", "say"], sorted(names))
+        self.assertRegex(listed.stdout.decode(), r"(?m)^hidden +no ")
+        self.assertIn(b"twisted.plugins.acme_broken: cannot be imported", listed.stderr)
+        rows = json.loads(self.handlers_json("plug-1"))
+        self.assertEqual(["exec", "say"], sorted(row["name"] for row in rows if row["allowed"]))
         done = self.fleet.rshell("call", "plug-1", "say", "word=hi there", "times=2", "loud=yes")
         self.assert_status(0, done)
         self.assertTrue(done.stdout.startswith(b"HI THERE\nHI THERE\n"), done.stdout)
@@ -106,7 +107,8 @@ class PluginTests(FleetCase):
     def test_not_enabled(self) -> None:
         """A handler that is installed and not named in the policy cannot be called."""
         self.device("plug-2", '["exec"]')
-        self.assertNotIn(b"say", self.handlers_json("plug-2"))
+        rows = {row["name"]: row["allowed"] for row in json.loads(self.handlers_json("plug-2"))}
+        self.assertEqual((True, False), (rows["exec"], rows["say"]))
         done = self.fleet.rshell("call", "plug-2", "say", "word=x")
         self.assert_status(255, done)
         self.assert_one_line(done.stderr)

@@ -1,6 +1,7 @@
 """The built-in handlers of a device: each turns a typed request into what the keeper runs."""
 
 from rshell_agent.handlers.exec import ExecHandler
+from rshell_agent.handlers.facts import FactsHandler
 from rshell_agent.handlers.files import FilesHandler
 from rshell_agent.handlers.forward import ForwardHandler
 from rshell_agent.handlers.reboot import RebootHandler
@@ -11,6 +12,7 @@ from rshell_agent.handlers.tail import TailHandler
 __all__ = [
     "BUILT_IN",
     "ExecHandler",
+    "FactsHandler",
     "FilesHandler",
     "ForwardHandler",
     "RebootHandler",
@@ -27,5 +29,6 @@ BUILT_IN = (
     SftpHandler(),
     ForwardHandler(),
     TailHandler(),
+    FactsHandler(),
     RebootHandler(),
 )

@@ -12,8 +12,8 @@
     naming.py compression.py                            names and parts; packed pieces (pure)
 
     connection.py  FilesConnection: requests, frames and back-pressure over a session
-    transfers.py   one file up or down                  blocks.py     compressed blocks
-    records.py     Entry, FilesError                    frames.py     the frames, pure
+    transfers.py   one file up or down                  frames.py     the frames, pure
+    records.py     Entry, FilesError
 
 A copy as a program does it::
 

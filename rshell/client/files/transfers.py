@@ -16,7 +16,7 @@ import msgspec
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
-from rshell.client.files.blocks import BadBlock, pack, unpack
+from rshell.client.files.compression import Compression, unpack
 from rshell.client.files.connection import Exchange, FilesConnection
 from rshell.client.files.frames import (
     ABORT,
@@ -124,7 +124,7 @@ class _Sink:
                 self._zeros(struct.unpack(">Q", payload)[0])
         except FilesError as error:
             self.failure = error
-        except (BadBlock, struct.error, msgspec.DecodeError) as error:
+        except (ValueError, struct.error, msgspec.DecodeError) as error:
             self.failure = FilesError("protocol", f"the device sent bad content: {error}")
 
     def _take(self, data: bytes | memoryview) -> Deferred[None] | None:
@@ -173,24 +173,26 @@ class Upload:
     Other requests of the connection wait meanwhile (FT8).
     """
 
-    def __init__(self, connection: FilesConnection, exchange: Exchange, compress: str) -> None:
+    def __init__(
+        self, connection: FilesConnection, exchange: Exchange, compress: str | None
+    ) -> None:
         self.exchange = exchange
         self._connection = connection
-        self._compress = compress
+        self._packer = Compression(compress, by_sample=False)
         self._digest = hashlib.blake2b(digest_size=32)
         self._size = 0
         self._over = False
 
     @classmethod
     async def begin(
-        cls, connection: FilesConnection, path: bytes, *, compress: str = "", **fields: Any
+        cls, connection: FilesConnection, path: bytes, *, compress: str | None = None, **fields: Any
     ) -> Upload:
         """Send ``put``.
 
         Args:
             connection: To the device.
             path: The destination.
-            compress: Of `FilesConnection.compress`, as far as this machine has it.
+            compress: What `rshell.client.files.compression.negotiate` returned.
             fields: Of FT25; ``size`` and ``transfer`` at least.
 
         Raises:
@@ -216,7 +218,7 @@ class Upload:
             block = view[start : start + BLOCK_BYTES]
             self._digest.update(block)
             self._size += len(block)
-            self._send(frame(DATA, self.exchange.id, pack(block, self._compress)))
+            self._send(frame(DATA, self.exchange.id, self._packer.pack(b"\0" + block)))
             await self._connection.writable()
 
     async def hole(self, length: int) -> None:

@@ -206,6 +206,18 @@ class StreamEnd:
         return len(self._urgent)
 
     @property
+    def ordered_waiting(self) -> int:
+        """Ordered events that are not on the wire yet."""
+        return len(self._ordered)
+
+    @property
+    def event_due(self) -> bool:
+        """Whether the next frame is an ordered event other than the outcome."""
+        if not self._ordered or len(self._unacknowledged) >= EVENTS_UNACKNOWLEDGED:
+            return False
+        return self._ordered[0].at == self._sent and self._ordered[0].kind != "outcome"
+
+    @property
     def drained(self) -> bool:
         """Whether everything written was consumed and every event seen by the other end."""
         return not (self.retained or self._ordered or self._urgent or self._unacknowledged)

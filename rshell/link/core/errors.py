@@ -33,6 +33,7 @@ class ErrorCode(StrEnum):
     VERSION = "version"
     EXPIRED = "expired"
     CLONE_SUSPECTED = "clone-suspected"
+    OUTPUT_LIMIT = "output-limit"
 
     @classmethod
     def read(cls, text: str) -> ErrorCode:

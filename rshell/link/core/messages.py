@@ -88,6 +88,7 @@ class Hello(Struct, frozen=True, kw_only=True, omit_defaults=True):
     catalogue: Word = ""
     policy: PolicyState | None = None
     facts: Annotated[dict[Word, Text], Meta(max_length=32)] = msgspec.field(default_factory=dict)
+    problems: Annotated[list[Text], Meta(max_length=16)] = msgspec.field(default_factory=list)
 
 
 class RevokedGateways(Struct, frozen=True):
@@ -157,6 +158,7 @@ class Open(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown
     limit: Offset = 0
     resume: Positions | None = None
     view: bool = False
+    timeout_ms: Annotated[int, Meta(ge=1, le=2**40)] | None = None
 
     @property
     def start(self) -> Positions:

@@ -72,7 +72,8 @@ class WorkerSession(protocol.ProcessProtocol):
         return self._outcome is not None
 
     def write(self, data: bytes) -> None:
-        if not self.ended:
+        # A worker that died leaves its pipe before its end is known.
+        if not self.ended and 0 in self.transport.pipes:
             self.transport.writeToChild(0, data)
 
     def write_eof(self) -> None:

@@ -11,7 +11,7 @@ from twisted.internet.defer import Deferred, fail, gatherResults
 from twisted.trial.unittest import TestCase
 
 from rshell.client.files import FilesConnection, FilesError
-from rshell.client.files.blocks import available
+from rshell.client.files.compression import negotiate
 from rshell.client.files.transfers import Upload, download, upload_bytes
 from tests.client.files.pair import connect_worker
 
@@ -64,8 +64,7 @@ class OperationTests(ConnectionCase):
         connection = await self.connection()
         content = b"all work and no play\n" * 30_000
         for compress in ("zlib", *connection.compress):
-            if compress not in available():
-                continue  # this machine's Python may have no zstd
+            negotiate(compress, connection.compress)
             (self.home / "source").write_bytes(content)
             got = bytearray()
             await download(connection, b"source", got.extend, compress=compress)

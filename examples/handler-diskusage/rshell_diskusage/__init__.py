@@ -1,0 +1,1 @@
+"""An rshell handler that tells what takes the space on a device."""

@@ -1,0 +1,1 @@
+"""Tests of the handler; run them with: python -m twisted.trial tests."""

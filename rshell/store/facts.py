@@ -1,0 +1,94 @@
+"""The newest facts of each device, apart from its row: most questions do without them.
+
+A device says of itself what it likes: bounded here, stripped by the caller, and no basis for a
+policy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import attrs
+import msgspec
+from sqlalchemy import Connection, delete, insert, select
+
+from rshell.store.errors import LimitReached
+from rshell.store.schema import device_facts, devices
+
+__all__ = ["MAX_BYTES", "DeviceFacts", "all_facts", "facts_of", "keep"]
+
+#: Of one device, as JSON.  Agents tell half of it at most.
+MAX_BYTES = 16 * 1024
+
+
+@attrs.frozen
+class DeviceFacts:
+    """What a device told last.
+
+    Attributes:
+        received_at: Microseconds since 1970 UTC.
+    """
+
+    received_at: int
+    facts: Mapping[str, Any]
+
+
+def keep(
+    connection: Connection, device_id: str, epoch: int, facts: Mapping[str, Any], now: int
+) -> bool:
+    """Keep what a device told, in place of what it told before.
+
+    Returns:
+        Whether it was kept: not if a newer link has written, or the device is revoked or unknown.
+
+    Raises:
+        LimitReached: They are larger than ``MAX_BYTES``.
+    """
+    body = msgspec.json.encode(facts)
+    if len(body) > MAX_BYTES:
+        raise LimitReached(f"facts of more than {MAX_BYTES} bytes")
+    current = connection.execute(
+        select(devices.c.id).where(
+            devices.c.id == device_id, devices.c.epoch <= epoch, devices.c.status == "active"
+        )
+    ).first()
+    if current is None:
+        return False
+    # Not an upsert: that has no spelling which both engines know.
+    connection.execute(delete(device_facts).where(device_facts.c.device_id == device_id))
+    connection.execute(
+        insert(device_facts).values(device_id=device_id, received_at=now, body=body.decode())
+    )
+    return True
+
+
+def facts_of(connection: Connection, device_id: str) -> DeviceFacts | None:
+    """Return what a device told last, or None."""
+    query = select(device_facts).where(device_facts.c.device_id == device_id)
+    row = connection.execute(query).first()
+    return None if row is None else DeviceFacts(row.received_at, msgspec.json.decode(row.body))
+
+
+def all_facts(connection: Connection, names: Collection[str]) -> dict[str, dict[str, Any]]:
+    """Return these facts of each active device, by id: a scan of the whole fleet.
+
+    The others are skipped as they are read: of ten thousand devices a name costs a tenth of all.
+    """
+    query = (
+        select(device_facts.c.device_id, device_facts.c.body)
+        .select_from(device_facts.join(devices, devices.c.id == device_facts.c.device_id))
+        .where(devices.c.status == "active")
+    )
+    fields = {f"f{index}": name for index, name in enumerate(names)}
+    wanted = msgspec.defstruct("Wanted", [(field, Any, None) for field in fields], rename=fields)
+    decoder = msgspec.json.Decoder(wanted)
+    found: dict[str, dict[str, Any]] = {}
+    for device_id, body in connection.execute(query):
+        told = decoder.decode(body)
+        found[device_id] = {
+            name: value
+            for field, name in fields.items()
+            if (value := getattr(told, field)) is not None
+        }
+    return found
