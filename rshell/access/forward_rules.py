@@ -221,7 +221,8 @@ class ForwardRule:
         if self.host == "*":
             return True
         if self.network is not None:
-            return not place.is_localhost and place.address in self.network
+            named = place.address is not None and not place.is_localhost
+            return named and place.address in self.network
         loopback = place.address is not None and _is_loopback(place.address)
         return self.host == "localhost" and loopback
 
