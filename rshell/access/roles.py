@@ -82,6 +82,14 @@ class RoleBook:
     def __init__(self, roles: Iterable[Role] = ()) -> None:
         self._roles = {role.name: _Compiled.new(role) for role in roles}
 
+    def changed(self, name: str, role: Role | None) -> RoleBook:
+        """Return the book with another role of that name, or without it; the rest is shared."""
+        book = RoleBook()
+        book._roles = {kept: one for kept, one in self._roles.items() if kept != name}
+        if role is not None:
+            book._roles[name] = _Compiled.new(role)
+        return book
+
     def __contains__(self, name: str) -> bool:
         return name == ADMIN or name in self._roles
 

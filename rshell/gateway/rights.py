@@ -136,12 +136,11 @@ class Rights:
             StoreError: Too many.
         """
         async with self.changing():
-            others = [role for role in await self._gateway.store.roles() if role.name != name]
             if not add:
-                next_one = Role(name=name, grants=tuple(grants), changed_at=0, changed_by=by)
-                await self._keep_one_admin(RoleBook([*others, next_one]))
+                wanted = Role(name=name, grants=tuple(grants), changed_at=0, changed_by=by)
+                await self._keep_one_admin(self._book.changed(name, wanted))
             role = await self._gateway.store.put_role(name, grants, by, add=add)
-            self._book = RoleBook([*others, role])
+            self._book = self._book.changed(name, role)
         await self.enforce()
         return role
 
@@ -156,10 +155,10 @@ class Rights:
             StoreError: There is none, or it is in use.
         """
         async with self.changing():
-            others = [role for role in await self._gateway.store.roles() if role.name != name]
-            await self._keep_one_admin(RoleBook(others))
+            left = self._book.changed(name, None)
+            await self._keep_one_admin(left)
             had = await self._gateway.store.remove_role(name, force=force)
-            self._book = RoleBook(others)
+            self._book = left
             for operator in await self._gateway.store.operators():
                 if operator.name in had:
                     self._changed[operator.name] = operator
@@ -178,7 +177,10 @@ class Rights:
         async with self.changing():
             for role in put:
                 if role not in self._book:
-                    raise OpenRefused(ErrorCode.NOT_FOUND, f"there is no role {printable(role)}")
+                    raise OpenRefused(
+                        ErrorCode.NOT_FOUND,
+                        f"there is no role {printable(role, 64)!r} (see: rshell roles list)",
+                    )
             if remove:
                 await self._keep_one_admin(self._book, name, frozenset(remove) - frozenset(put))
             operator = await self._gateway.store.set_operator_roles(name, put, remove)
