@@ -61,6 +61,7 @@ from rshell.client.records import (
     Role,
     RoleCheck,
     SessionInfo,
+    SshKey,
     Whoami,
 )
 from rshell.client.session import Session, SessionReceiver
@@ -93,6 +94,7 @@ __all__ = [
     "Session",
     "SessionInfo",
     "SessionReceiver",
+    "SshKey",
     "Tail",
     "TailLine",
     "TailNotice",

@@ -64,6 +64,7 @@ class Verb:
         open_to_all: Any operator may, whatever the roles grant: it tells and changes nothing but
             what is theirs, or on devices that they may see.  Else it needs an administrator.
         changes: An audit row is written before it runs.
+        own: Whether a request is about the asker's own things only: then any operator may.
         throttled: One asker may ask only now and then; told before that row is written.
     """
 
@@ -75,6 +76,7 @@ class Verb:
     open_to_all: bool
     changes: bool
     throttled: bool
+    own: Callable[[Asker, Any], bool] | None = None
 
 
 VERBS: dict[str, Verb] = {}
@@ -88,6 +90,7 @@ def verb(
     open_to_all: bool = False,
     changes: bool = False,
     throttled: bool = False,
+    own: Callable[[Asker, Any], bool] | None = None,
 ) -> Callable[[Work], Work]:
     """Register ``work(gateway, asker, request)`` as the answer to a name; returns JSON values."""
 
@@ -102,6 +105,7 @@ def verb(
             open_to_all=open_to_all,
             changes=changes,
             throttled=throttled,
+            own=own,
         )
         return work
 
@@ -166,13 +170,19 @@ class Verbs:
         Raises:
             OpenRefused: It needs an administrator; audited.
         """
-        if asker.caller is None or entry.open_to_all:
+        if asker.caller is None or entry.open_to_all or self._is_own(entry, asker, request):
             return "anyone"
         decision = self._gateway.rights.decide(asker.operator, None, entry.name)
         if not decision:
             await self._audit(entry, asker, request, None, decision.reason)
             raise OpenRefused(ErrorCode.POLICY, decision.reason)
         return decision.rule or ""
+
+    @staticmethod
+    def _is_own(entry: Verb, asker: Asker, request: Open) -> bool:
+        if entry.own is None:
+            return False
+        return entry.own(asker, decode_request(request.request, entry.request_type))
 
     async def _audit(
         self,

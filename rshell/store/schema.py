@@ -33,6 +33,7 @@ __all__ = [
     "keys",
     "meta",
     "metadata",
+    "operator_keys",
     "operators",
     "role_grants",
     "roles",
@@ -121,6 +122,20 @@ role_grants = Table(
     Column("number", Integer, primary_key=True, autoincrement=False),
     # A `Grant` as JSON: what it holds is asked for as a whole, never searched.
     Column("body", Text, nullable=False),
+)
+
+# What operators log in with at the SSH door; an operator who is revoked loses them.
+operator_keys = Table(
+    "operator_keys",
+    metadata,
+    Column("fingerprint", String(64), primary_key=True),
+    Column("operator", String(63), ForeignKey("operators.name"), nullable=False),
+    Column("type", String(64), nullable=False),
+    Column("blob", LargeBinary, nullable=False),
+    Column("comment", Text, nullable=False),
+    Column("added_at", BigInteger, nullable=False),
+    Column("last_used", BigInteger),
+    Index("operator_keys_operator", "operator"),
 )
 
 keys = Table(

@@ -22,6 +22,8 @@ def csr(key: PrivateKey | None = None) -> str:
 CHANGING = {
     "gateway.end-session",
     "gateway.invite",
+    "gateway.keys.add",
+    "gateway.keys.remove",
     "gateway.label",
     "gateway.quarantine",
     "gateway.rename",
