@@ -11,9 +11,8 @@ from sqlalchemy import Connection, Row, and_, delete, func, insert, select, upda
 from rshell.store import keys, tokens
 from rshell.store.errors import NameTaken, NotFound, StoreError
 from rshell.store.records import Key, Operator, OperatorKey, TokenGrant
-from rshell.store.schema import audit
+from rshell.store.schema import audit, operator_keys
 from rshell.store.schema import keys as key_table
-from rshell.store.schema import operator_keys
 from rshell.store.schema import operators as table
 
 __all__ = [

@@ -76,7 +76,8 @@ class MatrixTests(MatrixTestCase, VerbTestCase):
             self.ask(end, name, **request)
             (row,) = self.fleet.audit(name)
             self.assertEqual((row.record.operator, row.record.door), ("ann", "link"), name)
-            rule = "anyone" if VERBS[name].open_to_all else "admin"
+            mine = VERBS[name].open_to_all or (request.get("operator") == "ann" and VERBS[name].own)
+            rule = "anyone" if mine else "admin"
             self.assertEqual(row.record.details, {"request": request, "rule": rule})
 
     def test_row_before_the_change(self) -> None:
