@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 import click
 
@@ -35,14 +36,15 @@ def parse_rate(
     return rate
 
 
-def _placed(error: RshellError, target: Place) -> RshellError:
+def _named(error: RshellError, places: Sequence[Place]) -> RshellError:
     """Return an error that says which place it is about, if that is known."""
     from rshell.client.files.records import FilesError
 
     if not isinstance(error, FilesError) or error.path is None:
         return error
-    place = target.shown if error.path == target.path else error.shown_path
-    return RshellError(error.code, f"{place}: {error.message}", error.hint)
+    place = next((place for place in places if place.path == error.path), None)
+    shown = error.shown_path if place is None else place.shown
+    return RshellError(error.code, f"{shown}: {error.message}", error.hint)
 
 
 @click.command(short_help="Copy files to, from and between devices.")
@@ -138,9 +140,9 @@ def cp(
         except RshellError as error:
             if surroundings.interrupts.received:
                 return surroundings.interrupts.status
-            error = _placed(error, to)
-            if not await view.failed(error):
-                raise error from None
+            named = _named(error, [to, *places])
+            if not await view.failed(named):
+                raise named from error
             return statuses.OURS
         finally:
             view.close()

@@ -182,10 +182,11 @@ def _explain(error: Exception) -> tuple[int, str, str, str]:
         return 2, "usage", error.format_message().rstrip("."), f"see: {command} --help"
     if isinstance(error, BadSelector):
         return 2, "bad-selector", str(error), ""
+    from rshell.cli.places import BadPlace
     from rshell.client.errors import RshellError
 
     if isinstance(error, RshellError):
-        return 255, error.code, error.message, error.hint
+        return 2 if isinstance(error, BadPlace) else 255, error.code, error.message, error.hint
     kind = type(error).__name__
     text = " ".join(str(error).split())
     return 255, "internal", f"{kind}: {text}", "RSHELL_DEBUG=1 shows where"

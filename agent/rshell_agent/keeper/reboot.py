@@ -100,7 +100,7 @@ def open_reboot(jobs: Jobs, opening: Opening, command: Command, account: Account
 def _check_known(action: str, name: str, known: dict[str, Job]) -> None:
     reboots = [job for job in known.values() if job.kind == "reboot"]
     if action == "cancel" and not any(job.state in ("accepted", "waiting") for job in reboots):
-        raise Refused("not-found", "no reboot waits for its time")
+        raise Refused("not-found", "no reboot waits for its time; see rshell reboot --status")
     if action == "status" and name and name not in {job.id for job in reboots}:
         raise Refused("not-found", "the device knows no such job")
 
