@@ -82,16 +82,18 @@ class GuardCase(SynchronousTestCase):
         view = View(self.keeper.connect())
         fields = {"seconds": SECONDS, "rollback": b64("undo it")} | confirm
         process = {"kind": "exec", "argv": [b64("change")], "confirm": fields}
-        view.open(self.key, "-", handler="exec", process=process, link_age_ms=60_000)
+        view.open(self.key, "-", handler="exec", process=process, link_dialled_ms=0)
         return view
 
     def attach(self, age_seconds: float | None, consumed: int = 0, events: int = 0) -> View:
         """Come back over a link of this age."""
         self.attempt += 1
         resume = {"consumed": consumed, "limit": 1 << 20, "events": events}
-        age = {} if age_seconds is None else {"link_age_ms": int(age_seconds * 1000)}
+        dialled = {}
+        if age_seconds is not None:
+            dialled["link_dialled_ms"] = max(0, int((self.keeper.time - age_seconds) * 1000))
         view = View(self.keeper.connect())
-        view.open(self.key, "-", attempt=self.attempt, resume=resume, **age)
+        view.open(self.key, "-", attempt=self.attempt, resume=resume, **dialled)
         assert view.refused is None, view.refused
         self.sequence = view.opened["events"]
         return view
@@ -163,8 +165,30 @@ class ConfirmTests(GuardCase):
         self.keeper.advance(SECONDS)
         self.assertEqual(1, self.begun)
 
+    def test_from_the_future(self) -> None:
+        """A moment that is still to come is another clock's, and proves nothing."""
+        self.ran()
+        view = self.say(self.attach(-1), "confirm")
+        self.assertEqual([False], [guard["fresh"] for guard in view.guards])
+        self.assertIsNone(view.outcome)
+
+    def test_read_late(self) -> None:
+        """A link from before the command's end proves nothing, however late the keeper reads."""
+        self.armed()
+        self.keeper.advance(9)
+        dialled_ms = int(self.keeper.time * 1000)
+        self.keeper.advance(1)
+        self.command.exit()
+        self.keeper.settle()
+        self.keeper.advance(30)  # the OPEN was waiting meanwhile, for a keeper that syncs a disk
+        view = View(self.keeper.connect())
+        resume = {"consumed": 0, "limit": 1 << 20, "events": 0}
+        view.open(self.key, "-", attempt=2, resume=resume, link_dialled_ms=dialled_ms)
+        self.sequence = view.opened["events"]
+        self.assertIsNone(self.say(view, "confirm").outcome)
+
     def test_no_age(self) -> None:
-        """An agent that does not tell the age proves nothing."""
+        """An agent that does not tell when it dialled proves nothing."""
         self.ran()
         view = self.say(self.attach(None), "confirm")
         self.assertEqual([False], [guard["fresh"] for guard in view.guards])

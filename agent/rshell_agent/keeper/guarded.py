@@ -41,9 +41,10 @@ class Guarded(Session):
 
     def attach(self, connection: Connection, opening: Opening, existed: bool) -> None:
         self.out.drop_events("guard")  # they told of the attachment before
-        ran_at, age = self._ran_at, opening.link_age
-        dialled = None if age is None else self._loop.now() - age
-        self._fresh = ran_at is not None and dialled is not None and dialled > ran_at
+        ran_at, dialled = self._ran_at, opening.link_dialled
+        proves = ran_at is not None and dialled is not None and dialled > ran_at
+        # what is still to come was told by another clock, and proves nothing
+        self._fresh = proves and dialled is not None and dialled <= self._loop.now()
         super().attach(connection, opening, existed)
         self._tell_guard()
 
