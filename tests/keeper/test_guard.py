@@ -370,6 +370,35 @@ class RollbackTests(GuardCase):
         self.keeper.settle()
         self.assertEqual(1, self.begun)
 
+    def full(self, **confirm: Any) -> None:
+        """Have the command end well, with more output than anybody takes."""
+        view = self.armed(**confirm)
+        view.send(21, {"code": "link-lost"})
+        view.close()
+        for _ in range(40):
+            self.command.write(b"y" * 16384)
+            self.keeper.settle()
+        self.command.exit()
+        self.keeper.settle()
+
+    def test_revoked_while_output_waits(self) -> None:
+        """A revocation undoes the change also while output of the command waits to be read."""
+        self.full()
+        control = self.keeper.control()
+        control.call("end", sessions=[b64(self.key)], reason="revoked")
+        self.assertEqual(1, self.begun)
+
+    def test_output_waits_for_ever(self) -> None:
+        """Output that nobody takes keeps neither the change waiting nor the session running."""
+        self.full(seconds=7200)
+        self.keeper.advance(3601)  # exec_limit_seconds
+        self.assertEqual(0, self.begun)
+        self.keeper.advance(3600)
+        self.assertEqual(1, self.begun)
+        self.rollback.exit()
+        self.keeper.settle()
+        self.assertEqual(0, len(self.keeper.sessions))
+
     def test_journal_is_gone(self) -> None:
         """A journal that cannot be written does not keep a device unreachable."""
         self.ran()

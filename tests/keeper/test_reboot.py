@@ -17,6 +17,8 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from rshell_agent.jobs.rules import start_time
 from tests.keeper.client import AGENT_FOLDER, PROGRAM, Keeper, Stream, b64
+from tests.keeper.inprocess import View
+from tests.keeper.test_guard import JobsKeeper
 from tests.keeper.test_streams import alive
 
 #: What the fake command does: it notes each call, then what the test put into a file.
@@ -221,9 +223,11 @@ class FlowTests(RebootCase):
         (self.home / "status.json").write_text(
             json.dumps({"pid": os.getpid(), "state": "connected"})
         )
-        outcome = self.ask(action="restart-agent").finish()
+        stream = self.ask(action="restart-agent")
+        outcome = stream.finish()
         self.assertEqual("ok", outcome["status"])
         self.assertIn("another agent", outcome["message"])
+        self.assertEqual(["accepted", "announced", "going", "done"], self.steps(stream))
 
 
 class CancelTests(RebootCase):
@@ -274,6 +278,26 @@ class CancelTests(RebootCase):
         stream.event(1, "cancel")
         self.assertEqual("command-failed", stream.finish()["code"])
         self.assertEqual(1, self.calls)
+
+
+class PlayedTests(SynchronousTestCase):
+    def test_revoked_too_late(self) -> None:
+        """A revocation that the child does not heed any more does not hide what was done."""
+        keeper = JobsKeeper()
+        self.addCleanup(keeper.stop)
+        key = os.urandom(16)
+        view = View(keeper.connect())
+        process = {"kind": "worker", "worker": "reboot", "argument": {"action": "restart-agent"}}
+        view.open(key, "-", handler="reboot", process=process)
+        keeper.jobs.note(key.hex(), "reboot", "waiting", pid=os.getpid(), start=1)
+        keeper.control().call("end", sessions=[b64(key)], reason="revoked")
+        keeper.jobs.note(key.hex(), "reboot", "going", went=True)
+        keeper.jobs.note(key.hex(), "reboot", "failed", code="command-failed", message="it says no")
+        keeper.processes[0].exit(1)
+        keeper.settle()
+        view.everything()
+        assert view.outcome is not None
+        self.assertEqual("command-failed", view.outcome["code"])
 
 
 class RefusedTests(RebootCase):

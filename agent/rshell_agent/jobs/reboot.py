@@ -131,8 +131,9 @@ class _Reboot:
 
     def _announce(self) -> None:
         what = {"reboot": "reboots", "poweroff": "is switched off"}.get(self._action)
-        if what is None:
-            return  # nobody at a terminal notices that the agent is another one
+        if what is None:  # nobody at a terminal notices that the agent is another one
+            _say("announced", by_wall=False)
+            return
         when = f"in {self._delay:.0f} s" if self._delay >= 1 else "now"
         why = f": {self._reason}" if self._reason else ""
         told = _wall(f"rshell: this device {what} {when}, asked for by {self._operator}{why}")

@@ -188,8 +188,12 @@ class GuardedSession(Guarded):
         code = None if verdict is None else verdict.get("code")
         if code == "stopped":
             self.leave()  # with the command: it may be what stops the keeper, to upgrade it
-        elif self.state == WAITING:
+            return
+        timed_out = (
+            self.state == DRAINING and verdict is not None and verdict["status"] == "timeout"
+        )
+        if self.state != WAITING:
+            super().stop(verdict)  # in DRAINING: nobody takes the output; the change waits on
+        if self.state == WAITING and not timed_out:
             why = str(verdict.get("message") or "stopped") if verdict else "cancelled"
             self.guard.roll_back(why)
-        elif self.state != DRAINING or self.guard.final is not None:
-            super().stop(verdict)
