@@ -36,7 +36,7 @@ __all__ = ["MAX_PENDING", "PENDING_SECONDS", "BackListener", "Listening"]
 
 #: Connections of all listeners that wait for an operator; at this many no more are accepted.  What
 #: one turn of the reactor has accepted already comes on top: 100 at most.  One that ends while it
-#: waits keeps its place until it is asked for, or its time is over: each was announced, and who here
+#: waits keeps its place until it is asked for, or its time is over: each was announced, and who
 #: connects again and again must not pile up events that no operator reads.
 MAX_PENDING = 256
 #: An operator's end that has not asked for a connection by then does not come.
