@@ -185,6 +185,15 @@ class FlowTests(RebootCase):
         self.key = os.urandom(16)
         self.assertEqual("command-failed", self.ask().finish()["code"])
 
+    def test_command_goes_down_too(self) -> None:
+        """A command that the shutdown itself ends has not failed: the boot id tells."""
+        self.configure((self.home / "agent.toml").read_text().replace("600", "0"))
+        for name in ("TERM", "KILL"):
+            self.does(f"echo boot-{name} > {self.boot}; kill -{name} $$")
+            self.key = os.urandom(16)
+            self.ask().until(b'"going"')
+            self.until("done")
+
     def test_no_command(self) -> None:
         """A command that is not there is told as well."""
         self.configure('[reboot]\ncommand = ["/no/such/reboot"]\n')
