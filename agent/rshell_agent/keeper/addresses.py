@@ -9,7 +9,7 @@ from __future__ import annotations
 import socket
 from typing import NamedTuple
 
-__all__ = ["Address", "Network", "is_loopback", "parse_address", "special_range"]
+__all__ = ["LINK_LOCAL", "Address", "Network", "is_loopback", "parse_address", "special_range"]
 
 
 class Address(NamedTuple):
@@ -82,11 +82,13 @@ _WRAPPED: tuple[_Form, ...] = (
     (_network("2002::/16"), 80, 0),
     (_network("2001::/32"), 0, 0xFFFFFFFF),
 )
+#: Of IPv6: the only addresses that mean nothing without an interface.
+LINK_LOCAL = _network("fe80::/10")
 _LOOPBACK = (_network("127.0.0.0/8"), _network("::1/128"))
 #: What must be named, and what it is.
 _SPECIAL = (
     (_network("169.254.0.0/16"), "link-local, where clouds keep their metadata"),
-    (_network("fe80::/10"), "link-local"),
+    (LINK_LOCAL, "link-local"),
     (_network("100.100.100.200/32"), "a cloud's metadata"),
     (_network("168.63.129.16/32"), "a cloud's metadata"),
     (_network("192.0.0.192/32"), "a cloud's metadata"),
