@@ -256,6 +256,7 @@ class Guard:
         try:
             line = self.job.text("line")
             command = Command({"kind": "exec", "line": line})
+            command.outlives = True
             extra = {
                 b"RSHELL_SESSION": self.job.id.encode(),
                 b"RSHELL_OPERATOR": self.job.text("operator").encode(errors="replace"),
