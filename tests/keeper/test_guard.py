@@ -8,6 +8,7 @@ from typing import Any
 from twisted.trial.unittest import SynchronousTestCase
 
 from rshell_agent.jobs.times import Clock
+from rshell_agent.keeper import jobs as keeper_jobs
 from rshell_agent.keeper.constants import Times
 from rshell_agent.keeper.jobs import Jobs
 from rshell_agent.keeper.policy import PolicyFile
@@ -435,6 +436,16 @@ class RefusedTests(GuardCase):
         """Without a journal nothing is done."""
         os.mkdir(os.path.join(self.keeper.home, "keeper.jobs"), 0o700)
         self.assertEqual("journal", self.refused())
+
+    def test_too_many_untold(self) -> None:
+        """Outcomes that nobody fetches must not fill the journal: then nothing new is begun."""
+        jobs = self.keeper.jobs
+        self.patch(keeper_jobs, "UNTOLD", 2)
+        for key in ("a1", "b2"):
+            jobs.note(key, "confirm", "confirmed")
+        self.assertEqual("overload", self.refused())
+        jobs.tell("a1", "confirm")
+        self.assertIsNone(self.armed().refused)
 
     def test_known_id(self) -> None:
         """An id that the journal knows is not run again, by the next keeper neither."""

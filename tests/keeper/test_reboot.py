@@ -420,7 +420,7 @@ class CrashTests(RebootCase):
 
     def test_child_after_going(self) -> None:
         """One that dies between the word and the deed has not done it, and it is not done later."""
-        for point in ("jobs.reboot.going.after", "reboot.command.before"):
+        for point in ("jobs.reboot.going.after", "reboot.told", "reboot.command.before"):
             self.key = os.urandom(16)
             self.configure(
                 f'[reboot]\ncommand = ["sh", "{self.script}"]\nboot_id_file = "{self.boot}"\n'
@@ -435,6 +435,31 @@ class CrashTests(RebootCase):
         self.does(f"echo boot-2 > {self.boot}")
         self.assertEqual("done", self.crash("reboot.command.after")["state"])
         self.assertEqual(1, self.calls)
+
+    def test_child_after_failing(self) -> None:
+        """One that dies with a command that failed: the device stays up, and that is told."""
+        self.does("exit 7")
+        for number, point in enumerate(("jobs.reboot.failed.before", "jobs.reboot.failed.after")):
+            self.key = os.urandom(16)
+            self.configure(
+                f'[reboot]\ncommand = ["sh", "{self.script}"]\nboot_id_file = "{self.boot}"\n'
+                "min_interval_seconds = 0\npatience_seconds = 0\nmax_per_hour = 9\n"
+            )
+            found = self.crash(point)
+            self.assertEqual("failed", found["state"])
+            self.assertEqual(("same-boot", "command-failed")[number], found["code"])
+            self.assertEqual(number + 1, self.calls)
+
+    def test_child_before_cancelling(self) -> None:
+        """One that dies before it wrote that it was cancelled has done nothing, and says so."""
+        self.keeper.die()
+        self.another(RSHELL_CRASH_AT="jobs.reboot.cancelled.before")
+        stream = self.ask(delay_seconds=100)
+        stream.until(b'"announced"')
+        self.stream(action="cancel").finish()
+        outcome = stream.finish()
+        self.assertEqual(("error", "interrupted"), (outcome["status"], outcome["code"]))
+        self.assertEqual(0, self.calls)
 
     def test_child_killed(self) -> None:
         """A child that is killed while it waits is told so at once, and can be asked for again."""

@@ -76,6 +76,7 @@ def open_reboot(jobs: Jobs, opening: Opening, command: Command, account: Account
         return session
     if key in known:
         raise Refused("lost", f"the session has ended: {known[key].state}")
+    jobs.check_untold(known)
     verdict = rules.refusal(known, action, settings, jobs.journal.clock.now())
     if verdict is not None:
         raise Refused(*verdict)
