@@ -14,6 +14,7 @@ from rshell_agent.keeper.jobs import Jobs
 from rshell_agent.keeper.policy import PolicyFile
 from rshell_agent.keeper.server import Server
 from rshell_agent.keeper.sessions import Sessions
+from rshell_agent.keeper.wire import Refused
 from tests.keeper.client import b64
 from tests.keeper.inprocess import InProcess, PlayedProcess, View
 
@@ -297,6 +298,44 @@ class RollbackTests(GuardCase):
         self.assertIn(("term",), self.rollback.told)
         self.keeper.advance(5.1)
         self.assertIn(("kill",), self.rollback.told)
+
+    def test_no_process_left(self) -> None:
+        """A rollback for which the system has no process is tried again, and runs once."""
+        self.armed()
+        spawn, tries = self.keeper.sessions.spawn, []
+
+        def full(*arguments: Any) -> Any:
+            tries.append(arguments)
+            if len(tries) < 3:
+                raise Refused("overload", "cannot start a process")
+            return spawn(*arguments)
+
+        self.keeper.sessions.spawn = full
+        self.command.exit(1)
+        self.keeper.settle()
+        self.assertEqual(0, self.begun)
+        self.keeper.advance(5.1)
+        self.keeper.advance(5.1)
+        self.assertEqual(1, self.begun)
+        self.rollback.exit()
+        self.keeper.settle()
+        self.keeper.advance(SECONDS)
+        self.assertEqual(["armed", "ran", "rolling-back", "rolled-back"], self.keeper.states())
+        self.assertEqual(3, len(tries))
+
+    def test_never_a_process(self) -> None:
+        """After ten minutes without one it has failed, and is told so."""
+        view = self.armed()
+
+        def full(*arguments: Any) -> Any:
+            raise Refused("overload", "cannot start a process")
+
+        self.keeper.sessions.spawn = full
+        self.command.exit(1)
+        self.keeper.settle()
+        for _ in range(121):
+            self.keeper.advance(5.0)
+        self.assertEqual("rollback-failed", self.outcome(view)[1])
 
     def test_asked_for(self) -> None:
         """An operator can undo it at once, over any link."""
