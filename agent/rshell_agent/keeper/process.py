@@ -116,8 +116,9 @@ class Command:
             raise WireError("confirm: for exec only")
         #: It must not die of what it says when the keeper does: a change half done, or half undone.
         self.outlives = self.confirm is not None
-        if self.worker and (self.size or self.cwd is not None):
-            raise WireError("a worker has neither terminal nor folder")
+        if self.worker and (self.size or self.cwd is not None or self.env):
+            # With another HOME, what the policy says of ~/ would be somewhere else (K46).
+            raise WireError("a worker has neither terminal nor folder nor variables of its own")
 
     def program(self, account: Account) -> tuple[bytes, list[bytes]]:
         """Return what to execute and its argv."""

@@ -193,7 +193,7 @@ class RefusalTests(SshTestCase):
     def test_same_words(self) -> None:
         """Who may not use a device reads the same as if there were none."""
         self.fleet.dial(self.pump)
-        self.fleet.add_operator("bob", role="viewer")
+        self.fleet.add_operator("bob", "viewer")
         unknown = self._said(b"pump-9")
         fingerprint = self.register_for("bob")
         self.assertNotEqual("", fingerprint)
