@@ -8,7 +8,7 @@ import click
 
 from rshell.cli import statuses
 from rshell.cli.options import common_options, login_option, settings_of
-from rshell.cli.places import parse_place
+from rshell.cli.places import Place, parse_place
 from rshell.cli.running import Surroundings, run_with_client
 from rshell.client import Client, RshellError
 
@@ -33,6 +33,16 @@ def parse_rate(
     if rate < 1:
         raise click.BadParameter(f"{value!r} is no rate: write 500k, 2M or 1.5M, bytes a second")
     return rate
+
+
+def _placed(error: RshellError, target: Place) -> RshellError:
+    """Return an error that says which place it is about, if that is known."""
+    from rshell.client.files.records import FilesError
+
+    if not isinstance(error, FilesError) or error.path is None:
+        return error
+    place = target.shown if error.path == target.path else error.shown_path
+    return RshellError(error.code, f"{place}: {error.message}", error.hint)
 
 
 @click.command(short_help="Copy files to, from and between devices.")
@@ -128,8 +138,9 @@ def cp(
         except RshellError as error:
             if surroundings.interrupts.received:
                 return surroundings.interrupts.status
+            error = _placed(error, to)
             if not await view.failed(error):
-                raise
+                raise error from None
             return statuses.OURS
         finally:
             view.close()

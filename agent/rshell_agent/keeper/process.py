@@ -114,8 +114,9 @@ class Command:
         self.confirm = wire.submap(value, "confirm")  # checked by keeper/guard.py
         if self.confirm is not None and self.kind != "exec":
             raise WireError("confirm: for exec only")
-        if self.worker and (self.size or self.cwd is not None):
-            raise WireError("a worker has neither terminal nor folder")
+        if self.worker and (self.size or self.cwd is not None or self.env):
+            # With another HOME, what the policy says of ~/ would be somewhere else (K46).
+            raise WireError("a worker has neither terminal nor folder nor variables of its own")
 
     def program(self, account: Account) -> tuple[bytes, list[bytes]]:
         """Return what to execute and its argv."""
