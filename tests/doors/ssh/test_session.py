@@ -223,6 +223,20 @@ class RefusalTests(SshTestCase):
         self.assertEqual(255, status(client))
 
 
+class RoleTests(SshTestCase):
+    def test_taken_away(self) -> None:
+        """A role that is taken away ends what it granted, with a line that says so."""
+        client, device = self.running()
+        device.accept()
+        self.fleet.pump()
+        self.fleet.run(self.fleet.gateway.rights.assign("ann", (), ("admin",)))
+        self.fleet.pump()
+        self.assertEqual(255, status(client))
+        self.assertIn(b"no longer granted", client.data(extended=True))
+        (end,) = self.fleet.audit("session", code="policy")
+        self.assertEqual("ann", end.record.operator)
+
+
 class FlowTests(SshTestCase):
     def test_credit_follows_the_device(self) -> None:
         """A client may be a window ahead of a device that does not read, and no byte more."""
