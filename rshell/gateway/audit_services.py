@@ -9,9 +9,11 @@ import msgspec
 from msgspec import Meta, Struct
 
 from rshell.access.audit_key import BadAuditKey, fingerprint, read_public, verifier
+from rshell.gateway.callers import OpenRefused
 from rshell.gateway.summaries import summary
 from rshell.gateway.verbs import Asker, verb
 from rshell.handlers import BadRequest
+from rshell.link.core.errors import ErrorCode
 from rshell.store.records import AuditFilter, AuditRow
 from rshell.store.times import rfc3339
 
@@ -71,13 +73,20 @@ class Nothing(Struct, frozen=True, forbid_unknown_fields=True):
     """A request without parameters."""
 
 
-async def _filter(gateway: Gateway, request: AuditRequest) -> AuditFilter:
-    device = request.device
+async def _filter(gateway: Gateway, asker: Asker, request: AuditRequest) -> AuditFilter:
+    """Return which rows are asked for; who is no administrator sees their own only."""
+    device, operator = request.device, request.operator
+    if not gateway.rights.is_admin(asker.operator):
+        if operator not in (None, asker.name):
+            raise OpenRefused(
+                ErrorCode.POLICY, "only an administrator may read what other operators did"
+            )
+        operator = asker.name
     if device is not None:
         found = await gateway.store.device(device)
         device = found.id if found else device
     return AuditFilter(
-        operator=request.operator,
+        operator=operator,
         device=device,
         handler=request.handler,
         kind=request.kind,
@@ -88,21 +97,33 @@ async def _filter(gateway: Gateway, request: AuditRequest) -> AuditFilter:
     )
 
 
-@verb("gateway.audit", AuditRequest)
+async def _readable(gateway: Gateway, asker: Asker, rows: list[AuditRow]) -> list[AuditRow]:
+    """Leave out what would tell of devices that are not theirs to see.
+
+    A row about one that does not exist is left out, too: the difference would tell.
+    """
+    if not rows or gateway.rights.is_admin(asker.operator):
+        return rows
+    devices = gateway.rights.seen(asker.operator, await gateway.store.find_devices())
+    ids = {device.id for device in devices}
+    return [row for row in rows if row.record.kind != "session" or row.record.device in ids]
+
+
+@verb("gateway.audit", AuditRequest, open_to_all=True)
 async def audit(gateway: Gateway, asker: Asker, request: AuditRequest) -> Any:
-    """List the audit log, newest row first."""
+    """List the audit log, newest row first; who is no administrator sees their own rows."""
     rows = await gateway.store.audit_rows(
         limit=request.limit,
         before=request.before,
-        **attrs.asdict(await _filter(gateway, request)),
+        **attrs.asdict(await _filter(gateway, asker, request)),
     )
-    return [row_fields(row) for row in rows]
+    return [row_fields(row) for row in await _readable(gateway, asker, rows)]
 
 
-@verb("gateway.audit-rows", FollowRequest)
+@verb("gateway.audit-rows", FollowRequest, open_to_all=True)
 async def audit_rows(gateway: Gateway, asker: Asker, request: FollowRequest) -> Any:
     """List rows of the audit log behind a number, oldest first; wait for new ones."""
-    wanted = await _filter(gateway, request)
+    wanted = await _filter(gateway, asker, request)
     after = request.after
     if after is None:
         after, _ = await gateway.store.audit_head()
@@ -110,6 +131,7 @@ async def audit_rows(gateway: Gateway, asker: Asker, request: FollowRequest) -> 
     limit = min(request.limit, MAX_FOLLOWED)
     while True:
         rows, through = await gateway.store.audit_following(wanted, after=after, limit=limit)
+        rows = await _readable(gateway, asker, rows)
         left = until - gateway.wheel.seconds()
         if rows or left <= 0 or gateway.stopping:
             return _bounded(rows, through, whole=request.whole)
@@ -184,6 +206,7 @@ def row_fields(row: AuditRow) -> dict[str, Any]:
         "exit_code": record.exit_code,
         "code": record.code,
         "message": record.message,
+        "rule": record.details.get("rule"),
         "summary": summary(dict(record.details), record.attempt),
     }
 

@@ -24,7 +24,7 @@ from rshell.store import (
     keys,
     meta,
     operators,
-    recordings,
+    roles,
     ssh_keys,
     tokens,
     verifying,
@@ -33,12 +33,7 @@ from rshell.store.devices import Heard, Seen
 from rshell.store.errors import StoreUnavailable
 from rshell.store.facts import DeviceFacts
 from rshell.store.flight import FlightRow
-from rshell.store.recordings import (
-    NewRecording,
-    Recording,
-    RecordingFilter,
-    RecordingProgress,
-)
+from rshell.store.recording_calls import RecordingCalls
 from rshell.store.records import (
     AuditEnd,
     AuditFilter,
@@ -47,11 +42,13 @@ from rshell.store.records import (
     AuditVerdict,
     Device,
     DeviceKey,
+    Grant,
     Key,
     NewToken,
     Operator,
     OperatorKey,
     OwnerKind,
+    Role,
     SshKey,
     Token,
     TokenGrant,
@@ -70,7 +67,7 @@ T = TypeVar("T")
 P = ParamSpec("P")
 
 
-class Store:
+class Store(RecordingCalls):
     """All durable state of a gateway; make one with ``Store.open``."""
 
     def __init__(
@@ -255,11 +252,15 @@ class Store:
     # -- operators and keys ------------------------------------------------------------
 
     def add_operator(
-        self, name: str, role: str, spki: bytes | None = None, not_after: int | None = None
+        self,
+        name: str,
+        roles: tuple[str, ...],
+        spki: bytes | None = None,
+        not_after: int | None = None,
     ) -> Deferred[Operator]:
         """Create an operator without an invite, or bring a revoked one back."""
         return self._write(
-            operators.add_operator, name, role, self._now(), spki=spki, not_after=not_after
+            operators.add_operator, name, roles, self._now(), spki=spki, not_after=not_after
         )
 
     def enrol_operator(self, grant: TokenGrant) -> Deferred[Operator]:
@@ -277,6 +278,16 @@ class Store:
     def operators(self) -> Deferred[list[Operator]]:
         """Return all operators by name, revoked ones too."""
         return self._read(operators.find_operators)
+
+    def operators_seen(self) -> Deferred[dict[str, int]]:
+        """Return when each operator last did something, microseconds UTC; absent: never."""
+        return self._read(operators.last_seen)
+
+    def set_operator_roles(
+        self, name: str, put: Collection[str], remove: Collection[str] = ()
+    ) -> Deferred[Operator]:
+        """Give an operator roles, which the caller checked, and take others away."""
+        return self._write(operators.set_operator_roles, name, put, remove)
 
     def revoke_operator(self, name: str) -> Deferred[Operator]:
         """Revoke an operator, their keys, and the invites for and by them."""
@@ -306,6 +317,24 @@ class Store:
     def revoke_key(self, spki: bytes) -> Deferred[Key]:
         """Revoke one key for good."""
         return self._write(keys.revoke_key, spki)
+
+    # -- roles ---------------------------------------------------------------------------
+
+    def roles(self) -> Deferred[list[Role]]:
+        """Return all roles but the built-in one, by name."""
+        return self._read(roles.find_roles)
+
+    def put_role(
+        self, name: str, grants: Sequence[Grant], by: str, *, add: bool = False
+    ) -> Deferred[Role]:
+        """Make a role, or replace its grants or *add* to them; the caller checked them."""
+        return self._write(roles.put_role, name, grants, by, self._now(), add=add)
+
+    def remove_role(self, name: str, *, force: bool = False) -> Deferred[list[str]]:
+        """Remove a role; fires with the operators it was taken from.  See ``store.roles``."""
+        return self._write(roles.remove_role, name, self._now(), force=force)
+
+    # -- SSH keys ------------------------------------------------------------------------
 
     def add_ssh_key(
         self, operator: str, fingerprint: str, kind: str, blob: bytes, comment: str
@@ -419,36 +448,6 @@ class Store:
     ) -> Deferred[AuditVerdict]:
         """Check the whole chain; see ``rshell.store.verifying.verify``."""
         return self._read(verifying.verify, keys, against)
-
-    # -- recordings ----------------------------------------------------------------------
-
-    def begin_recording(self, recording: NewRecording) -> Deferred[Recording]:
-        """Note that a session is recorded; a second time returns what is there."""
-        return self._write(recordings.begin, recording, self._now())
-
-    def update_recording(self, session: str, progress: RecordingProgress) -> Deferred[None]:
-        """Write down how far a recording has come, or that it ended."""
-        return self._write(recordings.update_one, session, progress)
-
-    def recording(self, session: str) -> Deferred[list[Recording]]:
-        """Return the recordings whose session's id begins so; two at most."""
-        return self._read(recordings.find, session)
-
-    def recordings(self, wanted: RecordingFilter, limit: int) -> Deferred[list[Recording]]:
-        """Return recordings, newest first."""
-        return self._read(recordings.listed, wanted, limit)
-
-    def recordings_open(self) -> Deferred[list[Recording]]:
-        """Return those that have not ended, oldest first."""
-        return self._read(recordings.unended)
-
-    def recordings_to_drop(self, before: int, keep_bytes: int) -> Deferred[list[Recording]]:
-        """Return ended ones that are too old, or more than *keep_bytes* of newer ones follow."""
-        return self._read(recordings.surplus, before, keep_bytes)
-
-    def drop_recording(self, session: str) -> Deferred[None]:
-        """Forget a recording."""
-        return self._write(recordings.drop, session)
 
     # -- how -----------------------------------------------------------------------------
 
