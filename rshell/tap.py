@@ -182,11 +182,13 @@ class GatewayService(service.Service):
             handshakes_per_second=self._handshake_rate(tls),
             clone_action=self._config.clones,
         )
+        door = LinkDoor(gateway)
+        self._serve_consoles(gateway, door)
         self._arrivals = Arrivals(
             gateway.tls,
             wheel,
             gateway.devices,
-            LinkDoor(gateway),
+            door,
             gateway.joiner,
             # Strangers must not use up the descriptors of those who are known.
             min(MAX_WAITING, files // 4),
@@ -197,6 +199,15 @@ class GatewayService(service.Service):
         for endpoint in self._config.links:
             self._ports.append(self._listen(endpoint))
         gateway.advertised = self._advertised()
+
+    def _serve_consoles(self, gateway: Gateway, door: LinkDoor) -> None:
+        try:
+            # Late: conch takes half a second to import.
+            from rshell.doors.console.door import Consoles
+        except ImportError as error:
+            self._log.warn("no console: {name} is not installed", name=error.name)
+            return
+        door.consoles = Consoles(gateway, self._reactor, door.vouch)
 
     def _handshake_rate(self, tls: GatewayTLS) -> float:
         """Return handshakes a second at most: as configured, else what this machine can do."""
