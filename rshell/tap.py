@@ -6,7 +6,7 @@ import os
 import resource
 import sys
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import attrs
 from twisted.application import service
@@ -14,6 +14,7 @@ from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.endpoints import serverFromString
 from twisted.internet.error import CannotListenError
+from twisted.internet.interfaces import IProtocolFactory
 from twisted.logger import Logger
 from twisted.python import usage
 from twisted.python.failure import Failure
@@ -36,6 +37,9 @@ from rshell.link.clock import TimerWheel, use_monotonic_clock
 from rshell.store.errors import StoreError
 from rshell.store.store import Store
 from rshell.store.threads import PooledThreads
+
+if TYPE_CHECKING:
+    from rshell.doors.console.door import Consoles
 
 __all__ = ["CannotStart", "GatewayService", "Options", "makeService"]
 
@@ -71,7 +75,12 @@ class Options(usage.Options):
             "TOML file: [gateway] links, ssh, web, advertise; "
             "[admission] handshakes_per_second; [clones] action.",
         ],
-        ["ssh", None, None, "Endpoint of the ssh door; empty is off."],
+        [
+            "ssh",
+            None,
+            None,
+            "Endpoint of the ssh door, e.g. tcp:2222; without it, and if empty, it is off.",
+        ],
         ["web", None, None, "Endpoint of the web door; empty is off."],
     ]
     compData = usage.Completions(
@@ -140,6 +149,7 @@ class GatewayService(service.Service):
         self._home = home
         self._reactor = reactor
         self._ports: list[Any] = []  # IListeningPort with a TCP address and a read switch
+        self._ssh_port: Any = None
         self._store: Store | None = None
         self._gateway: Gateway | None = None
         self._wheel: TimerWheel | None = None
@@ -161,7 +171,7 @@ class GatewayService(service.Service):
             self._open_ports(self._store)
         except BaseException as error:
             self._remove_pidfile()
-            for port in self._ports:
+            for port in self._all_ports():
                 port.stopListening()
             if self._store is not None:
                 # Its threads would keep a process alive that has nothing to do.  Nothing is
@@ -197,8 +207,29 @@ class GatewayService(service.Service):
             max_files=files,
         )
         for endpoint in self._config.links:
-            self._ports.append(self._listen(endpoint))
+            self._ports.append(self._listen("--links", endpoint, self._arrivals.wrapped()))
+        if self._config.ssh:
+            ssh = self._ssh_door(gateway, door.consoles)
+            self._ssh_port = self._listen("--ssh", self._config.ssh, ssh)
         gateway.advertised = self._advertised()
+
+    def _all_ports(self) -> list[Any]:
+        return self._ports + ([self._ssh_port] if self._ssh_port is not None else [])
+
+    def _ssh_door(self, gateway: Gateway, consoles: Consoles | None) -> IProtocolFactory:
+        try:
+            # Late: conch takes a while to import, and is needed for this door only.
+            from rshell.doors.ssh.door import SshDoor
+            from rshell.doors.ssh.host_key import HostKeyDamaged, load_host_key
+        except ImportError as error:
+            raise CannotStart(
+                f"--ssh needs {error.name}: pip install 'rshell[gateway]', or leave --ssh out"
+            ) from None
+        try:
+            key = load_host_key(self._home.path)
+        except (HostKeyDamaged, OSError) as error:
+            raise CannotStart(f"the ssh door: {error}") from None
+        return SshDoor(gateway, key, console=consoles.for_door if consoles else None)
 
     def _serve_consoles(self, gateway: Gateway, door: LinkDoor) -> None:
         try:
@@ -222,14 +253,13 @@ class GatewayService(service.Service):
         )
         return rate
 
-    def _listen(self, endpoint: str) -> Any:
-        assert self._arrivals is not None
+    def _listen(self, option: str, endpoint: str, factory: IProtocolFactory) -> Any:
         result: list[Any] = []
         try:
             server = serverFromString(self._reactor, with_backlog(endpoint))
-            listening = server.listen(self._arrivals.wrapped())
+            listening = server.listen(factory)
         except Exception as error:  # whatever the parsers of all kinds of endpoints raise
-            raise CannotStart(f"--links {endpoint}: not a server endpoint ({error})") from None
+            raise CannotStart(f"{option} {endpoint}: not a server endpoint ({error})") from None
         listening.addBoth(result.append)
         outcome = result[0] if result else None
         if isinstance(outcome, Failure):
@@ -240,7 +270,8 @@ class GatewayService(service.Service):
         if outcome is None:
             raise CannotStart(f"{endpoint} cannot be listened on at once")
         if not isinstance(outcome.getHost(), IPv4Address | IPv6Address):
-            raise CannotStart(f"--links {endpoint}: links need a TCP endpoint, such as tcp:7411")
+            what = option.removeprefix("--")
+            raise CannotStart(f"{option} {endpoint}: {what} need a TCP endpoint, such as tcp:7411")
         # Until the service is started nobody is answered.
         outcome.stopReading()
         return outcome
@@ -267,24 +298,27 @@ class GatewayService(service.Service):
 
     async def _start(self) -> None:
         assert self._gateway is not None
-        for door in ("ssh", "web"):
-            endpoint = getattr(self._config, door)
-            if endpoint:
-                self._log.warn(
-                    "--{door} {endpoint}: this release has no {door} door; it stays closed",
-                    door=door,
-                    endpoint=endpoint,
-                )
+        if self._config.web:
+            self._log.warn(
+                "--web {endpoint}: this release has no web door; it stays closed",
+                endpoint=self._config.web,
+            )
         await self._gateway.start()
-        for port in self._ports:
+        for port in self._all_ports():
             port.startReading()
         addresses = [self._local_address(port) for port in self._ports]
-        self._home.write_endpoints({"links": addresses[0], "links_all": addresses})
+        endpoints: dict[str, object] = {"links": addresses[0], "links_all": addresses}
+        ssh = ""
+        if self._ssh_port is not None:
+            endpoints["ssh"] = self._local_address(self._ssh_port)
+            ssh = f", ssh on {endpoints['ssh']}"
+        self._home.write_endpoints(endpoints)
         self._log.info(
-            "rshell {version} gateway of fleet {fleet}: links on {links}, home {home}",
+            "rshell {version} gateway of fleet {fleet}: links on {links}{ssh}, home {home}",
             version=__version__,
             fleet=self._home.keys.fleet,
             links=", ".join(addresses),
+            ssh=ssh,
             home=self._home.path,
         )
 
@@ -320,9 +354,10 @@ class GatewayService(service.Service):
         if self._starting is not None:
             await self._starting
         self._home.remove_endpoints()
-        for port in self._ports:
+        for port in self._all_ports():
             await maybeDeferred(port.stopListening)
         self._ports.clear()
+        self._ssh_port = None
         if self._gateway is not None:
             await self._gateway.stop()
         if self._store is not None:

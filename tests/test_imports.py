@@ -94,6 +94,11 @@ class ImportTests(SynchronousTestCase):
             "twisted.conch",
         )
 
+    def test_doors(self) -> None:
+        """Neither the service's module nor the SSH door brings a reactor: twistd installs it."""
+        self._without("rshell.tap", "twisted.internet.reactor", "twisted.conch")
+        self._without("rshell.doors.ssh.door", "twisted.internet.reactor")
+
     def test_dropin(self) -> None:
         """The dropin that every twistd loads imports neither a reactor nor rshell."""
         dropin = ROOT / "twisted" / "plugins" / "rshell_plugin.py"

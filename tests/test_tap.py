@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import time
@@ -352,16 +353,37 @@ class TwistdTests(SynchronousTestCase):
                 self.assertRegex(err, r"\Arshell: [^\n]+\n\Z")
 
     def test_doors_that_are_not_there(self) -> None:
-        """--ssh and --web are accepted; one line each says that the door stays closed."""
-        process = self.start("--ssh", "tcp:0", "--web", "tcp:0")
+        """--web is accepted; one line says that the door stays closed."""
+        process = self.start("--web", "tcp:0")
         self.assertEqual(set(self.up()), {"links", "links_all"})
         process.send_signal(signal.SIGTERM)
         status, out, _ = self.finish(process)
         self.assertEqual(status, SIGTERMED)
-        for door in ("ssh", "web"):
-            lines = [line for line in out.splitlines() if f"--{door} tcp:0" in line]
-            self.assertEqual(len(lines), 1)
-            self.assertIn("stays closed", lines[0])
+        lines = [line for line in out.splitlines() if "--web tcp:0" in line]
+        self.assertEqual(len(lines), 1)
+        self.assertIn("stays closed", lines[0])
+
+    def test_ssh_door(self) -> None:
+        """--ssh opens a port and tells where; its host key is made once, and private."""
+        process = self.start("--ssh", "tcp:0:interface=127.0.0.1")
+        self.assertRegex(str(self.up()["ssh"]), r"\A127\.0\.0\.1:\d+\Z")
+        key = self.home / "ssh_host_ed25519_key"
+        self.assertEqual(stat.S_IMODE(key.stat().st_mode), 0o600)
+        self.assertTrue(key.with_suffix(".pub").read_text().startswith("ssh-ed25519 "))
+        process.send_signal(signal.SIGTERM)
+        self.assertEqual(self.finish(process)[0], SIGTERMED)
+
+    def test_ssh_door_that_cannot_open(self) -> None:
+        """A bad endpoint, or a host key that others can read: one line and a failing status."""
+        self.home.mkdir(mode=0o700)
+        for endpoint, why in (("nonsense:1", "not a server endpoint"), ("tcp:0", "chmod 600")):
+            if endpoint == "tcp:0":
+                (self.home / "ssh_host_ed25519_key").write_text("x")
+                (self.home / "ssh_host_ed25519_key").chmod(0o644)
+            status, _, err = self.finish(self.start("--ssh", endpoint))
+            self.assertEqual(status, 1)
+            self.assertRegex(err, r"\Arshell: [^\n]+\n\Z")
+            self.assertIn(why, err)
 
     def test_version_and_help(self) -> None:
         """--help and --version say so and succeed without touching a home."""

@@ -34,6 +34,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "handlers": ("rshell.cli.handlers:handlers", "List what can be called on a device."),
     "invite": ("rshell.cli.admin:invite", "Make a join string for a device or an operator."),
     "join": ("rshell.cli.admin:join", "Make this machine an operator's."),
+    "keys": ("rshell.cli.keys:keys", "Manage the SSH keys that operators log in with."),
     "label": ("rshell.cli.admin:label", "Set or remove labels of a device."),
     "ls": ("rshell.cli.files:ls", "List files on devices."),
     "metrics": ("rshell.cli.links:metrics", "Print the gateway's counters, for Prometheus."),

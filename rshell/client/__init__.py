@@ -56,6 +56,7 @@ from rshell.client.records import (
     LinkRecord,
     Probe,
     SessionInfo,
+    SshKey,
     Whoami,
 )
 from rshell.client.session import Session, SessionReceiver
@@ -84,6 +85,7 @@ __all__ = [
     "Session",
     "SessionInfo",
     "SessionReceiver",
+    "SshKey",
     "Tail",
     "TailLine",
     "TailNotice",

@@ -20,6 +20,7 @@ __all__ = [
     "LinkRecord",
     "Probe",
     "SessionInfo",
+    "SshKey",
     "Whoami",
 ]
 
@@ -190,3 +191,14 @@ class LinkRecord(Struct, frozen=True, kw_only=True):
     message: str = ""
     seconds: float | None = None
     details: dict[str, Any] = field(default_factory=dict)
+
+
+class SshKey(Struct, frozen=True, kw_only=True):
+    """A public key that an operator logs in with at the SSH door; times are RFC 3339, UTC."""
+
+    operator: str
+    fingerprint: str
+    type: str = ""
+    comment: str = ""
+    added_at: str = ""
+    last_used: str | None = None

@@ -19,6 +19,7 @@ from rshell.client.records import (
     LinkRecord,
     Probe,
     SessionInfo,
+    SshKey,
     Whoami,
 )
 from rshell.client.session import Session
@@ -31,7 +32,18 @@ __all__ = ["GatewayVerbs"]
 MAX_ANSWER_BYTES = 256 * 1024 * 1024
 #: Verbs that change nothing: asked again when the link broke before the answer was there.
 _READ_ONLY = frozenset(
-    {"audit", "devices", "facts", "handlers", "metrics", "probe", "sessions", "whoami", "why"}
+    {
+        "audit",
+        "devices",
+        "facts",
+        "handlers",
+        "keys.list",
+        "metrics",
+        "probe",
+        "sessions",
+        "whoami",
+        "why",
+    }
 )
 
 
@@ -246,6 +258,40 @@ class GatewayVerbs:
             Refused: There is none, its device is away, or the role forbids it.
         """
         await self.call_gateway("end-session", {"session": session})
+
+    async def add_ssh_keys(self, operator: str, keys: str) -> list[SshKey]:
+        """Let an operator log in at the SSH door with public keys, and return them.
+
+        Args:
+            operator: Whose; other people's need a role that grants it.
+            keys: What ``ssh-keygen`` wrote to a ``.pub`` file; several lines may be given.
+
+        Raises:
+            Refused: One is no key that is accepted, is somebody else's, or the role forbids it.
+        """
+        request = {"operator": operator, "keys": keys}
+        added: list[SshKey] = await self._ask("keys.add", list[SshKey], request)
+        return added
+
+    async def ssh_keys(self, operator: str | None = None) -> list[SshKey]:
+        """Return the SSH public keys of an operator, or of all.
+
+        Raises:
+            Refused: The role forbids it.
+        """
+        found: list[SshKey] = await self._ask("keys.list", list[SshKey], {"operator": operator})
+        return found
+
+    async def remove_ssh_key(self, operator: str, fingerprint: str) -> int:
+        """Forget an SSH public key; return how many connections that ended.
+
+        Raises:
+            Refused: The operator has no such key, or the role forbids it.
+        """
+        request = {"operator": operator, "fingerprint": fingerprint}
+        answer = await self.call_gateway("keys.remove", request)
+        closed = answer.get("connections_closed", 0) if isinstance(answer, dict) else 0
+        return closed if isinstance(closed, int) else 0
 
     async def probe(self, device: str) -> Probe:
         """Ask a device for a sign of life over its link; it takes five seconds at most.

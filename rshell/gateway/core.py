@@ -16,6 +16,7 @@ from twisted.logger import Logger
 
 from rshell.access.printable import printable
 from rshell.gateway import fact_services as _facts  # noqa: F401  # fills the registry of verbs
+from rshell.gateway import key_services as _keys  # noqa: F401  # fills the registry of verbs
 from rshell.gateway import link_services as _link_services  # noqa: F401  # fills the registry of verbs
 from rshell.gateway import services as _services  # noqa: F401  # fills the registry of verbs
 from rshell.gateway import session_services as _sessions  # noqa: F401  # likewise
@@ -30,7 +31,7 @@ from rshell.gateway.joining import Joiner, JoinExchange
 from rshell.gateway.metrics import Metrics, ReactorLag
 from rshell.gateway.presence import Presence
 from rshell.gateway.probing import Probes
-from rshell.gateway.revocation import Revocation
+from rshell.gateway.revocation import OperatorConnection, Revocation
 from rshell.gateway.session_table import SessionTable
 from rshell.gateway.steering import Fleet
 from rshell.gateway.switchboard import Switchboard
@@ -178,7 +179,7 @@ class Gateway:
             Throttle(wheel.seconds, REFUSED_JOINS_RATE, REFUSED_JOINS_BURST),
             wall,
         )
-        self._links: set[LinkProtocol] = set()
+        self._links: set[OperatorConnection] = set()
         self.stopping = False
 
     def now_us(self) -> int:
@@ -200,12 +201,12 @@ class Gateway:
         """Return the protocol for a machine that joins."""
         return JoinExchange(self._joiner, self.wheel, address)
 
-    def link_opened(self, link: LinkProtocol) -> None:
-        """Note an operator's link, to be told when the gateway stops."""
+    def link_opened(self, link: OperatorConnection) -> None:
+        """Note an operator's link or other connection, to be told when the gateway stops."""
         self._links.add(link)
 
-    def link_closed(self, link: LinkProtocol) -> None:
-        """Forget an operator's link."""
+    def link_closed(self, link: OperatorConnection) -> None:
+        """Forget it."""
         self._links.discard(link)
 
     async def start(self) -> None:
@@ -242,7 +243,7 @@ class Gateway:
         self._send_away([link], self.admission.spread_ms())
 
     @staticmethod
-    def _send_away(links: list[LinkProtocol], spread_ms: int) -> None:
+    def _send_away(links: Sequence[OperatorConnection], spread_ms: int) -> None:
         goaway = planned_stop(spread_ms)
         for link in links:
             link.go_away(goaway, close=True, reason=goaway.message)

@@ -6,7 +6,7 @@ revoked, so that a peer whose row was read just before cannot slip in just after
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from twisted.internet.defer import DeferredLock
 from twisted.logger import Logger
@@ -15,19 +15,25 @@ from rshell.access.roles import ADMIN
 from rshell.gateway.callers import OpenRefused
 from rshell.link.core.errors import ErrorCode
 from rshell.link.core.messages import GoAway, Sessions
-from rshell.link.protocol import LinkProtocol
 from rshell.store.records import OwnerKind
 
 if TYPE_CHECKING:
     from rshell.gateway.core import Gateway
 
-__all__ = ["Revocation"]
+__all__ = ["OperatorConnection", "Revocation"]
 
 #: No session that nobody is attached to lives longer (rule R7).
 LONGEST_SESSION_US = 24 * 3600 * 1_000_000
 PAGE_ROWS = 10_000
 #: Ids that fit one SESSIONS frame.
 SESSIONS_A_FRAME = 500
+
+
+class OperatorConnection(Protocol):
+    """What an operator came in by: a link, or a connection of another door."""
+
+    def go_away(self, goaway: GoAway, *, close: bool, reason: str = "") -> None:
+        """Tell the operator why, and end it."""
 
 
 class Revocation:
@@ -38,7 +44,8 @@ class Revocation:
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
         self._revoked: set[tuple[str, str]] = set()
-        self._operators: dict[str, set[LinkProtocol]] = {}
+        #: Of each operator, with the SSH key's fingerprint if that is how they came in.
+        self._operators: dict[str, dict[OperatorConnection, str]] = {}
         self._one_at_a_time = DeferredLock()
 
     def is_revoked(self, kind: OwnerKind, owner: str) -> bool:
@@ -49,14 +56,14 @@ class Revocation:
         """An operator's name was invited again."""
         self._revoked.discard((kind, owner))
 
-    def operator_came(self, name: str, link: LinkProtocol) -> None:
-        """Note an operator's link, to be ended with its operator."""
-        self._operators.setdefault(name, set()).add(link)
+    def operator_came(self, name: str, link: OperatorConnection, key: str = "") -> None:
+        """Note an operator's link or connection, to be ended with its operator, or its SSH key."""
+        self._operators.setdefault(name, {})[link] = key
 
-    def operator_went(self, name: str, link: LinkProtocol) -> None:
-        """Forget an operator's link."""
-        links = self._operators.get(name, set())
-        links.discard(link)
+    def operator_went(self, name: str, link: OperatorConnection) -> None:
+        """Forget it."""
+        links = self._operators.get(name, {})
+        links.pop(link, None)
         if not links:
             self._operators.pop(name, None)
 
@@ -118,12 +125,19 @@ class Revocation:
             ErrorCode.REVOKED,
             text,
         )
-        links = self._operators.pop(operator.name, set())
+        links = self._operators.pop(operator.name, {})
         for link in links:
             self._close(link, text)
         self._log.info("{text}", text=text)
         await self._end_detached(operator.name)
         return operator.name, len(links)
+
+    def key_removed(self, name: str, fingerprint: str) -> int:
+        """End the connections that came in by an SSH key; return how many."""
+        ended = [link for link, key in self._operators.get(name, {}).items() if key == fingerprint]
+        for link in ended:
+            self._close(link, "this key was removed")
+        return len(ended)
 
     async def _end_detached(self, operator: str) -> None:
         """Tell the live devices to end sessions of an operator that nobody is attached to.
@@ -171,7 +185,7 @@ class Revocation:
                 self._gateway.sessions.forget(device_id, session)
 
     @staticmethod
-    def _close(link: LinkProtocol, text: str) -> None:
+    def _close(link: OperatorConnection, text: str) -> None:
         link.go_away(
             GoAway(code=ErrorCode.REVOKED.value, message=text), close=True, reason="revoked"
         )

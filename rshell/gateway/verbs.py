@@ -57,6 +57,7 @@ class Verb:
         peers: ``device``, ``operator`` or both.
         open_to_all: Any operator may, whatever the role grants.
         changes: An audit row is written before it runs.
+        own: Whether a request is about the asker's own things only: then any operator may.
         throttled: One asker may ask only now and then; told before that row is written.
     """
 
@@ -68,6 +69,7 @@ class Verb:
     open_to_all: bool
     changes: bool
     throttled: bool
+    own: Callable[[Asker, Any], bool] | None = None
 
 
 VERBS: dict[str, Verb] = {}
@@ -81,6 +83,7 @@ def verb(
     open_to_all: bool = False,
     changes: bool = False,
     throttled: bool = False,
+    own: Callable[[Asker, Any], bool] | None = None,
 ) -> Callable[[Work], Work]:
     """Register ``work(gateway, asker, request)`` as the answer to a name; returns JSON values."""
 
@@ -95,6 +98,7 @@ def verb(
             open_to_all=open_to_all,
             changes=changes,
             throttled=throttled,
+            own=own,
         )
         return work
 
@@ -139,7 +143,7 @@ class Verbs:
         if entry is None or asker.peer.name.kind not in entry.peers:
             raise OpenRefused(ErrorCode.NOT_FOUND, f"the gateway does not answer {request.handler}")
         caller = asker.caller
-        if caller is not None and not entry.open_to_all:
+        if caller is not None and not (entry.open_to_all or self._is_own(entry, asker, request)):
             decision = decide(caller.operator, None, entry.name)
             if not decision:
                 await self._audit(entry, asker, request, "refused", decision.reason)
@@ -153,6 +157,12 @@ class Verbs:
             # Revoked while the row was written: nothing more is done for this operator.
             raise OpenRefused(ErrorCode.REVOKED, "this operator is revoked")
         return msgspec.json.encode(await entry.work(self._gateway, asker, typed))
+
+    @staticmethod
+    def _is_own(entry: Verb, asker: Asker, request: Open) -> bool:
+        if entry.own is None:
+            return False
+        return entry.own(asker, decode_request(request.request, entry.request_type))
 
     async def _audit(
         self, entry: Verb, asker: Asker, request: Open, code: str | None, message: str | None

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Connection, and_, insert, select, update
+from sqlalchemy import Connection, and_, delete, insert, select, update
 
 from rshell.store import keys, tokens
 from rshell.store.errors import NameTaken, NotFound, StoreError
 from rshell.store.records import Key, Operator, OperatorKey, TokenGrant
 from rshell.store.schema import keys as key_table
+from rshell.store.schema import operator_keys
 from rshell.store.schema import operators as table
 
 __all__ = [
@@ -127,6 +128,7 @@ def revoke_operator(connection: Connection, name: str) -> Operator:
     _must_find(connection, name)
     connection.execute(update(table).where(table.c.name == name).values(status="revoked"))
     keys.revoke_all(connection, "operator", name)
+    connection.execute(delete(operator_keys).where(operator_keys.c.operator == name))
     tokens.revoke_for(connection, "operator", name)
     # an invite they made before would let them, or a friend, back in
     tokens.revoke_created_by(connection, name)

@@ -24,6 +24,7 @@ __all__ = [
     "OperatorKey",
     "OwnerKind",
     "Refusal",
+    "SshKey",
     "Token",
     "TokenGrant",
     "TokenRefused",
@@ -138,6 +139,25 @@ class OperatorKey:
     def refusal(self, now: int) -> str | None:
         """Return why the operator may not enter: ``revoked``, ``retired`` or None."""
         return self.key.refusal(now) if self.operator.active else "revoked"
+
+
+@attrs.frozen(kw_only=True)
+class SshKey:
+    """A public key that an operator logs in with at the SSH door.
+
+    Attributes:
+        fingerprint: ``SHA256:...``, as ``ssh-keygen -l`` shows it.
+        blob: the key as it is on the wire.
+        comment: what its file said; not to be trusted.
+    """
+
+    operator: str
+    fingerprint: str
+    type: str
+    blob: bytes
+    comment: str
+    added_at: int
+    last_used: int | None = None
 
 
 @attrs.frozen(kw_only=True)

@@ -33,6 +33,7 @@ __all__ = [
     "keys",
     "meta",
     "metadata",
+    "operator_keys",
     "operators",
     "token_uses",
     "tokens",
@@ -100,6 +101,20 @@ operators = Table(
     Column("role", String(63), nullable=False),
     Column("created_at", BigInteger, nullable=False),
     CheckConstraint("status IN ('active', 'revoked')", name="operators_status"),
+)
+
+# What operators log in with at the SSH door; an operator who is revoked loses them.
+operator_keys = Table(
+    "operator_keys",
+    metadata,
+    Column("fingerprint", String(64), primary_key=True),
+    Column("operator", String(63), ForeignKey("operators.name"), nullable=False),
+    Column("type", String(64), nullable=False),
+    Column("blob", LargeBinary, nullable=False),
+    Column("comment", Text, nullable=False),
+    Column("added_at", BigInteger, nullable=False),
+    Column("last_used", BigInteger),
+    Index("operator_keys_operator", "operator"),
 )
 
 keys = Table(

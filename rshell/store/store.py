@@ -16,7 +16,18 @@ from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 from sqlalchemy import Connection, Engine
 from twisted.internet.defer import Deferred, fail
 
-from rshell.store import audit, database, devices, facts, flight, keys, meta, operators, tokens
+from rshell.store import (
+    audit,
+    database,
+    devices,
+    facts,
+    flight,
+    keys,
+    meta,
+    operators,
+    ssh_keys,
+    tokens,
+)
 from rshell.store.devices import Heard, Seen
 from rshell.store.errors import StoreUnavailable
 from rshell.store.facts import DeviceFacts
@@ -33,6 +44,7 @@ from rshell.store.records import (
     Operator,
     OperatorKey,
     OwnerKind,
+    SshKey,
     Token,
     TokenGrant,
     TokenRefused,
@@ -286,6 +298,36 @@ class Store:
     def revoke_key(self, spki: bytes) -> Deferred[Key]:
         """Revoke one key for good."""
         return self._write(keys.revoke_key, spki)
+
+    def add_ssh_key(
+        self, operator: str, fingerprint: str, kind: str, blob: bytes, comment: str
+    ) -> Deferred[SshKey]:
+        """Let an operator log in with a public key, which the caller checked."""
+        key = SshKey(
+            operator=operator,
+            fingerprint=fingerprint,
+            type=kind,
+            blob=blob,
+            comment=comment,
+            added_at=self._now(),
+        )
+        return self._write(ssh_keys.add, key)
+
+    def ssh_keys(self, operator: str | None = None) -> Deferred[list[SshKey]]:
+        """Return the SSH keys of an operator, or everybody's."""
+        return self._read(ssh_keys.keys_of, operator)
+
+    def ssh_key(self, fingerprint: str) -> Deferred[tuple[SshKey, Operator] | None]:
+        """Return an SSH key and whose it is; ask ``operator.active`` before admitting."""
+        return self._read(ssh_keys.find, fingerprint)
+
+    def ssh_key_used(self, fingerprint: str) -> Deferred[None]:
+        """Note that somebody logged in with an SSH key."""
+        return self._write(ssh_keys.used, fingerprint, self._now())
+
+    def remove_ssh_key(self, operator: str, fingerprint: str) -> Deferred[SshKey]:
+        """Forget an SSH key of an operator."""
+        return self._write(ssh_keys.remove, operator, fingerprint)
 
     # -- facts -------------------------------------------------------------------------
 

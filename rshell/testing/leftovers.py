@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from rshell.link.protocol import LinkProtocol
 from rshell.testing.agents import SimulatedDevice
 from rshell_agent.keeper.session import FINISHED
 
@@ -40,7 +41,8 @@ def leftovers(fleet: SimulatedFleet) -> dict[str, int]:
 
 def _of_gateway(fleet: SimulatedFleet) -> dict[str, int]:
     core = fleet.gateway.core
-    links = core.devices.links() + list(core._links)
+    operators = [link for link in core._links if isinstance(link, LinkProtocol)]
+    links = core.devices.links() + operators
     live = sum(device.connected for device in fleet.devices.values())
     connected = sum(operator.uplink.link is not None for operator in fleet.operators.values())
     return {

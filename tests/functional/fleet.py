@@ -131,6 +131,8 @@ class Fleet:
         self.prefix: tuple[str, ...] = ()
         #: Words before the gateway's command alone, after those.
         self.gateway_prefix: tuple[str, ...] = ()
+        #: More options of the gateway's command.
+        self.gateway_options: tuple[str, ...] = ()
         self._last_address = ("", 0)
         self._programs: list[Program] = []
         self._closed = False
@@ -144,7 +146,14 @@ class Fleet:
         command = [*TWISTD, "-n", "--pidfile=", "rshell", "--home", str(self.home)]
         with self.log.open("ab") as log:
             self.gateway = subprocess.Popen(
-                [*self.prefix, *self.gateway_prefix, *command, "--links", links],
+                [
+                    *self.prefix,
+                    *self.gateway_prefix,
+                    *command,
+                    "--links",
+                    links,
+                    *self.gateway_options,
+                ],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,

@@ -18,6 +18,9 @@ def csr(key: PrivateKey | None = None) -> str:
     return base64.b64encode(make_csr(key or new_key())).decode()
 
 
+SSH_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIOMqqnkVzrm0SdG6UOoqKLsabgH5C9okWi0dh2l9GKJl someone"
+SSH_FINGERPRINT = "SHA256:+DiY3wvvV6TuJJhbpZisF/zLDA0zPMSvHdkr4UvCOqU"
+
 #: verb: (a request that works, for a device, for an operator of a role without grants)
 MATRIX: dict[str, tuple[dict[str, Any], str, str]] = {
     "gateway.whoami": ({}, "not-found", "ok"),
@@ -35,6 +38,13 @@ MATRIX: dict[str, tuple[dict[str, Any], str, str]] = {
     "gateway.audit": ({}, "not-found", "policy"),
     "gateway.sessions": ({}, "not-found", "policy"),
     "gateway.end-session": ({"session": "0" * 32}, "not-found", "policy"),
+    "gateway.keys.add": ({"operator": "ann", "keys": SSH_KEY}, "not-found", "policy"),
+    "gateway.keys.list": ({"operator": None}, "not-found", "policy"),
+    "gateway.keys.remove": (
+        {"operator": "ann", "fingerprint": SSH_FINGERPRINT},
+        "not-found",
+        "policy",
+    ),
     "gateway.renew": ({"csr": csr()}, "ok", "ok"),
     "gateway.report": ({"policy": {"digest": "d"}, "catalogue": ""}, "ok", "not-found"),
     "gateway.flight": ({"records": [{"seq": 1, "kind": "start"}]}, "ok", "not-found"),
@@ -43,6 +53,8 @@ MATRIX: dict[str, tuple[dict[str, Any], str, str]] = {
 CHANGING = {
     "gateway.end-session",
     "gateway.invite",
+    "gateway.keys.add",
+    "gateway.keys.remove",
     "gateway.label",
     "gateway.quarantine",
     "gateway.rename",

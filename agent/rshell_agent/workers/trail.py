@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
-from errno import EINVAL, ENAMETOOLONG, ENOENT
+import stat
+from errno import EACCES, EINVAL, ENAMETOOLONG, ENOENT
 
 __all__ = ["Identity", "Names", "Root", "Seal", "Trail", "link_text", "split"]
 
 MAX_DEPTH = 256  # folders of one walk, each a descriptor, of which a process has 1,024
 
 _FOLDER = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+#: Of folders like /tmp: everybody may make names there, and remove none but his own.
+_SHARED = stat.S_ISVTX | stat.S_IWOTH
 
 Names = list[bytes]
 Identity = tuple[int, int]  # device and inode
@@ -26,13 +30,32 @@ def identity(info: os.stat_result) -> Identity:
 
 
 def link_text(name: bytes, dir_fd: int) -> bytes | None:
-    """Return a symbolic link's text; None if it is none, or not there."""
+    """Return a symbolic link's text; None if it is none, or not there.
+
+    Raises:
+        OSError: EACCES: it was put into a folder like /tmp by somebody else.
+    """
     try:
-        return os.readlink(name, dir_fd=dir_fd)
+        text = os.readlink(name, dir_fd=dir_fd)
     except OSError as error:
         if error.errno in (EINVAL, ENOENT):
             return None
         raise
+    _check_owner(name, dir_fd)
+    return text
+
+
+def _check_owner(name: bytes, dir_fd: int) -> None:
+    """Refuse what the system's own walk would by fs.protected_symlinks (proc(5)), always.
+
+    Reading a link's text ourselves goes past that rule, and without it whoever may write to /tmp
+    decides which file a root's upload to it replaces.
+    """
+    folder = os.fstat(dir_fd)
+    if folder.st_mode & _SHARED == _SHARED:
+        owner = os.stat(name, dir_fd=dir_fd, follow_symlinks=False).st_uid
+        if owner not in (os.geteuid(), folder.st_uid):
+            raise PermissionError(EACCES, "a symbolic link of somebody else's in a shared folder")
 
 
 def _where(fd: int) -> Names:

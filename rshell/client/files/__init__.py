@@ -13,7 +13,7 @@
 
     connection.py  FilesConnection: requests, frames and back-pressure over a session
     transfers.py   one file up or down                  frames.py     the frames, pure
-    records.py     Entry, FilesError
+    records.py     Entry, FilesError                    pages.py      pages of listings
 
 A copy as a program does it::
 

@@ -65,7 +65,7 @@ class Completer:
                 value = value[head[2]]
             for name in filter(None, path[head.end() :].split(".")):
                 value = getattr(value, name)
-            learn = getattr(type(value), "learn_handlers", None)
+            learn = getattr(type(value), "_learn_handlers", None)
             if learn is not None:
                 await learn(value)
             names = dir(value)

@@ -11,6 +11,7 @@ import pprint
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import msgspec
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -19,7 +20,7 @@ from rshell.doors.console.completion import Completer
 from rshell.doors.console.editor import ConsoleLine
 from rshell.doors.console.interpreter import Interpreter, Statement, describe_error
 from rshell.doors.console.painting import DIM, RED, safe_text, tint
-from rshell.doors.console.results import Call, Shown
+from rshell.doors.console.results import Call, Shown, record_text
 from rshell.doors.console.screen import Screen
 
 __all__ = ["Console"]
@@ -209,6 +210,9 @@ class Console:
         if isinstance(value, Shown):
             return value.look(self._screen.columns)
         width = max(20, min(self._screen.columns or MAX_COLUMNS, MAX_COLUMNS))
+        # One with a repr of its own has its reasons: an invitation hides its secret.
+        if type(value).__repr__ is msgspec.Struct.__repr__:
+            return safe_text(record_text(value))
         return safe_text(pprint.pformat(value, width=width, sort_dicts=False))
 
     def _show_deferred(self, deferred: Deferred[Any]) -> None:

@@ -138,7 +138,7 @@ class Device:
         """Call any handler, also a plug-in's."""
 
         async def work() -> Done:
-            found = await self.handler(handler)
+            found = await self._handler(handler)
             request = request_of(found, arguments, named)
             return await self._use(found.name, request, input=input, login=login, timeout=timeout)
 
@@ -161,14 +161,14 @@ class Device:
         session.write_eof()
         return Done.new(collected.completed(self.name, await _outcome_of(session)))
 
-    def shell(self, login: str | None = None) -> Call[Outcome]:
+    def shell(self, login: str | None = None) -> Call[None]:
         """Open a shell that takes this terminal, until it ends or Ctrl-] is pressed."""
 
-        async def work() -> Outcome:
+        async def work() -> None:
             screen = self._workbench.screen
             if not screen.is_terminal:
                 raise RshellError("usage", "a shell needs a terminal", "use run()")
-            return await TakenOver(self._workbench.client, screen, self.name, login).run()
+            await TakenOver(self._workbench.client, screen, self.name, login).run()
 
         return Call(f"shell on {self.name}", work)
 
@@ -312,7 +312,7 @@ class Device:
         """List what it can do."""
 
         async def work() -> Rows:
-            found = await self.learn_handlers()
+            found = await self._learn_handlers()
             return Rows(
                 found,
                 ("HANDLER", "WHAT IT DOES", "CALLED BY"),
@@ -321,19 +321,19 @@ class Device:
 
         return Call(f"handlers of {self.name}", work)
 
-    async def learn_handlers(self) -> list[Handler]:
+    async def _learn_handlers(self) -> list[Handler]:
         """Ask for its handlers, and keep them for completion."""
         found = await self._workbench.client.handlers(self.name)
         self._workbench.known[self.name] = found
         return found
 
-    async def handler(self, name: str) -> Handler:
+    async def _handler(self, name: str) -> Handler:
         """Return one of its handlers.
 
         Raises:
             Refused: It has none of that name.
         """
-        found = await self.learn_handlers()
+        found = await self._learn_handlers()
         for one in found:
             if one.name == name or one.name.replace(".", "-") == name.replace("_", "-"):
                 return one
@@ -362,9 +362,9 @@ class HandlerMethod:
                 return signature_of(one)
         raise AttributeError("__signature__")
 
-    async def help_text(self) -> str:
+    async def _help_text(self) -> str:
         """Return how it is called, as the device tells."""
-        return help_of(await self._device.handler(self._name))
+        return help_of(await self._device._handler(self._name))
 
 
 class _TailView:

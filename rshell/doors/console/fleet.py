@@ -120,7 +120,7 @@ class Selection:
         async def work() -> DoneMany:
             rows = await self._rows()
             first = next((row for row in rows if row.live), rows[0])
-            found = await Device(self._workbench, first.name).handler(handler)
+            found = await Device(self._workbench, first.name)._handler(handler)
             request = request_of(found, arguments, named)
             start = partial(_start, self._workbench.client, found.name, request, login, timeout)
             return await self._on_all(start, concurrency)

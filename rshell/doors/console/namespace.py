@@ -60,7 +60,7 @@ class _Help:
                 return Text(HELP)
             value = about[0]
             if isinstance(value, HandlerMethod):
-                return Text(await value.help_text())
+                return Text(await value._help_text())
             return Text(describe(value))
 
         return Call("help", work)

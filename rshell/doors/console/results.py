@@ -10,11 +10,12 @@ from collections.abc import Callable, Coroutine, Generator, Sequence
 from typing import Any, Generic, TypeVar
 
 import attrs
+import msgspec
 
 from rshell.client import CompletedCommand, Outcome, describe_outcome
 from rshell.doors.console.painting import BOLD, DIM, RED, safe_text, table, tint
 
-__all__ = ["Call", "Done", "DoneMany", "Rows", "Shown"]
+__all__ = ["Call", "Done", "DoneMany", "Rows", "Shown", "record_text"]
 
 T = TypeVar("T")
 #: Devices named in one heading.
@@ -72,6 +73,19 @@ class Rows(list[Any], Shown):
         if not self:
             return tint(DIM, self._nothing)
         return table(self._headings, [self._cells(record) for record in self], columns)
+
+
+def record_text(record: msgspec.Struct) -> str:
+    """Return a record's name and what its fields say, one a line; empty ones are left out."""
+    said = [(name, getattr(record, name)) for name in record.__struct_fields__]
+    said = [(name, value) for name, value in said if value not in (None, "", [], {})]
+    width = max((len(name) for name, _ in said), default=0)
+    lines = [f"  {name.ljust(width)}  {_short(value)}" for name, value in said]
+    return "\n".join([type(record).__name__, *lines])
+
+
+def _short(value: Any) -> str:
+    return value if isinstance(value, str) else repr(value)
 
 
 @attrs.frozen

@@ -36,8 +36,8 @@ class TakenOver:
         self._write: Any = None
         self._left = False
 
-    async def run(self) -> Outcome:
-        """Run the shell to its end, or until Ctrl-].
+    async def run(self) -> None:
+        """Run the shell to its end, or until Ctrl-], and say which.
 
         Raises:
             RshellError: It cannot be asked for.
@@ -61,7 +61,6 @@ class TakenOver:
             screen.give_back()
         screen.begin_line()
         screen.show(tint(DIM, safe_text(self._farewell(outcome))))
-        return outcome
 
     def _farewell(self, outcome: Outcome) -> str:
         if self._left and self._session is not None:

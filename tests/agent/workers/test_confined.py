@@ -196,6 +196,33 @@ class LinkTests(TreeCase):
             self.assertEqual(file.read(), b"secret")
         self.assertEqual(os.listdir(self.outside), [b"secret"])
 
+    def test_of_others_in_shared_folders(self) -> None:
+        """In a folder like /tmp a link is followed only if it is ours or the folder's owner's."""
+        if os.geteuid():
+            return  # only root can make what somebody else has made
+        confined = self.confined()
+        os.mkdir(self.path(b"in/tmp"))
+        os.symlink(b"../a", self.path(b"in/tmp/link"))
+        os.symlink(b"../d", self.path(b"in/tmp/dir"))
+        for mode, owner, allowed in (
+            (0o1777, 0, True),
+            (0o1777, 12345, False),
+            (0o777, 12345, True),
+            (0o1755, 12345, True),
+        ):
+            os.chmod(self.path(b"in/tmp"), mode)
+            for name in (b"in/tmp/link", b"in/tmp/dir"):
+                os.chown(self.path(name), owner, owner, follow_symlinks=False)
+            for path in (b"tmp/link", b"tmp/dir/e"):
+                if allowed:
+                    confined.stat(path)
+                else:
+                    self.assertRaises(PermissionError, confined.stat, path)
+            confined.stat(b"tmp/link", follow=False)
+        os.chown(self.path(b"in/tmp"), 12345, 12345)
+        os.chmod(self.path(b"in/tmp"), 0o1777)
+        confined.stat(b"tmp/link")
+
     def test_loops(self) -> None:
         """Loops and long chains end as the system's do."""
         self.link(b"in/self", b"self")

@@ -55,6 +55,8 @@ class WorkerSession(protocol.ProcessProtocol):
         self._receiver = receiver
         self._outcome: Outcome | None = None
         self._waiting: list[Deferred[Outcome]] = []
+        #: Fires when the process has been reaped.
+        self.gone: Deferred[None] = Deferred()
 
     # -- what FilesConnection uses -----------------------------------------------------------------
 
@@ -96,6 +98,8 @@ class WorkerSession(protocol.ProcessProtocol):
 
     def abort(self) -> None:
         self.signal("KILL")
+        text = "given up by this end"
+        self._end(Outcome(status="lost", code="cancelled", message=text))
 
     def signal(self, name: str) -> None:
         try:
@@ -109,22 +113,29 @@ class WorkerSession(protocol.ProcessProtocol):
         self._receiver.session_opened()
 
     def childDataReceived(self, childFD: int, data: bytes) -> None:
-        self._receiver.output_received(data, _OUTPUTS[childFD])
+        if not self.ended:
+            self._receiver.output_received(data, _OUTPUTS[childFD])
 
     def processExited(self, reason: Any) -> None:
-        """The end of its pipes says that all was read."""
+        # A pipe that is paused would never be read to its end, which `processEnded` waits for.
+        self.resume()
 
     def processEnded(self, reason: Any) -> None:
         value = reason.value
         if value.signal is not None:
             name = signal.Signals(value.signal).name[3:]
-            self._outcome = Outcome(status="signal", signal=name)
+            self._end(Outcome(status="signal", signal=name))
         elif value.exitCode:
-            self._outcome = Outcome(status="exit", exit_code=value.exitCode)
+            self._end(Outcome(status="exit", exit_code=value.exitCode))
         else:
-            self._outcome = Outcome(status="ok")
-        for deferred in self._waiting:
-            deferred.callback(self._outcome)
+            self._end(Outcome(status="ok"))
+        self.gone.callback(None)
+
+    def _end(self, outcome: Outcome) -> None:
+        if self._outcome is None:
+            self._outcome = outcome
+            for deferred in self._waiting:
+                deferred.callback(outcome)
 
 
 async def connect_worker(

@@ -28,7 +28,7 @@ class ConnectionCase(TestCase):
 
     async def _end(self, connection: FilesConnection) -> None:
         connection.abort()
-        await connection.ended
+        await connection.session.gone
 
     def setUp(self) -> None:
         self.home = Path(os.path.realpath(self.mktemp()))

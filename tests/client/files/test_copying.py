@@ -75,7 +75,7 @@ class CopyCase(TestCase):
     async def ended(self) -> None:
         """Wait until no worker runs."""
         for connection in self.connections:
-            await connection.ended
+            await connection.session.gone
         self.connections.clear()
 
     async def cp(self, *words: str, **options: Any) -> CopyReport:

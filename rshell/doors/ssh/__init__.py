@@ -1,0 +1,23 @@
+"""The SSH door: stock ``ssh``, ``scp``, ``sftp`` and what is built on them reach any device.
+
+::
+
+    TCP -> door (penalties, how many) -> transport (algorithms, strict kex, rekeying, grace)
+             -> authentication (public keys of the store) -> connection (channels, windows)
+                  -> session, forwarding (one channel each) -> rshell.doors.local -> the one gate
+
+    door.py            SshDoor: what the service starts; who is connected, and is told to go
+    penalties.py       which sources wait before they may try again
+    host_key.py        the gateway's own key
+    transport.py       twisted.conch's transport, hardened
+    authentication.py  ``ssh-userauth``: publickey and nothing else
+    connection.py      ``ssh-connection``: opens channels, and moves their windows
+    channel.py         one channel: bounded output, credit for what the device took
+    session.py         ``session`` channels: shell, exec, sftp
+    forwarding.py      ``direct-tcpip`` channels: -L, -W, -D
+    names.py           ``[LOGIN@]DEVICE``
+    wire.py            reading SSH's packets
+
+What it is not: an SSH server on the devices.  SSH ends here, at the gateway; from here on it is
+a session like those of any other door, with the same policy, audit and survival of broken links.
+"""

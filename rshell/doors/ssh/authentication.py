@@ -1,0 +1,165 @@
+"""``ssh-userauth`` (RFC 4252): public keys and nothing else.
+
+conch's own service would bring the global reactor with its import, and password, twenty tries and
+ten hours with its defaults.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections import deque
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from twisted.conch.ssh.service import SSHService
+from twisted.conch.ssh.transport import DISCONNECT_NO_MORE_AUTH_METHODS_AVAILABLE
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from rshell.doors.ssh.transport import QuietLogger, SshTransport
+from rshell.doors.ssh.wire import BadPacket, Fields
+from rshell.identity.ssh_keys import BadSshKey, SshPublicKey, read_blob
+
+__all__ = ["MAX_TRIES", "Authentication"]
+
+#: As OpenSSH's MaxAuthTries: an agent with many keys offers one after the other.
+MAX_TRIES = 6
+#: Requests a client sends without waiting for answers; none does, and each costs a look-up.
+MAX_WAITING = 4
+
+_REQUEST, _FAILURE, _SUCCESS, _PK_OK = 50, 51, 52, 60
+_METHODS = b"publickey"
+
+#: (key) -> who it belongs to, or None.
+FindKey = Callable[[SshPublicKey], Awaitable[Any]]
+#: (user name, what `FindKey` returned) -> the service to start, or None if there was a reason not.
+LetIn = Callable[[bytes, Any], Awaitable[Any]]
+
+
+class Authentication(SSHService):
+    """Lets one operator in, by a key that the store knows.
+
+    Args:
+        find: Looks a key up.
+        let_in: Called with what was found, once its signature was right.
+        failed: Called with each key that was refused.
+    """
+
+    name = b"ssh-userauth"
+    _log: Any = QuietLogger()
+    _faults = Logger()
+    transport: SshTransport
+
+    def __init__(self, find: FindKey, let_in: LetIn, failed: Callable[[], None]) -> None:
+        self._find = find
+        self._let_in = let_in
+        self._failed = failed
+        self._tries = 0
+        self._waiting: deque[bytes] = deque()
+        self._busy = False
+        self._stopped = False
+
+    def serviceStopped(self) -> None:
+        self._stopped = True
+        self._waiting.clear()
+
+    def packetReceived(self, messageNum: int, packet: bytes) -> None:
+        if messageNum != _REQUEST:
+            raise BadPacket("log in first")
+        if len(self._waiting) >= MAX_WAITING:
+            raise BadPacket("too many logins at once")
+        self._waiting.append(packet)
+        self._next()
+
+    def _next(self) -> None:
+        if self._busy or self._stopped or not self._waiting:
+            return
+        self._busy = True
+        packet = self._waiting.popleft()
+        judged = Deferred.fromCoroutine(self._judge(packet))
+        judged.addErrback(self._broken)
+        judged.addCallback(self._judged)
+
+    def _judged(self, _: object) -> None:
+        self._busy = False
+        self._next()
+
+    def _broken(self, failure: Failure) -> None:
+        if failure.check(BadPacket):
+            self.transport.broken(failure.getErrorMessage())
+        else:
+            self._faults.failure("a login failed", failure)
+            self.transport.disconnect("the gateway failed; its log says why")
+
+    async def _judge(self, packet: bytes) -> None:
+        fields = Fields(packet)
+        user, service, method = fields.string(512), fields.string(64), fields.string(64)
+        if method == b"none":
+            self._refuse(counts=False)
+        elif method != b"publickey" or service != b"ssh-connection":
+            self._refuse()
+        else:
+            await self._judge_key(user, service, fields)
+
+    async def _judge_key(self, user: bytes, service: bytes, fields: Fields) -> None:
+        signed, algorithm, blob = fields.flag(), fields.string(64), fields.string(16_384)
+        signature = fields.string(16_384) if signed else b""
+        try:
+            key = read_blob(blob)
+        except BadSshKey:
+            self._refuse()
+            return
+        found = await self._find(key)
+        if self._stopped:
+            return
+        if found is None:
+            self._refuse()
+        elif not signed:
+            self.transport.sendPacket(_PK_OK, _string(algorithm) + _string(blob))
+        elif key.verify(algorithm, signature, self._signed(user, service, algorithm, blob)):
+            await self._enter(user, found)
+        else:
+            self._refuse()
+
+    def _signed(self, user: bytes, service: bytes, algorithm: bytes, blob: bytes) -> bytes:
+        """Return what a login's signature is over (RFC 4252 section 7)."""
+        session = self.transport.sessionID
+        assert session is not None
+        words = (user, service, b"publickey")
+        return (
+            _string(session)
+            + bytes((_REQUEST,))
+            + b"".join(_string(word) for word in words)
+            + b"\x01"
+            + _string(algorithm)
+            + _string(blob)
+        )
+
+    async def _enter(self, user: bytes, found: Any) -> None:
+        connection = await self._let_in(user, found)
+        if self._stopped or self.transport.closing:
+            return
+        if connection is None:
+            self._refuse()
+            return
+        self._waiting.clear()
+        self.transport.sendPacket(_SUCCESS, b"")
+        self.transport.let_in(connection)
+
+    def _refuse(self, *, counts: bool = True) -> None:
+        if self._stopped:
+            return
+        if counts:
+            self._tries += 1
+            self._failed()
+        if self._tries >= MAX_TRIES:
+            self.transport.sendDisconnect(
+                DISCONNECT_NO_MORE_AUTH_METHODS_AVAILABLE, b"too many authentication failures"
+            )
+        else:
+            self.transport.sendPacket(_FAILURE, _string(_METHODS) + b"\0")
+
+
+def _string(data: bytes) -> bytes:
+    return struct.pack(">L", len(data)) + data

@@ -1,0 +1,251 @@
+"""SshDoor: the factory of SSH connections, and whom of them to let in."""
+
+from __future__ import annotations
+
+from collections import Counter
+from functools import partial
+from typing import Any
+
+import attrs
+from twisted.conch.ssh.keys import Key
+from twisted.internet.protocol import Factory, Protocol
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from rshell.access.audit import AuditRecord
+from rshell.access.printable import printable
+from rshell.doors.ssh.authentication import Authentication
+from rshell.doors.ssh.channel import DoorChannel
+from rshell.doors.ssh.connection import (
+    PROHIBITED,
+    UNKNOWN_TYPE,
+    ChannelRefused,
+    Connection,
+)
+from rshell.doors.ssh.forwarding import ForwardChannel, read_target
+from rshell.doors.ssh.penalties import (
+    FAILED_SECONDS,
+    GRACE_SECONDS,
+    NOTHING_SECONDS,
+    Penalties,
+    source_of,
+)
+from rshell.doors.ssh.session import SessionChannel
+from rshell.doors.ssh.transport import Rekeying, SshTransport
+from rshell.doors.ssh.visit import ConsoleFactory, Visit
+from rshell.doors.ssh.wire import Fields
+from rshell.gateway.callers import Caller
+from rshell.gateway.core import Gateway
+from rshell.gateway.throttle import Throttle
+from rshell.identity.ssh_keys import SshPublicKey
+from rshell.store.errors import StoreError
+from rshell.store.records import Operator, SshKey
+
+__all__ = ["SshDoor"]
+
+#: Connections that have not logged in: each holds a few kilobytes for at most half a minute.
+MAX_WAITING = 128
+#: Lines of the log about logins of one source.
+LINES_RATE, LINES_BURST = 1.0, 50
+
+
+class _TurnedAway(Protocol):
+    """A connection from a source that has to wait."""
+
+    def connectionMade(self) -> None:
+        transport: Any = self.transport
+        transport.write(b"Not allowed at this time: try again in a few minutes\r\n")
+        transport.loseConnection()
+
+
+@attrs.frozen
+class _Known:
+    """A key that the store knows."""
+
+    key: SshKey
+    operator: Operator
+
+
+@attrs.define(eq=False)
+class _Arrival:
+    """A connection that has not logged in."""
+
+    source: str
+    penalty_seconds: float = NOTHING_SECONDS
+
+
+class SshDoor(Factory):
+    """Owns all SSH connections of a gateway.
+
+    Args:
+        gateway: Whose devices.
+        host_key: Private.
+        console: Makes the gateway's console for the user name ``console``; None serves none.
+        rekeying: When keys change.
+    """
+
+    noisy = False
+    _log = Logger()
+
+    def __init__(
+        self,
+        gateway: Gateway,
+        host_key: Key,
+        *,
+        console: ConsoleFactory | None = None,
+        rekeying: Rekeying | None = None,
+    ) -> None:
+        self.wheel = gateway.wheel
+        self.rekeying = rekeying or Rekeying()
+        self.privateKeys = {b"ssh-ed25519": host_key}
+        self.publicKeys = {b"ssh-ed25519": host_key.public()}
+        self.penalties = Penalties(gateway.wheel.seconds)
+        self._gateway = gateway
+        self._console = console
+        self._waiting: dict[SshTransport, _Arrival] = {}
+        self._lines = Throttle(gateway.wheel.seconds, LINES_RATE, LINES_BURST)
+
+    def buildProtocol(self, addr: Any) -> Protocol:
+        host, port = str(getattr(addr, "host", "")), getattr(addr, "port", 0)
+        if self._gateway.stopping or self.penalties.refuses(host):
+            return _TurnedAway()
+        self._make_room()
+        address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        transport = SshTransport(self, address)
+        self._waiting[transport] = _Arrival(host)
+        return transport
+
+    def _make_room(self) -> None:
+        """At the limit the oldest of the busiest source goes: a crowd cannot keep others out."""
+        if len(self._waiting) < MAX_WAITING:
+            return
+        counts = Counter(source_of(arrival.source) for arrival in self._waiting.values())
+        busiest = counts.most_common(1)[0][0]
+        for transport, arrival in self._waiting.items():
+            if source_of(arrival.source) == busiest:
+                transport.abort()
+                self.connection_lost(transport)
+                return
+
+    # -- TransportOwner --------------------------------------------------------------------------
+
+    def authentication(self, transport: SshTransport) -> Authentication:
+        return Authentication(
+            partial(self._find, transport),
+            partial(self._let_in, transport),
+            partial(self._tried, transport),
+        )
+
+    def grace_over(self, transport: SshTransport) -> None:
+        arrival = self._waiting.get(transport)
+        if arrival is not None:
+            arrival.penalty_seconds = GRACE_SECONDS
+
+    def _tried(self, transport: SshTransport) -> None:
+        arrival = self._waiting.get(transport)
+        if arrival is not None:
+            arrival.penalty_seconds = FAILED_SECONDS
+
+    def connection_lost(self, transport: SshTransport) -> None:
+        arrival = self._waiting.pop(transport, None)
+        if arrival is None:
+            return
+        self.penalties.add(arrival.source, arrival.penalty_seconds)
+        left_out = self._lines.admit(arrival.source)
+        if left_out is not None:
+            self._log.info(
+                "ssh from {address} was not let in{more}",
+                address=transport.address,
+                more=f" ({left_out} such lines left out)" if left_out else "",
+            )
+
+    # -- logins ----------------------------------------------------------------------------------
+
+    async def _find(self, transport: SshTransport, key: SshPublicKey) -> _Known | None:
+        try:
+            found = await self._gateway.store.ssh_key(key.fingerprint)
+        except StoreError as error:
+            self._log.error("the store failed: {reason}", reason=str(error))
+            transport.disconnect("the gateway failed; try again")
+            return None
+        if found is None or found[0].blob != key.blob:
+            return None
+        known = _Known(*found)
+        revoked = self._gateway.revocation.is_revoked("operator", known.operator.name)
+        return known if known.operator.active and not revoked else None
+
+    async def _let_in(
+        self, transport: SshTransport, user: bytes, known: _Known
+    ) -> Connection | None:
+        caller = Caller(operator=known.operator, door="ssh", address=transport.address)
+        visit = Visit.new(self._gateway, caller, user, self._console)
+        connection = Connection(caller, partial(self._make, visit), lambda: self._left(connection))
+        connection.transport = transport
+        # From here on a revocation ends it, though it has not begun.
+        fingerprint = known.key.fingerprint
+        self._gateway.revocation.operator_came(caller.operator.name, connection, fingerprint)
+        if await self._still_welcome(transport, caller, fingerprint):
+            self._waiting.pop(transport, None)
+            self._gateway.link_opened(connection)
+            self._log.info(
+                "operator {name} entered by ssh from {address}",
+                name=caller.operator.name,
+                address=transport.address,
+            )
+            return connection
+        self._left(connection)
+        return None
+
+    async def _still_welcome(
+        self, transport: SshTransport, caller: Caller, fingerprint: str
+    ) -> bool:
+        store = self._gateway.store
+        record = AuditRecord(
+            kind="operator.entered",
+            operator=caller.operator.name,
+            door=caller.door,
+            address=caller.address,
+            details={"software": transport.software, "key": fingerprint},
+        )
+        try:
+            used = store.ssh_key_used(fingerprint)
+            used.addErrback(self._not_noted)
+            await store.append_audit(record)
+            found = await store.ssh_key(fingerprint)
+        except StoreError as error:
+            # Fail closed: what cannot be written down is not done.
+            self._log.error("the store failed: {reason}", reason=str(error))
+            transport.disconnect("the gateway failed; try again")
+            return False
+        revoked = self._gateway.revocation.is_revoked("operator", caller.operator.name)
+        gone = found is None or not found[1].active or revoked or self._gateway.stopping
+        return not gone and not transport.closing
+
+    def _not_noted(self, failure: Failure) -> None:
+        """When a key was used last is for people; what has to be written is in the audit."""
+        self._log.warn("a key's last use was not kept: {why}", why=failure.getErrorMessage())
+
+    def _left(self, connection: Connection) -> None:
+        name = connection.caller.operator.name
+        if connection.transport.authenticated and self._lines.admit(name) is not None:
+            self._log.info(
+                "operator {name} at {address} left",
+                name=name,
+                address=connection.caller.address,
+            )
+        self._gateway.link_closed(connection)
+        self._gateway.revocation.operator_went(name, connection)
+
+    # -- channels --------------------------------------------------------------------------------
+
+    @staticmethod
+    def _make(visit: Visit, connection: Connection, kind: bytes, fields: Fields) -> DoorChannel:
+        if kind == b"session":
+            return SessionChannel(connection, visit)
+        request = read_target(kind, fields)
+        if request is not None:
+            return ForwardChannel(connection, visit, request)
+        if kind in (b"x11", b"auth-agent@openssh.com", b"forwarded-tcpip"):
+            raise ChannelRefused(PROHIBITED, "not allowed")
+        name = printable(kind.decode("ascii", "replace"), 64)
+        raise ChannelRefused(UNKNOWN_TYPE, f"channels of type {name} are not known")
