@@ -229,16 +229,17 @@ class GatewayService(service.Service):
             key = load_host_key(self._home.path)
         except (HostKeyDamaged, OSError) as error:
             raise CannotStart(f"the ssh door: {error}") from None
-        return SshDoor(gateway, key, console=consoles.for_door if consoles else None)
+        return SshDoor(gateway, key, console=None if consoles is None else consoles.for_door)
 
     def _serve_consoles(self, gateway: Gateway, door: LinkDoor) -> None:
         try:
             # Late: conch takes half a second to import.
             from rshell.doors.console.door import Consoles
+            from rshell.doors.console.watchdog import Watchdog
         except ImportError as error:
             self._log.warn("no console: {name} is not installed", name=error.name)
             return
-        door.consoles = Consoles(gateway, self._reactor, door.vouch)
+        door.consoles = Consoles(gateway, self._reactor, door.vouch, Watchdog(gateway.wheel))
 
     def _handshake_rate(self, tls: GatewayTLS) -> float:
         """Return handshakes a second at most: as configured, else what this machine can do."""

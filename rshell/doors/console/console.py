@@ -204,14 +204,17 @@ class Console:
         if isinstance(value, Deferred):
             self._show_deferred(value)
         else:
-            self._screen.show(self._look(value))
+            text = self._look(value)
+            if text or self._screen.columns:
+                self._screen.show(text)
 
     def _look(self, value: Any) -> str:
         if isinstance(value, Shown):
             return value.look(self._screen.columns)
         width = max(20, min(self._screen.columns or MAX_COLUMNS, MAX_COLUMNS))
         # One with a repr of its own has its reasons: an invitation hides its secret.
-        if type(value).__repr__ is msgspec.Struct.__repr__:
+        looks: Any = type(value).__repr__
+        if isinstance(value, msgspec.Struct) and looks is msgspec.Struct.__repr__:
             return safe_text(record_text(value))
         return safe_text(pprint.pformat(value, width=width, sort_dicts=False))
 

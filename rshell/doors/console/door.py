@@ -46,24 +46,31 @@ class Consoles:
         gateway: The running server.
         reactor: For the clients' delays and threads.
         vouch: `rshell.doors.link.LinkDoor.vouch`.
+        watchdog: Interrupts lines that block.
     """
 
     _log = Logger()
 
     def __init__(
-        self, gateway: Gateway, reactor: Any, vouch: Callable[[Caller], LinkProtocol]
+        self,
+        gateway: Gateway,
+        reactor: Any,
+        vouch: Callable[[Caller], LinkProtocol],
+        watchdog: Watchdog,
     ) -> None:
         self.gateway = gateway
         self._reactor = reactor
         self._vouch = vouch
-        self._watchdog = Watchdog(gateway.wheel)
+        self._watchdog = watchdog
         self._open: set[ConsoleSession] = set()
         #: By operator; in memory only, because lines may hold secrets that the audit's readers
         #: may see and files on disk should not spread.
         self._histories: dict[str, list[str]] = {}
         self._timer: WheelTimer | None = None
 
-    def __len__(self) -> int:
+    @property
+    def count(self) -> int:
+        """How many are open."""
         return len(self._open)
 
     # -- doors -----------------------------------------------------------------------------------

@@ -9,7 +9,6 @@ lines go to its owner, and while that is busy, what is typed waits.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Awaitable, MutableSequence
 from typing import Any, Protocol
 
@@ -23,8 +22,6 @@ __all__ = ["ConsoleLine", "LineOwner"]
 
 #: Characters of one line.
 MAX_LINE = 8 * 1024
-#: Keys that wait while a line runs: a long paste.
-MAX_WAITING = 64 * 1024
 #: Lines of the history that are kept.
 MAX_HISTORY = 1000
 #: Candidates that are listed.
@@ -75,7 +72,6 @@ class ConsoleLine(manhole.Manhole):
         self._owner = owner
         self._history = history
         self._colours = colours
-        self._waiting: deque[tuple[bytes, Any]] = deque()
         self._left = 0
         self._dirty = False
         self._draft = ""
@@ -105,16 +101,6 @@ class ConsoleLine(manhole.Manhole):
     # -- keys ------------------------------------------------------------------------------------
 
     def keystrokeReceived(self, key: Any, modifier: Any) -> None:
-        if key == b"\x03":
-            self._waiting.clear()
-            self.handle_INT()
-        elif self._owner.busy:
-            if len(self._waiting) < MAX_WAITING:
-                self._waiting.append((key, modifier))
-        else:
-            self._key(key, modifier)
-
-    def _key(self, key: Any, modifier: Any) -> None:
         handler: Any = self.keyHandlers.get(key) if modifier is None else None
         if handler is not None:
             handler()
@@ -132,9 +118,13 @@ class ConsoleLine(manhole.Manhole):
     def go_on(self) -> None:
         """The owner is not busy any more: a new prompt, and what was typed meanwhile."""
         self.drawInputLine()
-        while self._waiting and not self._owner.busy:
-            self._key(*self._waiting.popleft())
-        self.typed()
+        terminal: Any = self.terminal
+        terminal.release()
+
+    @property
+    def busy(self) -> bool:
+        """Whether keys have to wait."""
+        return self._owner.busy
 
     def characterReceived(self, ch: bytes, moreCharactersComing: bool) -> None:
         if len(self.lineBuffer) >= MAX_LINE:

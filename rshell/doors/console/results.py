@@ -45,7 +45,7 @@ class Shown:
     """Something with a look of its own at the prompt."""
 
     def look(self, columns: int) -> str:
-        """Return safe text, perhaps with colours."""
+        """Return safe text, perhaps with colours, for a terminal of that width; 0 is none."""
         raise NotImplementedError
 
 
@@ -138,7 +138,8 @@ class Done(Shown):
         if not self.ok:
             words = f"{self.device}: {describe_outcome(self.outcome)}"
             parts.append(tint(RED, safe_text(words)))
-        return "\n".join(parts) or tint(DIM, "done, without output")
+        # A program's output is what the program makes; a person wants to see that it is over.
+        return "\n".join(parts) or (tint(DIM, "done, without output") if columns else "")
 
 
 class DoneMany(list[Done], Shown):

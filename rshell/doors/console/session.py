@@ -257,6 +257,8 @@ class ConsoleSession:
     def _taken_changed(self) -> None:
         if self._terminal is not None:
             self._terminal.taken_by = self._screen.taken_by
+            if self._screen.taken_by is not None:
+                self._terminal.release()  # typed ahead, for the shell
         if self._screen.flow is not None and self._paused:
             self._screen.flow(True)
 

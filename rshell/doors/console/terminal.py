@@ -15,12 +15,15 @@ from twisted.conch.insults import insults
 
 __all__ = ["ConsoleTerminal"]
 
+#: Bytes that wait while a line runs: a long paste.
+MAX_HELD_BYTES = 64 * 1024
 #: A control sequence longer than this is none.
 MAX_SEQUENCE = 32
 _ESCAPE, _CSI, _SS3 = b"escaped", b"bracket-escaped", b"low-function-escaped"
 #: Cursor and position keys in application mode send ESC O and these.
 _APPLICATION_KEYS = b"ABCDHF"
 _ALT: Any = "alt"
+_INTERRUPT = b"\x03"
 
 
 class ConsoleTerminal(insults.ServerProtocol):
@@ -38,17 +41,35 @@ class ConsoleTerminal(insults.ServerProtocol):
         self.taken_by: Callable[[bytes], None] | None = None
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._sequence = bytearray()
+        self._held = bytearray()
 
     def dataReceived(self, data: bytes) -> None:
+        line: Any = self.terminalProtocol
         for index in range(len(data)):
             if self.taken_by is not None:
                 self.taken_by(data[index:])
-                break
-            if self.terminalProtocol is None:
+                return
+            if line.busy:
+                self._hold(data[index:])
                 return
             self._byte(data[index : index + 1])
-        if self.terminalProtocol is not None:
-            self.terminalProtocol.typed()
+        line.typed()
+
+    def _hold(self, data: bytes) -> None:
+        """A line runs: keep what is typed for the next, or for who takes the terminal; but ^C."""
+        _, key, after = data.rpartition(_INTERRUPT)
+        if key:
+            self._held.clear()
+            line: Any = self.terminalProtocol
+            line.handle_INT()
+            self.dataReceived(after)
+        elif len(self._held) + len(data) <= MAX_HELD_BYTES:
+            self._held += data
+
+    def release(self) -> None:
+        """Take what was held as if it were typed now."""
+        held, self._held = bytes(self._held), bytearray()
+        self.dataReceived(held)
 
     def _byte(self, byte: bytes) -> None:
         line: Any = self.terminalProtocol
