@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 import click
 
 from rshell.cli import statuses
 from rshell.cli.options import common_options, login_option, settings_of
-from rshell.cli.places import parse_place
+from rshell.cli.places import Place, parse_place
 from rshell.cli.running import Surroundings, run_with_client
 from rshell.client import Client, RshellError
 
@@ -33,6 +34,17 @@ def parse_rate(
     if rate < 1:
         raise click.BadParameter(f"{value!r} is no rate: write 500k, 2M or 1.5M, bytes a second")
     return rate
+
+
+def _named(error: RshellError, places: Sequence[Place]) -> RshellError:
+    """Return an error that says which place it is about, if that is known."""
+    from rshell.client.files.records import FilesError
+
+    if not isinstance(error, FilesError) or error.path is None:
+        return error
+    place = next((place for place in places if place.path == error.path), None)
+    shown = error.shown_path if place is None else place.shown
+    return RshellError(error.code, f"{shown}: {error.message}", error.hint)
 
 
 @click.command(short_help="Copy files to, from and between devices.")
@@ -128,8 +140,9 @@ def cp(
         except RshellError as error:
             if surroundings.interrupts.received:
                 return surroundings.interrupts.status
-            if not await view.failed(error):
-                raise
+            named = _named(error, [to, *places])
+            if not await view.failed(named):
+                raise named from error
             return statuses.OURS
         finally:
             view.close()

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import itertools
 import resource
+from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import attrs
 import click
@@ -97,13 +98,13 @@ def forward(
     if stdio:
         if back or len(specs) != 1 or settings.json:
             raise click.UsageError("--stdio takes one HOST:PORT or PATH, and neither -R nor --json")
-        target = parse_place(specs[0])
+        target = _understood(parse_place, specs[0])
 
         async def joined(surroundings: Surroundings, client: Client) -> int:
             return await StdioForward(surroundings, client, device, target).run()
 
         return run_with_client(settings.home, joined)
-    wanted = [parse_spec(spec) for spec in specs]
+    wanted = [_understood(parse_spec, spec) for spec in specs]
 
     _raise_descriptors(connections * len(specs))
 
@@ -113,6 +114,22 @@ def forward(
         return await forwarding.run(wanted, back)
 
     return run_with_client(settings.home, main)
+
+
+Parsed = TypeVar("Parsed")
+
+
+def _understood(parse: Callable[[str], Parsed], text: str) -> Parsed:
+    """Return what a word of the command line means.
+
+    Raises:
+        click.UsageError: Nothing: that is wrong usage, and not a forward that failed.
+    """
+    try:
+        return parse(text)
+    except RshellError as error:
+        hint = f": {error.hint}" if error.hint else ""
+        raise click.UsageError(error.message + hint) from None
 
 
 class _Told:
@@ -192,18 +209,12 @@ class _Watcher:
     device: str
     spec: ForwardSpec
     told: _Told
-    client: Client
-    hopeless: Deferred[RshellError | int]
 
     def connection_begun(self, connection: ForwardConnection) -> None:
         self.told.begun(self.spec, connection)
 
     def connection_over(self, connection: ForwardConnection) -> None:
         self.told.over(self.spec, connection)
-        outcome = connection.outcome
-        if self.client.closed and outcome is not None and not self.hopeless.called:
-            error = RshellError(outcome.code or "link-lost", _why(outcome))
-            self.hopeless.callback(error)
 
     def link_changed(self, away: Away | None) -> None:
         self.told.notice.changed(self.device, away)
@@ -243,6 +254,7 @@ class _Forwarding:
             else:
                 await self._begin_back([(spec, self._back(spec)) for spec in specs])
             self._begun = True
+            self._client.when_closed().addCallback(self._refused)
             how = await self._over
         finally:
             for one in self._forwards:
@@ -253,7 +265,7 @@ class _Forwarding:
         return how
 
     def _options(self, spec: ForwardSpec) -> dict[str, Any]:
-        watcher = _Watcher(self._device, spec, self._told, self._client, self._over)
+        watcher = _Watcher(self._device, spec, self._told)
         return {
             "watcher": watcher,
             "max_connections": self._connections,
@@ -298,6 +310,11 @@ class _Forwarding:
         if not self._over.called:
             text = f"{self._device} listens no more: {outcome.message or outcome.status}"
             self._over.callback(RshellError(outcome.code or outcome.status, text))
+
+    def _refused(self, error: RshellError) -> None:
+        """The gateway wants us no more; without a connection no session would tell."""
+        if not self._over.called:
+            self._over.callback(error)
 
     def _interrupted(self, count: int) -> None:
         status = self._surroundings.interrupts.status

@@ -38,12 +38,14 @@ VERBS: dict[str, tuple[str, str]] = {
     "label": ("rshell.cli.admin:label", "Set or remove labels of a device."),
     "ls": ("rshell.cli.files:ls", "List files on devices."),
     "metrics": ("rshell.cli.links:metrics", "Print the gateway's counters, for Prometheus."),
+    "operators": ("rshell.cli.roles:operators", "List operators, their roles, when last seen."),
     "probe": ("rshell.cli.links:probe", "Ask a device for a sign of life now."),
     "quarantine": ("rshell.cli.links:quarantine", "Keep a device out, or let it in again."),
     "reboot": ("rshell.cli.reboot:reboot", "Restart devices, and see them return."),
     "rename": ("rshell.cli.admin:rename", "Rename a device, or accept its own name."),
     "revoke": ("rshell.cli.admin:revoke", "Take a device's or operator's rights away."),
     "rm": ("rshell.cli.files:rm", "Remove files on devices."),
+    "roles": ("rshell.cli.roles:roles", "Say who may do what on which devices."),
     "run": ("rshell.cli.run:run", "Run a command on one device or on many."),
     "sessions": ("rshell.cli.sessions:sessions", "List sessions that live on devices."),
     "shell": ("rshell.cli.shell:shell", "Open a login shell on a device."),
@@ -181,10 +183,11 @@ def _explain(error: Exception) -> tuple[int, str, str, str]:
         return 2, "usage", error.format_message().rstrip("."), f"see: {command} --help"
     if isinstance(error, BadSelector):
         return 2, "bad-selector", str(error), ""
+    from rshell.cli.places import BadPlace
     from rshell.client.errors import RshellError
 
     if isinstance(error, RshellError):
-        return 255, error.code, error.message, error.hint
+        return 2 if isinstance(error, BadPlace) else 255, error.code, error.message, error.hint
     kind = type(error).__name__
     text = " ".join(str(error).split())
     return 255, "internal", f"{kind}: {text}", "RSHELL_DEBUG=1 shows where"

@@ -139,11 +139,7 @@ class Rebooter:
     def _finish(self, device: str, outcome: Outcome) -> None:
         self._outcomes.append(outcome)
         if self._json:
-            shown = {
-                name: value
-                for name in outcome.__struct_fields__
-                if (value := getattr(outcome, name)) is not None
-            }
+            shown = _outcome_fields(outcome)
             self._line(encode_json({"device": device, "outcome": shown}), False)
         elif outcome.status == "ok":
             self._line(f"{printable(device)}: {self._good(outcome)}".encode(), False)
@@ -341,6 +337,11 @@ async def _question(
             outputs.write(complaint(target.device, outcome), True)
     if json:
         shown = [{"device": device, **_fields(step)} for device, step in rows]
+        shown += [
+            {"device": target.device, "outcome": _outcome_fields(outcome)}
+            for (target, _), outcome in zip(asked, outcomes, strict=True)
+            if outcome.status != "ok"
+        ]
         outputs.write(encode_json(shown) + b"\n", False)
     await outputs.drained()
     if not json and request.action == "status":
@@ -383,6 +384,14 @@ def _fields(step: RebootStep) -> dict[str, Any]:
         name: value
         for name in step.__struct_fields__
         if (value := getattr(step, name)) not in ("", None, 0.0, {})
+    }
+
+
+def _outcome_fields(outcome: Outcome) -> dict[str, Any]:
+    return {
+        name: value
+        for name in outcome.__struct_fields__
+        if (value := getattr(outcome, name)) is not None
     }
 
 

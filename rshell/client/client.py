@@ -10,6 +10,8 @@ from collections.abc import Iterable, Sequence
 from types import TracebackType
 from typing import Any
 
+from twisted.internet.defer import Deferred
+
 from rshell.client.commands import (
     MAX_OUTPUT_BYTES,
     Collected,
@@ -133,6 +135,13 @@ class Client(GatewayVerbs):
     def closed(self) -> bool:
         """Whether there will be no link any more: `close` was called, or we were refused."""
         return self._uplink.refusal is not None
+
+    def when_closed(self) -> Deferred[ConnectionFailed]:
+        """Return what fires with the reason once there will be no link any more; see `closed`.
+
+        For whoever waits without a session; those that have one hear of it by its outcome.
+        """
+        return self._uplink.when_refused()
 
     @property
     def gateway_time_ms(self) -> int:

@@ -81,7 +81,7 @@ def describe_outcome(outcome: Outcome) -> str:
             return outcome.message or "timed out"
         case "offline":
             text = outcome.message or "not connected"
-            return text if text.startswith("offline") else f"offline: {text}"
+            return text if "offline" in text else f"offline: {text}"
         case "lost":
             return f"the session is lost: {outcome.message or outcome.code or 'the link broke'}"
         case _:

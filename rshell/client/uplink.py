@@ -121,6 +121,7 @@ class Uplink:
         self._users: dict[LinkUser, None] = {}
         self._interactive: set[LinkUser] = set()
         self._waiting: dict[LinkUser, None] = {}
+        self._refused: list[Deferred[ConnectionFailed]] = []
         self._attempt: Deferred[GatewayLink] | None = None
         self._timer: IDelayedCall | None = None
         self._lot: IDelayedCall | None = None
@@ -145,6 +146,18 @@ class Uplink:
     def welcome(self) -> Welcome | None:
         """What the gateway said on the newest link; None before the first."""
         return None if self._latest is None else self._latest.welcome
+
+    def when_refused(self) -> Deferred[ConnectionFailed]:
+        """Return what fires with the reason once there will be no link any more.
+
+        Other than `join`, it does not make anybody dial.
+        """
+        refused: Deferred[ConnectionFailed] = Deferred()
+        if self.refusal is not None:
+            refused.callback(self.refusal)
+        else:
+            self._refused.append(refused)
+        return refused
 
     # -- from outside ------------------------------------------------------------------------
 
@@ -354,6 +367,9 @@ class Uplink:
         users, self._users = self._users, {}
         for user in users:
             user.link_refused(error)
+        refused, self._refused = self._refused, []
+        for deferred in refused:
+            deferred.callback(error)
 
     def _set_heartbeat(self) -> None:
         """Beat faster while somebody looks at a terminal."""

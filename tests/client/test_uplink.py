@@ -153,6 +153,21 @@ class DiallingTests(Base):
             fleet.close()
             self.assertEqual(fleet.clock.getDelayedCalls(), [])
 
+    def test_told_without_a_session(self) -> None:
+        """Who waits without a session hears of the end, also afterwards, and makes nobody dial."""
+        told = self.fleet.client.when_closed()
+        self.fleet.advance(10)
+        self.fleet.cut()
+        self.fleet.advance(60)
+        self.assertNoResult(told)
+        self.assertEqual(len(self.fleet.dialled_at), 1)
+        self.fleet.replace_gateway().goaway = GoAway(code="revoked", message="no more")
+        session = self.fleet.open(Receiver())
+        self.fleet.advance(1)
+        self.assertEqual(self.fleet.outcome(session).code, "revoked")
+        for deferred in (told, self.fleet.client.when_closed()):
+            self.assertEqual(self.successResultOf(deferred).code, "revoked")
+
     def test_revoked_on_a_link(self) -> None:
         """A GOAWAY `revoked` on the link that is open has the same effect, without a dial."""
         session = self.opened()

@@ -76,6 +76,7 @@ def open_reboot(jobs: Jobs, opening: Opening, command: Command, account: Account
         return session
     if key in known:
         raise Refused("lost", f"the session has ended: {known[key].state}")
+    jobs.check_untold(known)
     verdict = rules.refusal(known, action, settings, jobs.journal.clock.now())
     if verdict is not None:
         raise Refused(*verdict)
@@ -100,7 +101,7 @@ def open_reboot(jobs: Jobs, opening: Opening, command: Command, account: Account
 def _check_known(action: str, name: str, known: dict[str, Job]) -> None:
     reboots = [job for job in known.values() if job.kind == "reboot"]
     if action == "cancel" and not any(job.state in ("accepted", "waiting") for job in reboots):
-        raise Refused("not-found", "no reboot waits for its time")
+        raise Refused("not-found", "no reboot waits for its time; see rshell reboot --status")
     if action == "status" and name and name not in {job.id for job in reboots}:
         raise Refused("not-found", "the device knows no such job")
 
@@ -165,8 +166,10 @@ class RebootSession(Session):
         # one reboot at a time: no other child is about to begin
         self._jobs.settled(self._jobs.settings_or_default(), ended=True)
         job = self._job()
-        if self._verdict is not None or job is None or not job.decided:
+        if job is None or not job.decided:
             return super()._ended_as(code, status)
+        if self._verdict is not None and job.state in ("cancelled", "interrupted"):
+            return super()._ended_as(code, status)  # it says why; what was done after all says more
         return rules.outcome_of(job)
 
     def _leave(self) -> None:

@@ -12,9 +12,11 @@ second way to a device; each end is one session of the handler ``files``.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
+from twisted.internet.defer import Deferred, TimeoutError
 from twisted.internet.threads import deferToThreadPool
 
 from rshell.client.absence import Away
@@ -50,6 +52,9 @@ from rshell.client.files.upload import Upload
 
 __all__ = ["Copy", "copy"]
 
+#: A device has so long to end a session that is not needed any more.  All is copied by then: longer
+#: than a round trip over a bad link need not be waited.
+_CLOSE_SECONDS = 5.0
 #: Opens a connection to a device.
 Connect = Callable[[str], Any]
 
@@ -175,12 +180,20 @@ class Copy:
             self.report.ended = "cancelled" if self._stopped else error.code
             self.report.message = error.message
         finally:
-            for connection in self._connections:
-                if connection.error is None:
-                    connection.session.write_eof()
+            await self._close()
         self.progress.planned = True
         self.report.seconds = self._clock.seconds() - started
         return self.report
+
+    async def _close(self) -> None:
+        """Let the devices end their sessions: one that is merely left would wait for us there."""
+        for connection in self._connections:
+            if connection.error is None:
+                closed = Deferred.fromCoroutine(connection.close())
+                with suppress(TimeoutError):
+                    await closed.addTimeout(_CLOSE_SECONDS, self._clock)
+                if connection.error is None:
+                    connection.abort()
 
     def _spares_others(self, error: RshellError, target: FilesConnection | None) -> bool:
         """Whether what ended the copy from one device is no reason to end it from another."""

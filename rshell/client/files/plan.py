@@ -170,7 +170,7 @@ def _check_no_folder(found: Sequence[Found], target: Target, many: bool) -> None
     slash = target.path.endswith(b"/")
     folder = len(found) == 1 and found[0].entry.kind == "dir"
     if many or (slash and not (absent and folder)):
-        text = "there is no such folder" if absent else "it is no folder"
+        text = "there is no such folder to copy into" if absent else "it is no folder"
         raise FilesError("not-a-directory", text, target.path)
 
 

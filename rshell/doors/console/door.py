@@ -13,7 +13,7 @@ from typing import Any
 from twisted.logger import Logger
 
 from rshell.access.audit import AuditRecord
-from rshell.access.roles import decide
+from rshell.access.roles import CONSOLE
 from rshell.client import Client, Uplink
 from rshell.client.dialling import GatewayLink, new_hello
 from rshell.doors.console.link_stream import LinkStream
@@ -31,8 +31,6 @@ from rshell.link.protocol import LinkProtocol
 
 __all__ = ["Consoles"]
 
-#: What the console is asked for by, in a handler's place.
-CONSOLE = "console"
 #: Consoles at once: each is Python in the server, and a few people's work.
 MAX_CONSOLES = 20
 #: Losing the right to it ends a console within a second.
@@ -109,7 +107,7 @@ class Consoles:
         """
         if self.gateway.revocation.is_revoked("operator", caller.operator.name):
             raise OpenRefused(ErrorCode.REVOKED, "this operator is revoked")
-        decision = decide(caller.operator, None, CONSOLE)
+        decision = self.gateway.rights.decide(caller.operator, None, CONSOLE)
         if not decision:
             raise OpenRefused(ErrorCode.POLICY, decision.reason)
         if self.gateway.stopping:

@@ -9,13 +9,15 @@ from twisted.internet.defer import Deferred
 
 from rshell.doors.console.door import MAX_CONSOLES
 from rshell.doors.console.session import MAX_HELD_BYTES
+from rshell.store.records import Grant
 from tests.doors.console.ends import ConsoleTestCase
 
 
 class RightTests(ConsoleTestCase):
     def test_role(self) -> None:
         """Without a role that grants it there is no console, and the refusal is written down."""
-        self.fleet.add_operator("bob", "watch")
+        self.fleet.add_role("everything", Grant(handlers=("*",), logins=("*",)), Grant(admin=True))
+        self.fleet.add_operator("bob", "everything")
         session, person = self.sit("bob")
         assert person.outcome is not None
         self.assertFalse(person.opened)
@@ -24,6 +26,20 @@ class RightTests(ConsoleTestCase):
         self.assertEqual((row.record.status, row.record.code), ("refused", "policy"))
         self.type(session, "1+1\r")
         self.assertEqual(self.fleet.audit("console.line"), [])
+
+    def test_role_lost(self) -> None:
+        """The grant gives a console; who loses the role loses the console within a second."""
+        self.fleet.add_role("python", Grant(console=True))
+        self.fleet.add_operator("bob", "python")
+        session, person = self.sit("bob")
+        self.type(session, "fleet.devices()\r")
+        self.assertIn(b"pump-1  never", person.seen)
+        self.fleet.run(self.fleet.gateway.rights.assign("bob", (), ("python",)))
+        self.type(session, "'ra' + 'n'\r")
+        self.assertNotIn(b"'ran'", person.seen)
+        self.fleet.advance(0.9)
+        assert person.outcome is not None
+        self.assertEqual(person.outcome.code, "policy")
 
     def test_revoked(self) -> None:
         """Revoking ends a console within a second, and its link."""
@@ -202,6 +218,7 @@ class ProgramTests(ConsoleTestCase):
         talk = ann.call("gateway.console", request={"line": line})
         self.turn()
         self.assertEqual((bytes(talk.data), talk.outcome), (b"42\n", {"status": "ok"}))
+        self.fleet.add_role("watch", Grant(handlers=("tail",)))
         bob = self.fleet.dial(self.fleet.add_operator("bob", "watch"))
         talk = bob.call("gateway.console", request={"line": line})
         self.turn()
