@@ -197,7 +197,7 @@ class ConsoleSession:
             self._receiver.output_received(held, False)
         if self._dropped and not self._paused:
             count, self._dropped = self._dropped, 0
-            self._screen.write(f"[{count:,} bytes of output were dropped: nobody took them]")
+            self._screen.write(_notice(count))
         if self._screen.flow is not None and not self._paused:
             self._screen.flow(False)
 
@@ -359,6 +359,9 @@ class ConsoleSession:
         if tell:
             if held:
                 self._receiver.output_received(held, False)
+            if self._dropped:
+                # A program prints without ever waiting: what nobody took is at least told.
+                self._receiver.output_received(_notice(self._dropped).encode() + b"\n", True)
             self._receiver.session_ended(outcome)
 
     def _write_end(self, outcome: Outcome) -> None:
@@ -375,6 +378,10 @@ class ConsoleSession:
         )
         # A store that is closed or full: the row is completed at the next start.
         self._reception.gateway.store.finish_audit(end).addErrback(lambda _: None)
+
+
+def _notice(count: int) -> str:
+    return f"rshell: {count:,} bytes of output were dropped: nobody took them in time"
 
 
 class _TerminalTransport:

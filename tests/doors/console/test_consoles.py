@@ -10,7 +10,7 @@ from twisted.internet.defer import Deferred
 from rshell.doors.console.door import MAX_CONSOLES
 from rshell.doors.console.session import MAX_HELD_BYTES
 from rshell.store.records import Grant
-from tests.doors.console.ends import ConsoleTestCase
+from tests.doors.console.ends import ConsoleTestCase, Person
 
 
 class RightTests(ConsoleTestCase):
@@ -152,6 +152,35 @@ class LineTests(ConsoleTestCase):
         session.resume()
         self.turn()
         self.assertIn(b"bytes of output were dropped", person.seen)
+
+    def test_program_nobody_reads(self) -> None:
+        """A program whose output was dropped says so at its end, on standard error."""
+        person = Person()
+        line = "for n in range(400): print('x' * 9000)\nawait client.whoami()"
+        request = {"line": base64.b64encode(line.encode()).decode()}
+        session = self.consoles.for_door(self.caller(), "exec", request, person)
+        session.pause()
+        session.start()
+        self.turn()
+        self.assertLessEqual(len(person.seen), MAX_HELD_BYTES)
+        self.assertIn(b"bytes of output were dropped", person.errors)
+
+    def test_idle(self) -> None:
+        """A console nobody types at lives on: its link keeps itself alive."""
+        session, person = self.sit()
+        self.fleet.advance(300)
+        self.assertIsNone(person.outcome)
+        self.type(session, "(await client.whoami()).name\r")
+        self.assertIn(b"\n'ann'\r\n", person.seen)
+
+    def test_gateway_stops(self) -> None:
+        """A gateway that goes down on purpose ends its consoles, and says why."""
+        _, person = self.sit()
+        stopping = Deferred.fromCoroutine(self.fleet.gateway.stop())
+        self.fleet.advance(5)
+        self.successResultOf(stopping)
+        assert person.outcome is not None
+        self.assertEqual(person.outcome.code, "shutdown")
 
     def test_interrupt_while_committing(self) -> None:
         """Ctrl-C before the row is written keeps the line from running."""
