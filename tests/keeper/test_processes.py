@@ -240,6 +240,19 @@ class PipeTests(KeeperCase):
             stream.send(wire.RESET, body)
             self.eventually(lambda pid=pid: not alive(pid))
 
+    def test_reset_with_unread_output(self) -> None:
+        """What a cancelled process wrote has no reader: its session ends with the process (K30)."""
+        folder = f"/proc/{self.keeper.process.pid}/fd"
+        control = self.keeper.control()
+        control.call("sessions")
+        before = len(os.listdir(folder))
+        line = "head -c 300000 /dev/zero; sleep 60"
+        stream = self.keeper.open(self.session, line=line, limit=1000)
+        stream.until(bytes(1000))
+        control.call("sessions")  # what there is room for has been read
+        stream.send(wire.RESET, {"code": "cancelled", "message": ""})
+        self.eventually(lambda: len(os.listdir(folder)) == before)
+
 
 class StartTests(KeeperCase):
     def test_not_found(self) -> None:
