@@ -71,14 +71,15 @@ class StreamLink(Protocol):
 
 
 def open_frame(
-    request: Open, process: ProcessRequest | None, link_age_seconds: float | None = None
+    request: Open, process: ProcessRequest | None, link_dialled_at: float | None = None
 ) -> bytes:
     """Return the keeper's OPEN for a link's OPEN, built field by field (docs/keeper.md K14).
 
     Args:
         request: The peer's OPEN.
         process: What to run; None for who joins or watches what runs already.
-        link_age_seconds: Since the link that brought it was dialled.
+        link_dialled_at: When the link that brought it was dialled, in seconds of CLOCK_MONOTONIC.
+            Not an age: that would be younger than it is by the time that the keeper hears of it.
 
     Raises:
         ValueError: It does not fit into a frame.
@@ -92,8 +93,8 @@ def open_frame(
         "login": request.login,
         "limit": request.start.limit,
     }
-    if link_age_seconds is not None:
-        body["link_age_ms"] = math.ceil(link_age_seconds * 1000)
+    if link_dialled_at is not None:
+        body["link_dialled_ms"] = math.floor(link_dialled_at * 1000)
     if process is not None:
         body["detach"] = process.detach
         body["process"] = _process_map(process)

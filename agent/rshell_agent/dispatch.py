@@ -212,7 +212,7 @@ class StreamDispatcher:
     ) -> Courier | None:
         """Return a courier for a stream; refuse one that is too large for the keeper."""
         try:
-            opening = open_frame(request, process, self._age(link))
+            opening = open_frame(request, process, getattr(link.peer, "dialled_at", None))
         except ValueError as error:
             message = f"too large for the device's keeper: {error}"
             link.refuse(number, ErrorCode.BAD_REQUEST, message)
@@ -229,11 +229,6 @@ class StreamDispatcher:
         courier = Courier(link, number, request, opening, weight, over, needs)
         courier.unproved = partial(self._unproved, link)
         return courier
-
-    def _age(self, link: LinkProtocol) -> float | None:
-        """Return the seconds since a link was dialled; None if that is not known."""
-        dialled_at = getattr(link.peer, "dialled_at", None)
-        return None if dialled_at is None else max(0.0, self._clock.seconds() - dialled_at)
 
     def _unproved(self, link: LinkProtocol) -> None:
         if self.renew_link is not None:

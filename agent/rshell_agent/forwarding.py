@@ -261,5 +261,7 @@ def _failed(where: str, error: Exception) -> ForwardFailed:
         return ForwardFailed(ForwardCode.REFUSED, f"{where} refused the device's connection")
     if number == errno.ENOENT:
         return ForwardFailed(ForwardCode.NOT_FOUND, f"{where} does not exist on the device")
-    why = os.strerror(number) if isinstance(number, int) else type(error).__name__
+    why = type(error).__name__
+    if isinstance(number, int):  # below 0 it is getaddrinfo's, which looks interfaces up
+        why = os.strerror(number) if number > 0 else "the device has no such interface"
     return ForwardFailed(ForwardCode.UNREACHABLE, f"{where} cannot be reached: {why}")

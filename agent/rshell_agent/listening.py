@@ -24,7 +24,6 @@ from twisted.internet.defer import Deferred
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IAddress, IDelayedCall
 from twisted.internet.protocol import Factory, Protocol
-from twisted.python.failure import Failure
 
 from rshell.handlers.forward import ForwardCode, PendingConnection
 from rshell.link.unix_sockets import remove_stale
@@ -36,7 +35,9 @@ from rshell_agent.policy import FRESH_SECONDS, PolicyWatch
 __all__ = ["MAX_PENDING", "PENDING_SECONDS", "BackListener", "Listening"]
 
 #: Connections of all listeners that wait for an operator; at this many no more are accepted.  What
-#: one turn of the reactor has accepted already comes on top: 100 at most.
+#: one turn of the reactor has accepted already comes on top: 100 at most.  One that ends while it
+#: waits keeps its place until it is asked for, or its time is over: each was announced, and who
+#: connects again and again must not pile up events that no operator reads.
 MAX_PENDING = 256
 #: An operator's end that has not asked for a connection by then does not come.
 PENDING_SECONDS = 30.0
@@ -58,10 +59,6 @@ class _Arriving(SocketSide):
     def connectionMade(self) -> None:
         super().connectionMade()
         self._listener.arrived(self)
-
-    def connectionLost(self, reason: Failure = Failure(RuntimeError())) -> None:  # noqa: B008
-        self._listener.departed(self)
-        super().connectionLost(reason)
 
 
 @attrs.frozen(eq=False)
@@ -195,13 +192,9 @@ class Listening:
             text = f"no such connection waits; after {PENDING_SECONDS:g} s it is dropped"
             raise ForwardFailed(ForwardCode.NOT_FOUND, text)
         self._remove(id)
+        if pending.socket.lost is not None:
+            raise ForwardFailed(ForwardCode.NOT_FOUND, "the connection ended while it waited")
         return pending.socket
-
-    def departed(self, socket: _Arriving) -> None:
-        """A connection is gone."""
-        for id, pending in list(self._pending.items()):
-            if pending.socket is socket:
-                self._remove(id)
 
     def _drop(self, id: str) -> None:
         self._remove(id).socket.abort()
@@ -267,11 +260,6 @@ class BackListener(Factory):
         peer: Any = None if socket.transport is None else socket.transport.getPeer()
         host, port = getattr(peer, "host", ""), getattr(peer, "port", 0)
         self._announce(PendingConnection(id, str(host)[:64], port))
-
-    def departed(self, socket: _Arriving) -> None:
-        """A connection is gone, perhaps while it waited."""
-        if socket.joint is None:
-            self._listening.departed(socket)
 
     def pause(self, paused: bool) -> None:
         """Accept nothing for now, or go on."""

@@ -2,13 +2,15 @@
 
 ::
 
-    roles.py      decide(): the one function every door's request passes
+    roles.py      RoleBook.decide: the one function every door's request passes
+    grants.py     what may be written into a role; grants compiled for deciding
+    forward_rules.py  which targets a role lets operators forward to
     selectors.py  which devices are meant: ``pump-*,site=berlin,tier!=test``
     labels.py     the syntax of labels          names.py  the rule for device names
     printable.py  hostile text made safe to show
     audit.py      the audit log's records and how a row reads
 
 What it is not: it keeps nothing (``rshell.store`` does) and opens nothing (the gateway's
-switchboard does).  All but ``roles`` and ``audit`` need nothing but the standard library,
-so the client may use them too.
+switchboard does).  All but ``roles``, ``grants`` and ``audit`` know no
+records of the store, so the client may use them too.
 """

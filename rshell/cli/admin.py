@@ -95,7 +95,14 @@ def invite_device(
 
 
 @invite.command("operator", short_help="Invite an operator.")
-@click.option("--role", required=True, metavar="ROLE", help="What the operator may do.")
+@click.option(
+    "--role",
+    "roles",
+    required=True,
+    multiple=True,
+    metavar="ROLE",
+    help="What the operator may do; may be repeated.",
+)
 @click.option(
     "--ttl",
     callback=parse_duration,
@@ -107,16 +114,19 @@ def invite_device(
 @common_options
 @click.argument("name")
 @click.pass_context
-def invite_operator(context: click.Context, name: str, role: str, ttl: int) -> int:
+def invite_operator(context: click.Context, name: str, roles: tuple[str, ...], ttl: int) -> int:
     """Print the join string for a new operator; give it to rshell join on their machine.
 
     \b
     rshell invite operator bob --role admin
+    rshell invite operator eve --role berlin-logs --role oslo-shell
+
+    Roles are made with rshell roles set; admin is built in and grants everything.
     """
     settings = settings_of(context)
 
     async def main(_surroundings: Surroundings, client: Client) -> int:
-        invitation = await client.invite_operator(name, role, ttl_seconds=ttl)
+        invitation = await client.invite_operator(name, *roles, ttl_seconds=ttl)
         _print_invitation(settings.json, invitation)
         return 0
 

@@ -68,7 +68,11 @@ class StatusLine:
 
 
 class PlainLines:
-    """A file, a pipe, the journal: one line when it breaks, one when it is back."""
+    """A file, a pipe, the journal: one line when it breaks, one when that is over.
+
+    It may be over because the link is back or because the session was given up: that is said by
+    others, and what is said here is true of both.
+    """
 
     quiet_seconds = QUIET_IN_A_FILE_SECONDS
 
@@ -83,7 +87,7 @@ class PlainLines:
 
     def clear(self, seconds: float) -> bytes:
         self._said = False
-        return f"rshell: the link is back after {seconds:.0f} s\n".encode()
+        return f"rshell: the link was away for {seconds:.0f} s\n".encode()
 
 
 def notice_for(reactor: Any, write: Callable[[bytes], None]) -> AwayNotice:

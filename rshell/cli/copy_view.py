@@ -14,6 +14,7 @@ from rshell.cli.presenting import encode_json
 from rshell.client import Away, RshellError
 from rshell.client.files.copying import Copy
 from rshell.client.files.progress import CopyReport, FileResult, Progress
+from rshell.client.files.records import ADVICE
 
 __all__ = ["CopyView", "JsonView", "TextView", "describe_size", "summary", "view_for"]
 
@@ -110,6 +111,7 @@ class TextView:
         self._dry_run = dry_run
         self._bar = Bar(reactor, self._write) if bar else None
         self._notice = notice_for(reactor, self._write)
+        self._advised = False
 
     def _write(self, data: bytes) -> None:
         self._outputs.write(data, True)
@@ -133,7 +135,14 @@ class TextView:
             self._outputs.write(f"{source} -> {place}\n".encode(), False)
         elif result.message:
             place = f" -> {_place(result.target_device, result.target)}" if result.target else ""
-            self._say(f"{source}{place}: {result.message}")
+            self._say(f"{source}{place}: {result.message}{self._advice(result.code)}")
+
+    def _advice(self, code: str) -> str:
+        """Return what to do about a device's policy, once; other codes may be of this machine."""
+        if code != "policy" or self._advised:
+            return ""
+        self._advised = True
+        return f" ({ADVICE[code]})"
 
     def _say(self, text: str) -> None:
         if self._bar is not None:

@@ -37,12 +37,14 @@ def parse_rate(
 
 
 def _named(error: RshellError, places: Sequence[Place]) -> RshellError:
-    """Return an error that says which of the places it is about, if it is about one."""
-    path = getattr(error, "path", None)
-    place = next((place for place in places if place.path == path), None)
-    if place is None:
+    """Return an error that says which place it is about, if that is known."""
+    from rshell.client.files.records import FilesError
+
+    if not isinstance(error, FilesError) or error.path is None:
         return error
-    return RshellError(error.code, f"{place.shown}: {error.message}", error.hint)
+    place = next((place for place in places if place.path == error.path), None)
+    shown = error.shown_path if place is None else place.shown
+    return RshellError(error.code, f"{shown}: {error.message}", error.hint)
 
 
 @click.command(short_help="Copy files to, from and between devices.")

@@ -161,7 +161,7 @@ def audit(context: click.Context, limit: int, device: str | None, operator: str 
 @common_options
 @click.pass_context
 def whoami(context: click.Context) -> int:
-    """Show your name and role, as the gateway knows them."""
+    """Show your name and roles, as the gateway knows them."""
     settings = settings_of(context)
 
     async def main(_surroundings: Surroundings, client: Client) -> int:
@@ -169,7 +169,7 @@ def whoami(context: click.Context) -> int:
         if settings.json:
             print_json(me)
         else:
-            print_table(("OPERATOR", "ROLE"), [(me.name, me.role or "-")])
+            print_table(("OPERATOR", "ROLES"), [(me.name, ",".join(me.roles) or "-")])
         return 0
 
     return run_with_client(settings.home, main)

@@ -4,6 +4,7 @@
 
     client.py     Client: run, run_many, open, attach, close
     verbs.py      what the gateway answers: devices, sessions, why, invite, label, revoke, audit …
+    role_verbs.py roles and operators, a part of verbs.py
     session.py    Session: one use of a handler; a consumer with events and an outcome
     requests.py   a request as it goes into an OPEN
     absence.py    when a session without a stream asks again, and gives up; replays.py: old output
@@ -51,10 +52,14 @@ from rshell.client.records import (
     AuditRow,
     Device,
     DeviceFacts,
+    Grant,
     Handler,
     Invitation,
     LinkRecord,
+    OperatorInfo,
     Probe,
+    Role,
+    RoleCheck,
     SessionInfo,
     SshKey,
     Whoami,
@@ -71,14 +76,18 @@ __all__ = [
     "ConnectionFailed",
     "Device",
     "DeviceFacts",
+    "Grant",
     "Handler",
     "Invitation",
     "LinkRecord",
     "NotConfigured",
+    "OperatorInfo",
     "Outcome",
     "Probe",
     "Profile",
     "Refused",
+    "Role",
+    "RoleCheck",
     "RshellError",
     "RunMany",
     "SelectedNothing",

@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.task import deferLater
 
 from rshell.client.client import Client
@@ -73,6 +74,7 @@ class Reboot:
         self._settled: Deferred[Outcome] = Deferred()
         self._deadline = 0.0
         self._away_at: float | None = None
+        self._asked_timer: IDelayedCall | None = None
 
     @property
     def going(self) -> bool:
@@ -111,8 +113,9 @@ class Reboot:
         try:
             outcome = await self._settled
         finally:
-            if limit is not None and limit.active():
-                limit.cancel()
+            for timer in (limit, self._asked_timer):
+                if timer is not None and timer.active():
+                    timer.cancel()
         if outcome.status in _OPEN and self._accepted:
             outcome = await self._by_journal(outcome)
         return outcome
@@ -149,8 +152,8 @@ class Reboot:
         """Without waiting: it is enough that the device is on its way, or has noted its time."""
         if self._wait_seconds is not None:
             return
-        if step.step == "going":
-            self._reactor.callLater(ASKED_SECONDS, self._enough)
+        if step.step == "going" and self._asked_timer is None:
+            self._asked_timer = self._reactor.callLater(ASKED_SECONDS, self._enough)
         elif step.step == "announced" and self._request.delay_seconds:
             self._enough()
 

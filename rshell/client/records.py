@@ -15,10 +15,15 @@ __all__ = [
     "AuditRow",
     "Device",
     "DeviceFacts",
+    "Grant",
+    "GrantCheck",
     "Handler",
     "Invitation",
     "LinkRecord",
+    "OperatorInfo",
     "Probe",
+    "Role",
+    "RoleCheck",
     "SessionInfo",
     "SshKey",
     "Whoami",
@@ -106,7 +111,7 @@ class AuditRow(Struct, frozen=True, kw_only=True):
     """One row of the audit log.
 
     ``refers`` is the ``seq`` of the row whose end this one tells.  ``summary`` is what was asked
-    for: a command line, the target of a revocation.
+    for: a command line, the target of a revocation.  ``rule`` is what granted it: ``ROLE/NUMBER``.
     """
 
     seq: int
@@ -127,13 +132,81 @@ class AuditRow(Struct, frozen=True, kw_only=True):
     attempt: int | None = None
     device_id: str | None = None
     summary: str | None = None
+    rule: str | None = None
 
 
 class Whoami(Struct, frozen=True, kw_only=True):
-    """An operator as the gateway knows it."""
+    """An operator as the gateway knows it; ``admin``: may everything."""
 
     name: str
-    role: str | None = None
+    roles: list[str] = field(default_factory=list)
+    admin: bool = False
+
+
+class Grant(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What a role grants: on devices, handlers, as logins; or everything.
+
+    ``select`` is a selector of names and labels.  ``handlers`` and ``logins`` may be ``*``;
+    without ``logins`` only a device's default login may be used.  ``forward`` and ``forward_back``
+    are targets as in a device's policy, ``*`` for whatever that allows.
+    """
+
+    select: str = "*"
+    handlers: list[str] = field(default_factory=list)
+    logins: list[str] = field(default_factory=list)
+    forward: list[str] = field(default_factory=list)
+    forward_back: list[str] = field(default_factory=list)
+    admin: bool = False
+    console: bool = False
+
+
+class Role(Struct, frozen=True, kw_only=True):
+    """A role: its grants add up.  ``operators`` is how many have it.
+
+    ``unknown_handlers``: named in a grant just made, but no device has told of them.
+    """
+
+    name: str
+    grants: list[Grant] = field(default_factory=list)
+    built_in: bool = False
+    operators: int = 0
+    changed_at: str | None = None
+    changed_by: str | None = None
+    unknown_handlers: list[str] = field(default_factory=list)
+
+
+class GrantCheck(Struct, frozen=True, kw_only=True):
+    """A grant beside what was asked; ``missing`` is empty if it grants that."""
+
+    rule: str
+    grant: str
+    missing: list[str] = field(default_factory=list)
+
+
+class RoleCheck(Struct, frozen=True, kw_only=True):
+    """Whether an operator may do something, by which rule, and every grant that was looked at."""
+
+    operator: str
+    device: str
+    handler: str
+    allowed: bool
+    reason: str
+    login: str | None = None
+    rule: str | None = None
+    roles: list[str] = field(default_factory=list)
+    grants: list[GrantCheck] = field(default_factory=list)
+
+
+class OperatorInfo(Struct, frozen=True, kw_only=True):
+    """An operator as listings show it; ``links`` is how many there are now."""
+
+    name: str
+    status: str = "active"
+    roles: list[str] = field(default_factory=list)
+    admin: bool = False
+    links: int = 0
+    last_seen: str | None = None
+    created_at: str | None = None
 
 
 class SessionInfo(Struct, frozen=True, kw_only=True):

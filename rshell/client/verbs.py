@@ -22,6 +22,7 @@ from rshell.client.records import (
     SshKey,
     Whoami,
 )
+from rshell.client.role_verbs import RoleVerbs
 from rshell.client.session import Session
 from rshell.client.uplink import Uplink
 from rshell.link.core.errors import ErrorCode
@@ -39,7 +40,10 @@ _READ_ONLY = frozenset(
         "handlers",
         "keys.list",
         "metrics",
+        "operators",
         "probe",
+        "roles.check",
+        "roles.list",
         "sessions",
         "whoami",
         "why",
@@ -47,7 +51,7 @@ _READ_ONLY = frozenset(
 )
 
 
-class GatewayVerbs:
+class GatewayVerbs(RoleVerbs):
     """Asks a gateway.
 
     Args:
@@ -169,13 +173,18 @@ class GatewayVerbs:
         invitation: Invitation = await self._ask("invite", Invitation, request)
         return invitation
 
-    async def invite_operator(self, name: str, role: str, *, ttl_seconds: int = 3600) -> Invitation:
+    async def invite_operator(self, name: str, *roles: str, ttl_seconds: int = 3600) -> Invitation:
         """Make a join string for a new operator; it is a secret until it is used or expires.
 
         Raises:
             Refused: The role forbids it, or there is no such role.
         """
-        request = {"kind": "operator", "name": name, "role": role, "ttl_s": ttl_seconds}
+        request = {
+            "kind": "operator",
+            "name": name,
+            "roles": list(roles),
+            "ttl_s": ttl_seconds,
+        }
         invitation: Invitation = await self._ask("invite", Invitation, request)
         return invitation
 
@@ -230,7 +239,7 @@ class GatewayVerbs:
         return rows
 
     async def whoami(self) -> Whoami:
-        """Return this operator's name and role, as the gateway knows them."""
+        """Return this operator's name and roles, as the gateway knows them."""
         answer: Whoami = await self._ask("whoami", Whoami, {})
         return answer
 

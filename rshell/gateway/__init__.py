@@ -29,6 +29,8 @@
     metrics.py       what is counted
     throttle.py      how often one peer may make us write what stays
     summaries.py     what a request asked for, in a line
+    rights.py        the roles of now: decides, and ends what is no longer granted
+    role_services.py the verbs about roles and operators
     revocation.py    ends what is no longer allowed, within a second
     home.py          a gateway's directory: first start, certificates, the local administrator
     config.py        what one gateway is told to do, validated

@@ -11,7 +11,7 @@ import attrs
 from rshell.access import selectors
 from rshell.gateway.device_rows import device_state
 from rshell.handlers import BadRequest
-from rshell.store.records import Device
+from rshell.store.records import Device, Operator
 
 if TYPE_CHECKING:
     from rshell.gateway.core import Gateway
@@ -48,18 +48,22 @@ def selector_of(text: str) -> selectors.Selector | None:
 
 
 async def chosen(
-    gateway: Gateway, selector: selectors.Selector | None, facts: Collection[str] = ()
+    gateway: Gateway,
+    operator: Operator,
+    selector: selectors.Selector | None,
+    facts: Collection[str] = (),
 ) -> list[Chosen]:
     """Return the active devices that a selector picks, by name.
 
     Args:
         gateway: Its store and who is live.
+        operator: Only devices that exist for them.
         selector: None picks all.
         facts: Names of facts that are wanted besides those that the selector needs.
     """
     asked = frozenset(facts) | (selector.fact_names if selector else frozenset())
     names = [name for name in sorted(asked) if _FACT_NAME.fullmatch(name)]
-    devices = await _candidates(gateway, selector)
+    devices = gateway.rights.seen(operator, await _candidates(gateway, selector))
     told: Mapping[str, Mapping[str, Any]] = {}
     if names and devices:
         told = await _facts(gateway, devices, names)

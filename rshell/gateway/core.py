@@ -18,6 +18,7 @@ from rshell.access.printable import printable
 from rshell.gateway import fact_services as _facts  # noqa: F401  # fills the registry of verbs
 from rshell.gateway import key_services as _keys  # noqa: F401  # fills the registry of verbs
 from rshell.gateway import link_services as _link_services  # noqa: F401  # fills the registry of verbs
+from rshell.gateway import role_services as _roles  # noqa: F401  # likewise
 from rshell.gateway import services as _services  # noqa: F401  # fills the registry of verbs
 from rshell.gateway import session_services as _sessions  # noqa: F401  # likewise
 from rshell.gateway import why_services as _why  # noqa: F401  # likewise
@@ -32,6 +33,7 @@ from rshell.gateway.metrics import Metrics, ReactorLag
 from rshell.gateway.presence import Presence
 from rshell.gateway.probing import Probes
 from rshell.gateway.revocation import OperatorConnection, Revocation
+from rshell.gateway.rights import Rights
 from rshell.gateway.session_table import SessionTable
 from rshell.gateway.steering import Fleet
 from rshell.gateway.switchboard import Switchboard
@@ -166,6 +168,7 @@ class Gateway:
         self.probing = Throttle(wheel.seconds, PROBES_RATE, PROBES_BURST)
         self.fact_reports = Throttle(wheel.seconds, FACTS_RATE, FACTS_BURST)
         self.sessions = SessionTable(wheel.seconds)
+        self.rights = Rights(self)
         self.switchboard = Switchboard(self)
         self.verbs = Verbs(self)
         self.revocation = Revocation(self)
@@ -213,6 +216,7 @@ class Gateway:
         """Take an epoch range and complete what an earlier run left open."""
         start = await self.store.next_start()
         self.presence = Presence(start)
+        await self.rights.start()
         await self.switchboard.start()
         await self.fleet.start()
         self.probes.start()

@@ -7,32 +7,14 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from rshell.access.printable import printable
-from rshell.gateway.callers import OpenRefused
 from rshell.gateway.presence import LiveDevice, State
-from rshell.link.core.errors import ErrorCode
 from rshell.store.records import Device
 from rshell.store.times import rfc3339
 
 if TYPE_CHECKING:
     from rshell.gateway.core import Gateway
 
-__all__ = ["device_named", "device_row", "device_state"]
-
-
-async def device_named(gateway: Gateway, name_or_id: str) -> Device:
-    """Return an active device by name or id, as its live link has it, else the store.
-
-    Raises:
-        OpenRefused: There is none.
-    """
-    live = gateway.presence.find(name_or_id)
-    device = live.device if live else await gateway.store.device(name_or_id)
-    if device is None or not device.active:
-        raise OpenRefused(
-            ErrorCode.NOT_FOUND,
-            f"no device is called {printable(name_or_id, 64)!r} (see: rshell devices)",
-        )
-    return device
+__all__ = ["device_row", "device_state"]
 
 
 def device_state(gateway: Gateway, device: Device) -> State:

@@ -8,7 +8,7 @@ from msgspec import Meta, Struct
 
 from rshell.access.printable import printable
 from rshell.gateway.callers import OpenRefused
-from rshell.gateway.device_rows import device_named, device_state
+from rshell.gateway.device_rows import device_state
 from rshell.gateway.verbs import Asker, verb
 from rshell.handlers import BadRequest, FactsReport
 from rshell.link.core.errors import ErrorCode
@@ -47,10 +47,10 @@ async def report_facts(gateway: Gateway, asker: Asker, request: FactsReport) -> 
     return {}
 
 
-@verb("gateway.facts", FactsQuery)
+@verb("gateway.facts", FactsQuery, open_to_all=True)
 async def facts(gateway: Gateway, asker: Asker, request: FactsQuery) -> Any:
     """Tell what a device said of itself last, and when."""
-    device = await device_named(gateway, request.device)
+    device = await gateway.rights.device(asker.operator, request.device)
     told = await gateway.store.facts_of(device.id)
     live = gateway.presence.find(device.id)
     brief = live.hello.facts if live else device.facts

@@ -214,7 +214,7 @@ async def _register(
     """
     operator = await store.operator(ADMIN_NAME)
     if operator is None:
-        await store.add_operator(ADMIN_NAME, "admin", spki, not_after)
+        await store.add_operator(ADMIN_NAME, ("admin",), spki, not_after)
         return True
     if not operator.active:
         return False

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from msgspec import Meta, Struct
 
-from rshell.gateway.device_rows import device_named, device_row, device_state
+from rshell.gateway.device_rows import device_row, device_state
 from rshell.gateway.switchboard import OpenRefused
 from rshell.gateway.verbs import Asker, verb
 from rshell.link.core.errors import ErrorCode
@@ -36,10 +36,10 @@ class MetricsRequest(Struct, frozen=True, forbid_unknown_fields=True):
     """A request without parameters."""
 
 
-@verb("gateway.probe", ProbeRequest)
+@verb("gateway.probe", ProbeRequest, open_to_all=True)
 async def probe(gateway: Gateway, asker: Asker, request: ProbeRequest) -> Any:
     """Ask a device for a sign of life; answers within five seconds."""
-    device = await device_named(gateway, request.device)
+    device = await gateway.rights.device(asker.operator, request.device)
     if gateway.probing.admit(asker.name) is None:
         raise OpenRefused(ErrorCode.OVERLOAD, "too many probes: try again in a minute")
     live = gateway.presence.find(device.id)

@@ -6,7 +6,8 @@ What it is not: the session itself, which lives on the device and outlives its a
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import attrs
 
@@ -34,6 +35,8 @@ class LiveSession:
         age_ms: since the first attempt, as its operator's end said.
         received: when its OPEN came, seconds of the wheel's clock.
         row: of the audit log, once it is committed; 0 before.
+        asked: the request, of a handler whose role names what may be asked (``forward``).
+        judged: by which version of the roles it was granted last.
         stream: what joins operator and device, once there is one.
         device_link: the link that the stream was opened on.
         refused: why it ended before it was joined.
@@ -50,6 +53,8 @@ class LiveSession:
     login: str | None
     received: float
     row: int = 0
+    asked: Mapping[str, Any] | None = None
+    judged: int = 0
     stream: StreamEnder | None = None
     device_link: LinkProtocol | None = None
     refused: OpenRefused | None = None

@@ -8,10 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
-from twisted.internet.defer import DeferredLock
 from twisted.logger import Logger
 
-from rshell.access.roles import ADMIN
 from rshell.gateway.callers import OpenRefused
 from rshell.link.core.errors import ErrorCode
 from rshell.link.core.messages import GoAway, Sessions
@@ -46,7 +44,6 @@ class Revocation:
         self._revoked: set[tuple[str, str]] = set()
         #: Of each operator, with the SSH key's fingerprint if that is how they came in.
         self._operators: dict[str, dict[OperatorConnection, str]] = {}
-        self._one_at_a_time = DeferredLock()
 
     def is_revoked(self, kind: OwnerKind, owner: str) -> bool:
         """Whether this process revoked a device id or operator name."""
@@ -66,6 +63,10 @@ class Revocation:
         links.pop(link, None)
         if not links:
             self._operators.pop(name, None)
+
+    def links_of(self, name: str) -> int:
+        """Return how many links an operator has to this gateway."""
+        return len(self._operators.get(name, ()))
 
     async def revoke_device(self, name_or_id: str) -> tuple[str, int]:
         """Revoke a device and end its link and sessions.
@@ -98,18 +99,15 @@ class Revocation:
             OpenRefused: It is the last administrator.
         """
         # Two administrators who revoke each other must not both succeed.
-        await self._one_at_a_time.acquire()
-        try:
+        async with self._gateway.rights.changing():
             await self._keep_one_admin(name)
             return await self._revoke_operator(name)
-        finally:
-            self._one_at_a_time.release()
 
     async def _keep_one_admin(self, name: str) -> None:
         admins = [
             operator.name
             for operator in await self._gateway.store.operators()
-            if operator.active and operator.role == ADMIN
+            if self._gateway.rights.is_admin(operator)
         ]
         if admins == [name]:
             raise OpenRefused(
@@ -119,6 +117,7 @@ class Revocation:
     async def _revoke_operator(self, name: str) -> tuple[str, int]:
         operator = await self._gateway.store.revoke_operator(name)
         self._revoked.add(("operator", operator.name))
+        self._gateway.rights.forget(operator.name)
         text = f"operator {operator.name} is revoked"
         self._gateway.switchboard.end_where(
             lambda session: session.caller.operator.name == operator.name,

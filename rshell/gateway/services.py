@@ -11,7 +11,6 @@ from msgspec import Meta, Struct
 from rshell.access.labels import BadLabel, parse_label, parse_label_changes
 from rshell.access.names import BadName, check_name
 from rshell.access.printable import printable
-from rshell.access.roles import ADMIN
 from rshell.gateway.chosen import chosen, selector_of
 from rshell.gateway.device_rows import device_row
 from rshell.gateway.joining import issue
@@ -56,7 +55,7 @@ class InviteRequest(Struct, frozen=True, forbid_unknown_fields=True):
 
     kind: Annotated[str, Meta(pattern=r"^(device|operator)\Z")]
     name: Name | None = None
-    role: Name | None = None
+    roles: Annotated[list[Name], Meta(max_length=64)] = msgspec.field(default_factory=list)
     labels: Annotated[dict[Name, Short], Meta(max_length=64)] = msgspec.field(default_factory=dict)
     ttl_s: Annotated[int, Meta(ge=1, le=MAX_TTL_SECONDS)] = 3600
     uses: Annotated[int, Meta(ge=1, le=MAX_USES)] = 1
@@ -115,15 +114,20 @@ class ReportRequest(Struct, frozen=True, forbid_unknown_fields=True):
 @verb("gateway.whoami", Nothing, open_to_all=True)
 async def whoami(gateway: Gateway, asker: Asker, request: Nothing) -> Any:
     """Tell who the gateway thinks you are."""
-    assert asker.caller is not None
-    operator = asker.caller.operator
-    return {"name": operator.name, "role": operator.role, "fleet": gateway.home.keys.fleet}
+    operator = gateway.rights.current(asker.operator)
+    return {
+        "name": operator.name,
+        "roles": list(operator.roles),
+        "admin": gateway.rights.is_admin(operator),
+        "fleet": gateway.home.keys.fleet,
+    }
 
 
-@verb("gateway.devices", DevicesRequest)
+@verb("gateway.devices", DevicesRequest, open_to_all=True)
 async def devices(gateway: Gateway, asker: Asker, request: DevicesRequest) -> Any:
-    """List devices, their state and what they are."""
-    found = await chosen(gateway, selector_of(request.selector), request.facts)
+    """List the devices that you may see, their state and what they are."""
+    selector = selector_of(request.selector)
+    found = await chosen(gateway, asker.operator, selector, request.facts)
     return [device_row(gateway, one.device, one.facts if request.facts else None) for one in found]
 
 
@@ -145,7 +149,7 @@ async def invite(gateway: Gateway, asker: Asker, request: InviteRequest) -> Any:
             created_by=asker.name,
             uses_max=request.uses,
             name=request.name,
-            role=request.role,
+            roles=tuple(request.roles),
             labels=request.labels,
         )
     )
@@ -157,7 +161,7 @@ async def invite(gateway: Gateway, asker: Asker, request: InviteRequest) -> Any:
 
 
 def _check_device_invite(request: InviteRequest) -> None:
-    if request.role is not None:
+    if request.roles:
         raise BadRequest("a device has no role")
     try:
         if request.name is not None:
@@ -173,10 +177,13 @@ def _check_device_invite(request: InviteRequest) -> None:
 def _check_operator_invite(gateway: Gateway, request: InviteRequest) -> None:
     if request.labels:
         raise BadRequest("an operator has no labels")
-    if not request.name or not request.role:
+    if not request.name or not request.roles:
         raise BadRequest("an operator needs a name and a role")
-    if request.role != ADMIN:
-        raise BadRequest(f"there is no role {printable(request.role, 64)!r}; built in is: {ADMIN}")
+    for role in request.roles:
+        if not gateway.rights.knows(role):
+            raise BadRequest(
+                f"there is no role {printable(role, 64)!r}: make it with rshell roles set"
+            )
     try:
         PeerName("operator", gateway.home.keys.fleet, request.name)
     except BadPeerName as error:
@@ -193,6 +200,7 @@ async def label(gateway: Gateway, asker: Asker, request: LabelRequest) -> Any:
         raise BadRequest(str(error)) from None
     device = await gateway.store.set_labels(request.device, changes.put, changes.remove)
     gateway.presence.refresh(device)
+    await gateway.rights.device_changed(device)
     return device_row(gateway, device)
 
 
@@ -205,6 +213,7 @@ async def rename(gateway: Gateway, asker: Asker, request: RenameRequest) -> Any:
         raise BadRequest(str(error)) from None
     device = await gateway.store.rename(request.device, request.name)
     gateway.presence.refresh(device)
+    await gateway.rights.device_changed(device)
     return device_row(gateway, device)
 
 
@@ -218,17 +227,13 @@ async def revoke(gateway: Gateway, asker: Asker, request: RevokeRequest) -> Any:
     return {"revoked": name, "links_closed": closed}
 
 
-@verb("gateway.handlers", HandlersRequest)
+@verb("gateway.handlers", HandlersRequest, open_to_all=True)
 async def handlers(gateway: Gateway, asker: Asker, request: HandlersRequest) -> Any:
     """List what a device, or the gateway, can do."""
     if request.device is None:
         return [msgspec.to_builtins(entry) for entry in descriptions()]
-    live = gateway.presence.find(request.device)
-    device = live.device if live else await gateway.store.device(request.device)
-    if device is None:
-        raise OpenRefused(
-            ErrorCode.NOT_FOUND, f"no device is called {printable(request.device, 64)!r}"
-        )
+    device = await gateway.rights.device(asker.operator, request.device)
+    live = gateway.presence.find(device.id)
     digest = live.hello.catalogue if live else device.catalogue or ""
     known = gateway.catalogues.get(digest)
     if known is None:
@@ -239,17 +244,35 @@ async def handlers(gateway: Gateway, asker: Asker, request: HandlersRequest) -> 
     return [msgspec.to_builtins(entry) for entry in known]
 
 
-@verb("gateway.audit", AuditRequest)
+@verb("gateway.audit", AuditRequest, open_to_all=True)
 async def audit(gateway: Gateway, asker: Asker, request: AuditRequest) -> Any:
-    """List the audit log, newest row first."""
-    device = request.device
+    """List the audit log, newest row first; who is no administrator sees their own rows."""
+    device, operator = request.device, request.operator
+    if not gateway.rights.is_admin(asker.operator):
+        if operator not in (None, asker.name):
+            raise OpenRefused(
+                ErrorCode.POLICY, "only an administrator may read what other operators did"
+            )
+        operator = asker.name
     if device is not None:
         found = await gateway.store.device(device)
         device = found.id if found else device
     rows = await gateway.store.audit_rows(
-        limit=request.limit, before=request.before, device=device, operator=request.operator
+        limit=request.limit, before=request.before, device=device, operator=operator
     )
-    return [_audit_row(row) for row in rows]
+    return [_audit_row(row) for row in await _readable(gateway, asker, rows)]
+
+
+async def _readable(gateway: Gateway, asker: Asker, rows: list[AuditRow]) -> list[AuditRow]:
+    """Leave out what would tell of devices that are not theirs to see.
+
+    A row about one that does not exist is left out, too: the difference would tell.
+    """
+    if gateway.rights.is_admin(asker.operator):
+        return rows
+    devices = gateway.rights.seen(asker.operator, await gateway.store.find_devices())
+    ids = {device.id for device in devices}
+    return [row for row in rows if row.record.kind != "session" or row.record.device in ids]
 
 
 def _audit_row(row: AuditRow) -> dict[str, Any]:
@@ -272,6 +295,7 @@ def _audit_row(row: AuditRow) -> dict[str, Any]:
         "exit_code": record.exit_code,
         "code": record.code,
         "message": record.message,
+        "rule": record.details.get("rule"),
         "summary": summary(dict(record.details), record.attempt),
     }
 

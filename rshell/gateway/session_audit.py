@@ -58,14 +58,14 @@ class SessionAudit:
         self._gateway = gateway
         self._refusals = Throttle(gateway.wheel.seconds, REFUSALS_RATE, REFUSALS_BURST)
 
-    async def opening(self, caller: Caller, device: Device, request: Open) -> int:
-        """Commit the row that opens an attempt; return its number."""
-        return await self._gateway.store.append_audit(
-            self._row(caller, device, request, opens=True)
-        )
+    async def opening(self, caller: Caller, device: Device, request: Open, rule: str | None) -> int:
+        """Commit the row that opens an attempt, by which rule it was granted; return its number."""
+        row = self._row(caller, device, request, opens=True)
+        granted = {**row.details, "rule": rule}
+        return await self._gateway.store.append_audit(attrs.evolve(row, details=granted))
 
     async def refusal(
-        self, caller: Caller, device: Device, request: Open, error: OpenRefused
+        self, caller: Caller, device: Device | None, request: Open, error: OpenRefused
     ) -> None:
         """Write that a request was refused before anything was done."""
         left_out = self._refusals.admit(caller.operator.name)
@@ -83,14 +83,16 @@ class SessionAudit:
             )
         )
 
-    def _row(self, caller: Caller, device: Device, request: Open, *, opens: bool) -> AuditRecord:
+    def _row(
+        self, caller: Caller, device: Device | None, request: Open, *, opens: bool
+    ) -> AuditRecord:
         view = {"view": True} if request.view else {}
         return AuditRecord(
             kind="session",
             opens=opens,
             operator=caller.operator.name,
-            device=device.id,
-            device_name=device.name,
+            device=device.id if device else None,
+            device_name=device.name if device else printable(request.device or "", 64),
             handler=request.handler,
             login=request.login,
             session=request.session.hex(),

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from rshell.access.roles import decide
 from rshell.gateway.callers import Caller, OpenRefused
 from rshell.gateway.live_sessions import LiveSession
 from rshell.gateway.parking import GRACE_SECONDS
@@ -16,7 +15,6 @@ from rshell.gateway.presence import LiveDevice
 from rshell.gateway.session_audit import SessionAudit
 from rshell.link.core.errors import ErrorCode
 from rshell.link.core.messages import Open, SessionReport, Sessions
-from rshell.store.audit import SessionStory
 from rshell.store.records import Device, Operator
 
 if TYPE_CHECKING:
@@ -38,7 +36,7 @@ class SessionRights:
         Raises:
             OpenRefused: Another operator's session, another device's, or forbidden by now.
         """
-        await self._check_operator(caller.operator.name, device, request.handler, request.login)
+        operator = await self._operator(caller.operator.name)
         story = await self._gateway.store.session_story(request.session.hex())
         first = story.first
         if first is None:
@@ -47,6 +45,9 @@ class SessionRights:
             return
         if first.record.operator != caller.operator.name or first.record.device != device.id:
             raise OpenRefused(ErrorCode.POLICY, "this session belongs to somebody else")
+        # Whatever this attempt calls itself: it joins what was asked for when the session began.
+        if not self._gateway.rights.may_live(operator, device, story):
+            raise OpenRefused(ErrorCode.POLICY, "what this session does is no longer granted")
 
     async def check_now(self, session: LiveSession) -> None:
         """Decide anew about an attempt that was parked: roles may have changed meanwhile.
@@ -54,19 +55,23 @@ class SessionRights:
         Raises:
             OpenRefused: It is forbidden by now.
         """
-        await self._check_operator(
-            session.caller.operator.name, session.device, session.handler, session.login
-        )
+        operator = await self._operator(session.caller.operator.name)
+        device = await self._gateway.store.device(session.device.id)
+        session.device = device or session.device
+        refused = self._gateway.rights.refusal(session, operator)
+        if refused is not None:
+            raise refused
 
-    async def _check_operator(
-        self, name: str, device: Device, handler: str, login: str | None
-    ) -> None:
+    async def _operator(self, name: str) -> Operator:
+        """Return the operator as the store has it now.
+
+        Raises:
+            OpenRefused: Revoked by now.
+        """
         operator = await self._gateway.store.operator(name)
         if operator is None or not operator.active:
             raise OpenRefused(ErrorCode.REVOKED, "this operator is revoked")
-        decision = decide(operator, device, handler, login)
-        if not decision:
-            raise OpenRefused(ErrorCode.POLICY, decision.reason)
+        return operator
 
     async def judge(self, entry: LiveDevice, report: Sessions) -> None:
         """Say which of a device's sessions may live, and complete the audit (section 9)."""
@@ -79,7 +84,8 @@ class SessionRights:
             if session.operator not in operators:
                 operators[session.operator] = await self._gateway.store.operator(session.operator)
             story = await self._gateway.store.session_story(session.session.hex())
-            if not _may_live(operators[session.operator], entry.device, session, story):
+            operator = operators[session.operator]
+            if not self._gateway.rights.may_live(operator, entry.device, story):
                 end.append(session.session)
             else:
                 live.append(session)
@@ -119,16 +125,3 @@ class SessionRights:
         """
         board = self._gateway.switchboard
         return board.driven(entry.device.id, report.session, report.operator) is not None
-
-
-def _may_live(
-    operator: Operator | None, device: Device, session: SessionReport, story: SessionStory
-) -> bool:
-    if operator is None or not decide(operator, device, session.handler, session.login or None):
-        return False
-    # What no committed row tells of, did not come through the gate.
-    return (
-        story.first is not None
-        and story.first.record.operator == session.operator
-        and story.first.record.device == device.id
-    )

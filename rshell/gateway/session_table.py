@@ -98,6 +98,10 @@ class SessionTable:
                 self.forget(entry.device_id, entry.session)
         return list(self._entries)
 
+    def of_device(self, device_id: str) -> list[TableEntry]:
+        """Return what lives on one device, as far as known."""
+        return list(self._by_device.get(device_id, {}).values())
+
     def listed(self, device_id: str, epoch: int) -> bool:
         """Whether the device has told all it has over the link of this epoch."""
         return self._listed.get(device_id) == epoch

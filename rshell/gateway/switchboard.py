@@ -15,12 +15,13 @@ from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from rshell.access.printable import printable
-from rshell.access.roles import decide
+from rshell.access.grants import FORWARD
+from rshell.access.roles import Decision
 from rshell.gateway.callers import Caller, OpenRefused, Petition, StreamEnder
 from rshell.gateway.live_sessions import LiveSession, SessionKey
 from rshell.gateway.parking import GRACE_SECONDS, Parking
 from rshell.gateway.presence import LiveDevice
+from rshell.gateway.rights import no_such_device
 from rshell.gateway.session_audit import SessionAudit
 from rshell.gateway.session_rights import SessionRights
 from rshell.gateway.session_witness import SessionWitness
@@ -60,6 +61,10 @@ class Switchboard:
         """Return the attempts that are open or parked now."""
         return list(self._sessions)
 
+    def of_device(self, device_id: str) -> Iterable[LiveSession]:
+        """Return those on one device."""
+        return list(self._by_device.get(device_id, ()))
+
     # -- opening -------------------------------------------------------------------------------
 
     async def open(self, caller: Caller, request: Open, petition: Petition) -> LiveSession:
@@ -74,9 +79,9 @@ class Switchboard:
             OpenRefused: Policy, no such device, offline, too many streams; audited.
         """
         received = self._gateway.wheel.seconds()
-        found, device = await self._find(request.device or "")
-        await self._check(caller, device, request)
-        row = await self._audit.opening(caller, device, request)
+        judged = self._gateway.rights.version
+        found, device, decision = await self._granted(caller, request)
+        row = await self._audit.opening(caller, device, request, decision.rule)
         session = LiveSession(
             session=request.session,
             attempt=request.attempt,
@@ -88,6 +93,8 @@ class Switchboard:
             login=request.login,
             received=received,
             row=row,
+            asked=request.request if request.handler == FORWARD else None,
+            judged=judged,
         )
         try:
             petition.watch(session.end)
@@ -99,22 +106,24 @@ class Switchboard:
             raise
         return session
 
-    async def _find(self, name_or_id: str) -> tuple[LiveDevice | None, Device]:
-        live = self._gateway.presence.find(name_or_id)
-        if live is not None:
-            return live, live.device
-        device = await self._gateway.store.device(name_or_id)
-        if device is None or not device.active:
-            raise OpenRefused(
-                ErrorCode.NOT_FOUND,
-                f"no device is called {printable(name_or_id, 64)!r} (see: rshell devices)",
-            )
-        return None, device
+    async def _granted(
+        self, caller: Caller, request: Open
+    ) -> tuple[LiveDevice | None, Device, Decision]:
+        """Find the device and ask whether the operator may, now, and whether it is their session.
 
-    async def _check(self, caller: Caller, device: Device, request: Open) -> None:
-        """Ask whether the operator may, now, and whether it is their session."""
+        Raises:
+            OpenRefused: There is no such device, or not for them (in the same words); forbidden.
+        """
+        name = request.device or ""
+        live = self._gateway.presence.find(name)
+        device = live.device if live else await self._gateway.store.device(name)
         try:
-            decision = decide(caller.operator, device, request.handler, request.login)
+            if device is None or not device.active:
+                device = None
+                raise no_such_device(name)
+            decision = self._gateway.rights.decide(
+                caller.operator, device, request.handler, request.login, request.request
+            )
             if not decision:
                 raise OpenRefused(ErrorCode.POLICY, decision.reason)
             if request.view and request.resume is not None:
@@ -124,7 +133,11 @@ class Switchboard:
         except OpenRefused as error:
             self.count_refused(error.code)
             await self._audit.refusal(caller, device, request, error)
+            if device is None or (not decision and not decision.seen):
+                # The audit knows why; who asked learns nothing of a device that is not theirs.
+                raise no_such_device(name) from None
             raise
+        return live, device, decision
 
     async def _join(
         self, session: LiveSession, request: Open, petition: Petition, *, was_live: bool
@@ -196,11 +209,20 @@ class Switchboard:
     def _check_still_wanted(self, session: LiveSession) -> None:
         if session.refused is not None:
             raise session.refused
-        revocation = self._gateway.revocation
+        rights, revocation = self._gateway.rights, self._gateway.revocation
+        if session.judged != rights.version:
+            session.device = self._newest(session.device)
+            refused = rights.refusal(session)
+            if refused is not None:
+                raise refused
         if revocation.is_revoked("operator", session.caller.operator.name):
             raise OpenRefused(ErrorCode.REVOKED, "this operator is revoked")
         if revocation.is_revoked("device", session.device.id):
             raise OpenRefused(ErrorCode.REVOKED, f"device {session.device.name} is revoked")
+
+    def _newest(self, device: Device) -> Device:
+        live = self._gateway.presence.find(device.id)
+        return device if live is None else live.device
 
     def _device_open(self, session: LiveSession, request: Open) -> Open:
         """Write the device's OPEN field by field: nothing of the operator's is forwarded.

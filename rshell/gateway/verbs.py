@@ -17,7 +17,6 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from rshell.access.audit import AuditRecord
-from rshell.access.roles import decide
 from rshell.gateway.switchboard import Caller, OpenRefused
 from rshell.handlers import BadRequest, HandlerDescription, Outcome, decode_request, describe
 from rshell.identity.tls import PeerCertificate
@@ -26,6 +25,7 @@ from rshell.link.core.errors import ErrorCode
 from rshell.link.core.messages import Open, Opened
 from rshell.link.protocol import LinkProtocol
 from rshell.store.errors import StoreError
+from rshell.store.records import Operator
 
 if TYPE_CHECKING:
     from rshell.gateway.core import Gateway
@@ -45,6 +45,12 @@ class Asker:
         """The operator's name, or the device's id."""
         return self.peer.name.name
 
+    @property
+    def operator(self) -> Operator:
+        """Who asks, for a verb that only operators ask."""
+        assert self.caller is not None
+        return self.caller.operator
+
 
 Work = Callable[["Gateway", Asker, Any], Awaitable[Any]]
 
@@ -55,7 +61,8 @@ class Verb:
 
     Attributes:
         peers: ``device``, ``operator`` or both.
-        open_to_all: Any operator may, whatever the role grants.
+        open_to_all: Any operator may, whatever the roles grant: it tells and changes nothing but
+            what is theirs, or on devices that they may see.  Else it needs an administrator.
         changes: An audit row is written before it runs.
         own: Whether a request is about the asker's own things only: then any operator may.
         throttled: One asker may ask only now and then; told before that row is written.
@@ -143,20 +150,33 @@ class Verbs:
         if entry is None or asker.peer.name.kind not in entry.peers:
             raise OpenRefused(ErrorCode.NOT_FOUND, f"the gateway does not answer {request.handler}")
         caller = asker.caller
-        if caller is not None and not (entry.open_to_all or self._is_own(entry, asker, request)):
-            decision = decide(caller.operator, None, entry.name)
-            if not decision:
-                await self._audit(entry, asker, request, "refused", decision.reason)
-                raise OpenRefused(ErrorCode.POLICY, decision.reason)
+        rule = await self._check(entry, asker, request)
         typed = decode_request(request.request, entry.request_type)
         if entry.throttled and self._gateway.renewals.admit(asker.name) is None:
             raise OpenRefused(ErrorCode.OVERLOAD, "too often: try again in an hour")
         if entry.changes:
-            await self._audit(entry, asker, request, None, None)
+            await self._audit(entry, asker, request, rule)
+        if entry.changes:
+            # While the row was written the role may have changed.
+            await self._check(entry, asker, request)
         if caller is not None and self._gateway.revocation.is_revoked("operator", asker.name):
             # Revoked while the row was written: nothing more is done for this operator.
             raise OpenRefused(ErrorCode.REVOKED, "this operator is revoked")
         return msgspec.json.encode(await entry.work(self._gateway, asker, typed))
+
+    async def _check(self, entry: Verb, asker: Asker, request: Open) -> str:
+        """Return the rule by which an operator may ask this.
+
+        Raises:
+            OpenRefused: It needs an administrator; audited.
+        """
+        if asker.caller is None or entry.open_to_all or self._is_own(entry, asker, request):
+            return "anyone"
+        decision = self._gateway.rights.decide(asker.operator, None, entry.name)
+        if not decision:
+            await self._audit(entry, asker, request, None, decision.reason)
+            raise OpenRefused(ErrorCode.POLICY, decision.reason)
+        return decision.rule or ""
 
     @staticmethod
     def _is_own(entry: Verb, asker: Asker, request: Open) -> bool:
@@ -165,9 +185,16 @@ class Verbs:
         return entry.own(asker, decode_request(request.request, entry.request_type))
 
     async def _audit(
-        self, entry: Verb, asker: Asker, request: Open, code: str | None, message: str | None
+        self,
+        entry: Verb,
+        asker: Asker,
+        request: Open,
+        rule: str | None,
+        refused: str | None = None,
     ) -> None:
+        """Write a row: by which rule it was granted, or why it was refused."""
         caller = asker.caller
+        details = {"request": request.request} if caller else {}
         await self._gateway.store.append_audit(
             AuditRecord(
                 kind=entry.name,
@@ -175,10 +202,10 @@ class Verbs:
                 device=None if caller else asker.name,
                 door=caller.door if caller else None,
                 address=caller.address if caller else None,
-                status="refused" if code else None,
-                code="policy" if code else None,
-                message=message,
-                details={"request": request.request} if caller else {},
+                status="refused" if refused else None,
+                code="policy" if refused else None,
+                message=refused,
+                details=details | {"rule": rule} if caller and rule else details,
             )
         )
 

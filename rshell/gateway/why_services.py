@@ -12,7 +12,7 @@ import attrs
 from msgspec import Meta, Struct
 
 from rshell.access.printable import printable
-from rshell.gateway.device_rows import device_named, device_state
+from rshell.gateway.device_rows import device_state
 from rshell.gateway.flights import Refusal, placed
 from rshell.gateway.switchboard import OpenRefused
 from rshell.gateway.verbs import Asker, verb
@@ -84,10 +84,10 @@ async def flight(gateway: Gateway, asker: Asker, request: FlightReport) -> Any:
     return {"through": max(unique)}
 
 
-@verb("gateway.why", WhyRequest)
+@verb("gateway.why", WhyRequest, open_to_all=True)
 async def why(gateway: Gateway, asker: Asker, request: WhyRequest) -> Any:
     """Tell what happened to a device's link, and why, oldest first."""
-    device = await device_named(gateway, request.device)
+    device = await gateway.rights.device(asker.operator, request.device)
     entries = [
         _from_agent(row) for row in await gateway.store.flight_rows(device.id, request.limit)
     ]

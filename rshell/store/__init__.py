@@ -11,7 +11,7 @@ import SQLAlchemy.
       writer.py     group commit: what queued during one commit is the next transaction
       threads.py    where work runs: inline (tests) or threads (the gateway)
       database.py   engines, pragmas, migrations, errors in plain words
-    devices.py operators.py keys.py tokens.py audit.py meta.py facts.py
+    devices.py operators.py roles.py keys.py tokens.py audit.py meta.py facts.py
                   the queries: plain functions of a connection, no threads
     schema.py     the tables;  migrations/ makes them;  records.py what callers see
 

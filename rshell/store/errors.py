@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["LimitReached", "NameTaken", "NotFound", "StoreError", "StoreUnavailable"]
+__all__ = ["InUse", "LimitReached", "NameTaken", "NotFound", "StoreError", "StoreUnavailable"]
 
 
 class StoreError(Exception):
@@ -33,3 +33,9 @@ class LimitReached(StoreError):
     """The request would exceed a documented limit."""
 
     code = "limit"
+
+
+class InUse(StoreError):
+    """Something else still needs it."""
+
+    code = "in-use"

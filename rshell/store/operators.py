@@ -2,48 +2,66 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Connection, and_, delete, insert, select, update
+from collections.abc import Collection
+from typing import Any
+
+import msgspec
+from sqlalchemy import Connection, Row, and_, delete, func, insert, select, update
 
 from rshell.store import keys, tokens
 from rshell.store.errors import NameTaken, NotFound, StoreError
 from rshell.store.records import Key, Operator, OperatorKey, TokenGrant
+from rshell.store.schema import audit, operator_keys
 from rshell.store.schema import keys as key_table
-from rshell.store.schema import operator_keys
 from rshell.store.schema import operators as table
 
 __all__ = [
     "add_key",
     "add_operator",
+    "drop_role",
     "enrol_operator",
     "find_operator",
     "find_operators",
+    "last_seen",
     "operator_by_spki",
     "revoke_operator",
+    "set_operator_roles",
 ]
 
 
 def find_operator(connection: Connection, name: str) -> Operator | None:
     """Return the operator of that name, also a revoked one, or None."""
     row = connection.execute(select(table).where(table.c.name == name)).one_or_none()
-    return None if row is None else Operator(**row._mapping)
+    return None if row is None else _operator(row)
 
 
 def find_operators(connection: Connection) -> list[Operator]:
     """Return all operators by name, revoked ones too."""
     query = select(table).order_by(table.c.name)
-    return [Operator(**row._mapping) for row in connection.execute(query)]
+    return [_operator(row) for row in connection.execute(query)]
+
+
+def last_seen(connection: Connection) -> dict[str, int]:
+    """Return when operators last did something that the audit log tells of, microseconds UTC.
+
+    The newest row of each is found by the index; nothing is scanned.
+    """
+    last = select(func.max(audit.c.seq)).where(audit.c.operator == table.c.name)
+    newest = select(table.c.name, last.correlate(table).scalar_subquery().label("seq")).subquery()
+    query = select(newest.c.name, audit.c.at).join(audit, audit.c.seq == newest.c.seq)
+    return {row.name: row.at for row in connection.execute(query)}
 
 
 def add_operator(
     connection: Connection,
     name: str,
-    role: str,
+    roles: Collection[str],
     now: int,
     *,
     spki: bytes | None = None,
     not_after: int | None = None,
 ) -> Operator:
-    """Create an operator, or bring a revoked one back with a new role; old keys stay revoked.
+    """Create an operator, or bring a revoked one back with new roles; old keys stay revoked.
 
     Raises:
         NameTaken: an active operator has the name.
@@ -52,13 +70,13 @@ def add_operator(
     present = find_operator(connection, name)
     if present is None:
         connection.execute(
-            insert(table).values(name=name, role=role, status="active", created_at=now)
+            insert(table).values(name=name, roles=_names(roles), status="active", created_at=now)
         )
     elif present.active:
         raise NameTaken(f"there is an operator {name} already")
     else:
         connection.execute(
-            update(table).where(table.c.name == name).values(role=role, status="active")
+            update(table).where(table.c.name == name).values(roles=_names(roles), status="active")
         )
     if spki is not None:
         keys.register(connection, "operator", name, spki, now, not_after=not_after)
@@ -85,20 +103,21 @@ def enrol_operator(connection: Connection, grant: TokenGrant, now: int) -> Opera
     """Make the operator an invite names; an active one gets the key as one more machine.
 
     Raises:
-        StoreError: the invite is not for an operator, or names another role than the
+        StoreError: the invite is not for an operator, or names other roles than the
             operator has by now.
     """
-    if grant.kind != "operator" or grant.name is None or grant.role is None:
+    if grant.kind != "operator" or grant.name is None or not grant.roles:
         raise StoreError("this invite is not for an operator")
     current = tokens.current_use(connection, grant)
     if current.owner is not None:
         return _must_find(connection, current.owner)
     present = find_operator(connection, grant.name)
     if present is None or not present.active:
-        add_operator(connection, grant.name, grant.role, now)
-    elif present.role != grant.role:
+        add_operator(connection, grant.name, grant.roles, now)
+    elif set(present.roles) != set(grant.roles):
         raise StoreError(
-            f"operator {grant.name} has the role {present.role}, the invite says {grant.role}"
+            f"operator {grant.name} has the roles {', '.join(present.roles) or 'none'}, "
+            f"the invite says {', '.join(grant.roles)}"
         )
     keys.register(connection, "operator", grant.name, grant.spki, now)
     tokens.set_owner(connection, grant, grant.name)
@@ -115,8 +134,31 @@ def operator_by_spki(connection: Connection, spki: bytes) -> OperatorKey | None:
     row = connection.execute(query).one_or_none()
     if row is None:
         return None
-    values = {column.name: row._mapping[column.name] for column in table.c}
-    return OperatorKey(key=keys.key_from_row(row), operator=Operator(**values))
+    return OperatorKey(key=keys.key_from_row(row), operator=_operator(row))
+
+
+def set_operator_roles(
+    connection: Connection, name: str, put: Collection[str], remove: Collection[str]
+) -> Operator:
+    """Give an operator roles and take others away; what is so already is no error.
+
+    Raises:
+        NotFound: there is no such active operator.
+    """
+    operator = _must_find(connection, name)
+    if not operator.active:
+        raise NotFound(f"operator {name} is revoked")
+    _write_roles(connection, name, (set(operator.roles) - set(remove)) | set(put))
+    return _must_find(connection, name)
+
+
+def drop_role(connection: Connection, operator: Operator, role: str) -> None:
+    """Take a role from an operator, also from a revoked one, whom an invite may bring back."""
+    _write_roles(connection, operator.name, set(operator.roles) - {role})
+
+
+def _write_roles(connection: Connection, name: str, roles: Collection[str]) -> None:
+    connection.execute(update(table).where(table.c.name == name).values(roles=_names(roles)))
 
 
 def revoke_operator(connection: Connection, name: str) -> Operator:
@@ -133,6 +175,15 @@ def revoke_operator(connection: Connection, name: str) -> Operator:
     # an invite they made before would let them, or a friend, back in
     tokens.revoke_created_by(connection, name)
     return _must_find(connection, name)
+
+
+def _names(roles: Collection[str]) -> str:
+    return msgspec.json.encode(sorted(set(roles))).decode()
+
+
+def _operator(row: Row[Any]) -> Operator:
+    values = {column.name: row._mapping[column.name] for column in table.c}
+    return Operator(**{**values, "roles": tuple(msgspec.json.decode(row.roles))})
 
 
 def _must_find(connection: Connection, name: str) -> Operator:

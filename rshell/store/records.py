@@ -18,12 +18,14 @@ __all__ = [
     "AuditVerdict",
     "Device",
     "DeviceKey",
+    "Grant",
     "Key",
     "NewToken",
     "Operator",
     "OperatorKey",
     "OwnerKind",
     "Refusal",
+    "Role",
     "SshKey",
     "Token",
     "TokenGrant",
@@ -77,10 +79,14 @@ class Device:
 
 @attrs.frozen(kw_only=True)
 class Operator:
-    """A person or program allowed in."""
+    """A person or program allowed in.
+
+    Attributes:
+        roles: names, sorted; what they grant adds up.
+    """
 
     name: str
-    role: str
+    roles: tuple[str, ...]
     status: str
     created_at: int
 
@@ -88,6 +94,43 @@ class Operator:
     def active(self) -> bool:
         """Whether the operator may do anything at all."""
         return self.status == "active"
+
+
+@attrs.frozen(kw_only=True)
+class Grant:
+    """A part of a role: on these devices, these handlers, as these logins.
+
+    Attributes:
+        select: a selector of names and labels; ``*`` is every device.
+        handlers: names; ``*`` is every handler but ``forward``.
+        logins: accounts on the device besides its default login; ``*`` is any.
+        forward: targets that ``forward`` may connect to.
+        forward_back: places where ``forward`` may listen on the device.
+        admin: everything but the console, whatever else the grant says.
+        console: everything.
+    """
+
+    select: str = "*"
+    handlers: tuple[str, ...] = ()
+    logins: tuple[str, ...] = ()
+    forward: tuple[str, ...] = ()
+    forward_back: tuple[str, ...] = ()
+    admin: bool = False
+    console: bool = False
+
+
+@attrs.frozen(kw_only=True)
+class Role:
+    """A named set of grants, which add up.
+
+    Attributes:
+        changed_by: an operator's name.
+    """
+
+    name: str
+    grants: tuple[Grant, ...]
+    changed_at: int
+    changed_by: str
 
 
 @attrs.frozen(kw_only=True)
@@ -180,7 +223,7 @@ class NewToken:
     uses_max: int = 1
     name: str | None = None
     name_pattern: str | None = None
-    role: str | None = None
+    roles: tuple[str, ...] = ()
     labels: Mapping[str, str] = attrs.field(factory=dict)
 
 
@@ -198,7 +241,7 @@ class Token:
     revoked: bool
     name: str | None
     name_pattern: str | None
-    role: str | None
+    roles: tuple[str, ...]
     labels: Mapping[str, str]
 
 
@@ -218,7 +261,7 @@ class TokenGrant:
     created_by: str
     name: str | None = None
     name_pattern: str | None = None
-    role: str | None = None
+    roles: tuple[str, ...] = ()
     labels: Mapping[str, str] = attrs.field(factory=dict)
     owner: str | None = None
     certificate: str | None = None

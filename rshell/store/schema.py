@@ -35,6 +35,8 @@ __all__ = [
     "metadata",
     "operator_keys",
     "operators",
+    "role_grants",
+    "roles",
     "token_uses",
     "tokens",
 ]
@@ -98,9 +100,28 @@ operators = Table(
     metadata,
     Column("name", String(63), primary_key=True),
     Column("status", String(16), nullable=False),
-    Column("role", String(63), nullable=False),
     Column("created_at", BigInteger, nullable=False),
+    # A JSON array of names, sorted.
+    Column("roles", Text, nullable=False, server_default="[]"),
     CheckConstraint("status IN ('active', 'revoked')", name="operators_status"),
+)
+
+# The built-in role admin has no row.
+roles = Table(
+    "roles",
+    metadata,
+    Column("name", String(63), primary_key=True),
+    Column("changed_at", BigInteger, nullable=False),
+    Column("changed_by", String(63), nullable=False),
+)
+
+role_grants = Table(
+    "role_grants",
+    metadata,
+    Column("role", String(63), ForeignKey("roles.name"), primary_key=True),
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    # A `Grant` as JSON: what it holds is asked for as a whole, never searched.
+    Column("body", Text, nullable=False),
 )
 
 # What operators log in with at the SSH door; an operator who is revoked loses them.
@@ -145,11 +166,11 @@ tokens = Table(
     Column("expires_at", BigInteger, nullable=False),
     Column("name", String(63)),
     Column("name_pattern", String(63)),
-    Column("role", String(63)),
     Column("labels", Text, nullable=False),
     Column("created_by", String(63), nullable=False),
     Column("created_at", BigInteger, nullable=False),
     Column("revoked", Boolean, nullable=False),
+    Column("roles", Text, nullable=False, server_default="[]"),
     CheckConstraint("uses BETWEEN 0 AND uses_max", name="tokens_uses"),
     CheckConstraint("kind IN ('device', 'operator')", name="tokens_kind"),
 )

@@ -8,7 +8,6 @@ from rshell.store import operators
 from rshell.store.errors import LimitReached, NotFound, StoreError
 from rshell.store.records import Operator, SshKey
 from rshell.store.schema import operator_keys as table
-from rshell.store.schema import operators as operator_table
 
 __all__ = ["add", "find", "keys_of", "remove", "used"]
 
@@ -64,8 +63,8 @@ def find(connection: Connection, fingerprint: str) -> tuple[SshKey, Operator] | 
     key = _one(connection, fingerprint)
     if key is None:
         return None
-    query = select(operator_table).where(operator_table.c.name == key.operator)
-    return key, Operator(**connection.execute(query).one()._mapping)
+    operator = operators.find_operator(connection, key.operator)
+    return None if operator is None else (key, operator)
 
 
 def used(connection: Connection, fingerprint: str, now: int) -> None:

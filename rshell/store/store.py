@@ -25,6 +25,7 @@ from rshell.store import (
     keys,
     meta,
     operators,
+    roles,
     ssh_keys,
     tokens,
 )
@@ -39,11 +40,13 @@ from rshell.store.records import (
     AuditVerdict,
     Device,
     DeviceKey,
+    Grant,
     Key,
     NewToken,
     Operator,
     OperatorKey,
     OwnerKind,
+    Role,
     SshKey,
     Token,
     TokenGrant,
@@ -247,11 +250,15 @@ class Store:
     # -- operators and keys ------------------------------------------------------------
 
     def add_operator(
-        self, name: str, role: str, spki: bytes | None = None, not_after: int | None = None
+        self,
+        name: str,
+        roles: tuple[str, ...],
+        spki: bytes | None = None,
+        not_after: int | None = None,
     ) -> Deferred[Operator]:
         """Create an operator without an invite, or bring a revoked one back."""
         return self._write(
-            operators.add_operator, name, role, self._now(), spki=spki, not_after=not_after
+            operators.add_operator, name, roles, self._now(), spki=spki, not_after=not_after
         )
 
     def enrol_operator(self, grant: TokenGrant) -> Deferred[Operator]:
@@ -269,6 +276,16 @@ class Store:
     def operators(self) -> Deferred[list[Operator]]:
         """Return all operators by name, revoked ones too."""
         return self._read(operators.find_operators)
+
+    def operators_seen(self) -> Deferred[dict[str, int]]:
+        """Return when each operator last did something, microseconds UTC; absent: never."""
+        return self._read(operators.last_seen)
+
+    def set_operator_roles(
+        self, name: str, put: Collection[str], remove: Collection[str] = ()
+    ) -> Deferred[Operator]:
+        """Give an operator roles, which the caller checked, and take others away."""
+        return self._write(operators.set_operator_roles, name, put, remove)
 
     def revoke_operator(self, name: str) -> Deferred[Operator]:
         """Revoke an operator, their keys, and the invites for and by them."""
@@ -298,6 +315,24 @@ class Store:
     def revoke_key(self, spki: bytes) -> Deferred[Key]:
         """Revoke one key for good."""
         return self._write(keys.revoke_key, spki)
+
+    # -- roles ---------------------------------------------------------------------------
+
+    def roles(self) -> Deferred[list[Role]]:
+        """Return all roles but the built-in one, by name."""
+        return self._read(roles.find_roles)
+
+    def put_role(
+        self, name: str, grants: Sequence[Grant], by: str, *, add: bool = False
+    ) -> Deferred[Role]:
+        """Make a role, or replace its grants or *add* to them; the caller checked them."""
+        return self._write(roles.put_role, name, grants, by, self._now(), add=add)
+
+    def remove_role(self, name: str, *, force: bool = False) -> Deferred[list[str]]:
+        """Remove a role; fires with the operators it was taken from.  See ``store.roles``."""
+        return self._write(roles.remove_role, name, self._now(), force=force)
+
+    # -- SSH keys ------------------------------------------------------------------------
 
     def add_ssh_key(
         self, operator: str, fingerprint: str, kind: str, blob: bytes, comment: str

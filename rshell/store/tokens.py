@@ -29,7 +29,9 @@ __all__ = [
     "revoke_created_by",
     "revoke_for",
     "revoke_token",
+    "revoke_with_role",
     "set_owner",
+    "still_open",
     "use_token",
 ]
 
@@ -45,8 +47,8 @@ def add_token(connection: Connection, token: NewToken, now: int) -> None:
     """
     if len(token.id) != 8 or len(token.secret_hash) != 32 or token.uses_max < 1:
         raise StoreError("an invite has an id of 8 bytes, a hash of 32 and at least one use")
-    if token.kind == "operator" and not (token.name and token.role):
-        raise StoreError("an operator's invite names the operator and the role")
+    if token.kind == "operator" and not (token.name and token.roles):
+        raise StoreError("an operator's invite names the operator and the roles")
     if token.kind == "device" and token.name is not None:
         if token.uses_max > 1:
             raise StoreError("an invite that fixes the name can be used once only")
@@ -65,7 +67,7 @@ def add_token(connection: Connection, token: NewToken, now: int) -> None:
             expires_at=token.expires_at,
             name=token.name,
             name_pattern=token.name_pattern,
-            role=token.role,
+            roles=msgspec.json.encode(sorted(set(token.roles))).decode(),
             labels=msgspec.json.encode(token.labels).decode(),
             created_by=token.created_by,
             created_at=now,
@@ -203,6 +205,26 @@ def revoke_created_by(connection: Connection, operator: str) -> None:
     connection.execute(update(tokens).where(tokens.c.created_by == operator).values(revoked=True))
 
 
+def still_open(connection: Connection, role: str, now: int) -> list[bytes]:
+    """Return the invites by which somebody may still get this role."""
+    query = select(tokens).where(
+        tokens.c.kind == "operator",
+        tokens.c.revoked.is_(False),
+        tokens.c.expires_at > now,
+        tokens.c.uses < tokens.c.uses_max,
+    )
+    rows = connection.execute(query)
+    return [row.id for row in rows if role in msgspec.json.decode(row.roles)]
+
+
+def revoke_with_role(connection: Connection, role: str) -> None:
+    """Void every invite that gives this role."""
+    query = select(tokens).where(tokens.c.kind == "operator", tokens.c.revoked.is_(False))
+    for row in connection.execute(query).all():
+        if role in msgspec.json.decode(row.roles):
+            revoke_token(connection, row.id)
+
+
 def _use(connection: Connection, token_id: bytes, spki: bytes) -> Row[Any] | None:
     query = select(token_uses).where(token_uses.c.token_id == token_id, token_uses.c.spki == spki)
     return connection.execute(query).one_or_none()
@@ -222,7 +244,7 @@ def _grant(token: Row[Any], spki: bytes, owner: str | None, certificate: str | N
         created_by=token.created_by,
         name=token.name,
         name_pattern=token.name_pattern,
-        role=token.role,
+        roles=tuple(msgspec.json.decode(token.roles)),
         labels=msgspec.json.decode(token.labels),
         owner=owner,
         certificate=certificate,
@@ -231,4 +253,8 @@ def _grant(token: Row[Any], spki: bytes, owner: str | None, certificate: str | N
 
 def _token(row: Row[Any]) -> Token:
     values = {name: value for name, value in row._mapping.items() if name != "secret_hash"}
-    return Token(**{**values, "labels": msgspec.json.decode(row.labels)})
+    decoded = {
+        "labels": msgspec.json.decode(row.labels),
+        "roles": tuple(msgspec.json.decode(row.roles)),
+    }
+    return Token(**{**values, **decoded})

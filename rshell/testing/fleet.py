@@ -197,7 +197,7 @@ class SimulatedFleet:
         key = new_key()
         keys = self.gateway.home.keys
         certificate = keys.issue_operator(key.public_key(), name, self._now())
-        self.run(self.gateway.store.add_operator(name, role, spki_hash(key.public_key())))
+        self.run(self.gateway.store.add_operator(name, (role,), spki_hash(key.public_key())))
         operator = self._operator(name, self._credentials(key, certificate, keys.operator))
         self.operators[name] = operator
         if connect:

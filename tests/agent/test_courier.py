@@ -66,11 +66,11 @@ class GuardTests(CourierCase):
     )
 
     def test_frame(self) -> None:
-        """The keeper is told how it is undone, and how old the link is."""
-        frame = open_frame(self.request, self.guarded, 1.2341)
+        """The keeper is told how it is undone, and when the link was dialled."""
+        frame = open_frame(self.request, self.guarded, 1.2349)
         ((_, _, payload),) = wire.Decoder().feed(frame)
         body = json.loads(payload)
-        self.assertEqual(1235, body["link_age_ms"])
+        self.assertEqual(1234, body["link_dialled_ms"])
         self.assertEqual(
             {"seconds": 30, "rollback": wire.base64(b"undo\xff"), "keep_failed": True},
             body["process"]["confirm"],

@@ -154,6 +154,7 @@ class TargetTests(ForwardCase):
             (LateError(), "timeout"),
             (ConnectError(113, "No route to host"), "unreachable"),
             (ConnectError(110, ""), "timeout"),
+            (ConnectError(-2, "Name or service not known"), "unreachable"),  # no such interface
         ):
             call = self.call(host="127.0.0.1", port=80)
             self.fails(error)

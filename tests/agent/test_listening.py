@@ -147,6 +147,22 @@ class ListeningTests(ForwardCase):
         (id,) = self.ids(listener.call)
         self.assertEqual("not-found", self.code(self.harness.call({"accept": id})))
 
+    def test_peers_come_and_go(self) -> None:
+        """Connections that end at once do not pile up announcements that nobody hears."""
+        listener = self.listen()
+        came = 0
+        for _ in range(120):  # as long as an operator's link may be away
+            while listener.port.reading:
+                listener.comes().protocol.connectionLost(Failure(ConnectionLost()))
+                came += 1
+            self.reactor.advance(0.5)
+        self.assertLess(came, 3 * MAX_PENDING + 1)
+        self.assertIsNone(listener.call.outcome)
+        self.harness.pump()
+        for id in self.ids(listener.call)[-MAX_PENDING:]:
+            self.harness.call({"accept": id, "drop": True})
+        self.assertTrue(listener.port.reading)
+
     def test_policy_changes(self) -> None:
         """A listener that policy no longer allows ends within moments; its connections go on."""
         listener = self.listen()

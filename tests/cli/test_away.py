@@ -74,7 +74,7 @@ class AwayTests(SynchronousTestCase):
             [
                 b"rshell: a: link lost 5 s, retrying, ~. quits\n",
                 *[b""] * 15,
-                b"rshell: the link is back after 20 s\n",
+                b"rshell: the link was away for 20 s\n",
             ],
         )
 

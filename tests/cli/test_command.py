@@ -327,7 +327,7 @@ class ListingTests(CliCase):
         answers["invite"] = {"join": "rsh1.abc", "expires_at": LIVE}
         answers["label"] = lambda request: listed("pump", labels=request["set"])
         answers["revoke"] = {"revoked": "pump", "links_closed": 1}
-        answers["whoami"] = {"name": "alice", "role": "admin"}
+        answers["whoami"] = {"name": "alice", "roles": ["admin"]}
         done = await self.rshell("invite", "device", "--label", "a=b", "--ttl", "2h", "--uses", "3")
         self.assertEqual((done.out, done.status), (b"rsh1.abc\n", 0))
         self.assertEqual(

@@ -247,7 +247,7 @@ class GatewayVerbTests(ClientCase):
         answers["rename"] = {"id": "1", "name": "e", "name_provisional": False}
         answers["handlers"] = [{"name": "exec", "summary": "s", "schema": {}, "priority": "normal"}]
         answers["audit"] = [{"seq": 1, "at": "2026-01-01T00:00:00Z", "kind": "open"}]
-        answers["whoami"] = {"name": "alice", "role": "admin"}
+        answers["whoami"] = {"name": "alice", "roles": ["admin"]}
         client = await self.client()
         invitation = await client.invite_device(name="d", labels={"k": "v"}, ttl_seconds=60, uses=1)
         self.assertEqual(invitation.join, "rsh1.x")
@@ -258,7 +258,7 @@ class GatewayVerbTests(ClientCase):
         self.assertEqual((await client.rename("d", "e")).name, "e")
         self.assertEqual((await client.handlers("d"))[0].name, "exec")
         self.assertEqual((await client.audit(limit=5, operator="o"))[0].seq, 1)
-        self.assertEqual((await client.whoami()).role, "admin")
+        self.assertEqual((await client.whoami()).roles, ["admin"])
         self.assertEqual(
             [(r.handler, r.request) for r in self.gateway.requests],
             [
@@ -268,7 +268,7 @@ class GatewayVerbTests(ClientCase):
                 ),
                 (
                     "gateway.invite",
-                    {"kind": "operator", "name": "bob", "role": "admin", "ttl_s": 5},
+                    {"kind": "operator", "name": "bob", "roles": ["admin"], "ttl_s": 5},
                 ),
                 ("gateway.revoke", {"kind": "device", "name": "d"}),
                 ("gateway.label", {"device": "d", "set": {"k": "v"}, "remove": ["a", "b"]}),
@@ -360,7 +360,7 @@ class RunTests(ClientCase):
 
     async def test_gateway_restarts(self) -> None:
         """A client whose gateway was away, and came back with other links, works on."""
-        self.gateway.answers["whoami"] = {"name": "alice", "role": "admin"}
+        self.gateway.answers["whoami"] = {"name": "alice", "roles": ["admin"]}
         client = await self.client()
         for link in list(self.gateway.links):
             link.abort("killed")

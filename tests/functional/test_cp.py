@@ -119,6 +119,8 @@ class CopyTests(FleetCase):
             self.assert_status(status, done)
             self.assertTrue(done.stderr.startswith(b"rshell: "), done)
             self.assert_one_line(done.stderr)
+        done = self.cp(file, f"pump-1:{self.device}/new/")
+        self.assertIn(f"pump-1:{self.device}/new/: there is no such folder".encode(), done.stderr)
         done = self.cp(str(self.here / "nothing"), file, place)
         self.assert_status(1, done)
         self.assertIn(b"nothing", done.stderr)

@@ -251,24 +251,24 @@ class PolicyTests(FilesCase):
         """What the device's policy does not allow is refused by the device, whoever asks."""
         self.tree()
         (self.base / "out").symlink_to("/etc/passwd")
-        agent = self.added("strict-1")
+        agent = self.added("confined-1")
         self.roots(agent)
         self.logins(agent)
         agent.configure('[policy]\nhandlers = ["exec"]\n')
-        done = self.fleet.rshell("ls", "strict-1:/")
+        done = self.fleet.rshell("ls", "confined-1:/")
         self.assertEqual(255, done.status)
         self.assert_one_line(done.stderr)
 
     def roots(self, agent: Agent) -> None:
         agent.configure(f'[policy]\nread = ["{self.base}"]\nwrite = ["{self.base}/sub"]\n')
-        self.assert_status(0, self.fleet.rshell("cat", self.at("a.log", "strict-1")))
-        places = ["strict-1:/etc/passwd", self.at("out", "strict-1"), "strict-1:../etc"]
+        self.assert_status(0, self.fleet.rshell("cat", self.at("a.log", "confined-1")))
+        places = ["confined-1:/etc/passwd", self.at("out", "confined-1"), "confined-1:../etc"]
         done = self.fleet.rshell("cat", "--json", *places)
         self.assertEqual(1, done.status)
         codes = [json.loads(line)["error"]["code"] for line in done.stdout.splitlines()]
         self.assertEqual(["policy"] * 3, codes)
         done = self.fleet.rshell(
-            "rm", "-y", self.at("a.log", "strict-1"), self.at("sub/c.log", "strict-1")
+            "rm", "-y", self.at("a.log", "confined-1"), self.at("sub/c.log", "confined-1")
         )
         self.assertEqual(1, done.status)
         self.assertIn(b"policy", done.stderr)
@@ -280,8 +280,8 @@ class PolicyTests(FilesCase):
             return  # only root becomes somebody else
         agent.configure('[policy]\nlogins = ["self", "nobody"]\n')
         (self.base / "a.log").chmod(0o600)
-        self.assert_status(0, self.fleet.rshell("cat", self.at("a.log", "strict-1")))
-        both = [self.at("a.log", "strict-1"), self.at("b.log", "strict-1")]
+        self.assert_status(0, self.fleet.rshell("cat", self.at("a.log", "confined-1")))
+        both = [self.at("a.log", "confined-1"), self.at("b.log", "confined-1")]
         done = self.fleet.rshell("cat", "--as", "nobody", *both)
         self.assertEqual((1, b"b.log"), (done.status, done.stdout))
         self.assertIn(b"Permission denied", done.stderr)

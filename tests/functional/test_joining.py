@@ -170,7 +170,7 @@ class OperatorTests(FleetCase):
         """An operator who joined works from the profile, under their own name."""
         profile = self.operator(self.fleet, "ann")
         me = self.as_operator(self.fleet, profile, "whoami", "--json")
-        self.assertEqual(("ann", "admin"), tuple(json.loads(me.stdout).values()))
+        self.assertEqual({"name": "ann", "roles": ["admin"], "admin": True}, json.loads(me.stdout))
         done = self.as_operator(self.fleet, profile, "run", "pump-1", "--", "echo from ann")
         self.assertEqual((0, b"from ann\n"), (done.status, done.stdout))
         rows = json.loads(self.fleet.rshell("audit", "--json", "--operator", "ann").stdout)

@@ -295,7 +295,7 @@ class NoticeTests(RelayedCase):
         self.assertRegex(
             told,
             rb"^rshell: pump-1: link lost \d+ s, retrying, Ctrl-C quits\n"
-            rb"rshell: the link is back after \d+ s\n$",
+            rb"rshell: the link was away for \d+ s\n$",
         )
 
     def test_interrupted_while_away(self) -> None:

@@ -188,16 +188,16 @@ class ShowingTests(TailCase):
 
     def test_policy(self) -> None:
         """The device's policy decides which files and whether the journal may be read."""
-        agent = self.added("strict-1")
+        agent = self.added("confined-2")
         allowed = self.log()
         allowed.write_text("yes\n")
         agent.configure(f'[policy]\nread = ["{allowed.parent}"]\n')
-        done = self.fleet.rshell("tail", f"strict-1:{allowed}", "strict-1:/etc/passwd")
+        done = self.fleet.rshell("tail", f"confined-2:{allowed}", "confined-2:/etc/passwd")
         self.assert_status(1, done)
         self.assertIn(b"yes\n", done.stdout)
         self.assertNotIn(b"root:", done.stdout)
         self.assertIn(b"policy does not allow /etc/passwd", done.stderr)
-        done = self.fleet.rshell("tail", "-f", "strict-1", "--journal")
+        done = self.fleet.rshell("tail", "-f", "confined-2", "--journal")
         self.assert_status(1, done)
         self.assertIn(b"policy does not allow the journal", done.stderr)
 

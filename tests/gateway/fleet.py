@@ -42,7 +42,7 @@ from rshell.link.clock import TimerWheel
 from rshell.link.core.limits import AT_AGENT, AT_CLIENT
 from rshell.link.core.messages import Hello, VersionRange
 from rshell.link.protocol import LinkProtocol
-from rshell.store.records import AuditRow, Device, NewToken, TokenGrant
+from rshell.store.records import AuditRow, Device, Grant, NewToken, TokenGrant
 from rshell.store.store import Store
 from rshell.store.threads import InlineThreads
 from tests.gateway.ends import DeviceEnd, End, OperatorEnd
@@ -248,12 +248,17 @@ class Fleet:
         device = self.got(self.store.enrol_device(grant, name))
         return Peer(self.certificate("device", device.id, spki), device.id, device.name, key)
 
-    def add_operator(self, name: str, role: str = "admin") -> Peer:
-        """Make an operator with a key."""
+    def add_operator(self, name: str, *roles: str) -> Peer:
+        """Make an operator with a key; without a role named, an administrator."""
         key = new_key()
         spki = spki_hash(key.public_key())
-        self.got(self.store.add_operator(name, role, spki))
+        self.got(self.store.add_operator(name, roles or ("admin",), spki))
         return Peer(self.certificate("operator", name, spki), name, name, key)
+
+    def add_role(self, name: str, *grants: Grant) -> str:
+        """Make a role."""
+        self.run(self.gateway.rights.put_role(name, grants, "admin", add=False))
+        return name
 
     # -- links -------------------------------------------------------------------------------
 

@@ -87,7 +87,7 @@ class FirstStartTests(HomeTestCase):
         self.prepare()
         found = self.admin()
         assert found is not None
-        self.assertEqual((found.operator.name, found.operator.role), (ADMIN_NAME, "admin"))
+        self.assertEqual((found.operator.name, found.operator.roles), (ADMIN_NAME, ("admin",)))
         self.assertIsNone(found.refusal(0))
 
     def test_under_any_umask(self) -> None:

@@ -140,7 +140,7 @@ class JoinVerbTests(VerbTestCase):
     def test_operator_joins(self) -> None:
         """An operator joins with the role of the invite, and can enter."""
         key = new_key()
-        string = self.invite(kind="operator", name="eve", role="admin")
+        string = self.invite(kind="operator", name="eve", roles=["admin"])
         answer = self.joined(string, key, kind="operator")
         self.assertEqual((answer.id, answer.name), ("eve", "eve"))
         spki = spki_hash(key.public_key())

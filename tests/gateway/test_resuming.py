@@ -7,6 +7,7 @@ from typing import Any
 from rshell.gateway.parking import Parking
 from rshell.gateway.session_audit import REFUSALS_BURST
 from rshell.link.core.messages import Open, Opened, Outcome, Positions
+from rshell.store.records import Grant
 from tests.gateway.gate import SESSION, GateTestCase
 from tests.link.fakes import Receiver
 
@@ -161,7 +162,7 @@ class ParkingTests(GateTestCase):
         self.away()
         asked = self.ask(bobs, session=b"B" * 16, attempt=2, resume=RESUME)
         self.fleet.got(self.fleet.store.revoke_operator("bob"))
-        self.fleet.got(self.fleet.store.add_operator("bob", "viewer"))
+        self.fleet.got(self.fleet.store.add_operator("bob", ("viewer",)))
         self.back()
         self.assertEqual(asked.code, "policy")
         self.assertEqual(self.device.requests, [])
@@ -338,7 +339,8 @@ class StoryTests(GateTestCase):
 
     def test_refusals_are_bounded(self) -> None:
         """Rows about refused requests of one operator are bounded; what is left out is counted."""
-        eve = self.fleet.add_operator("eve", role="viewer")
+        role = self.fleet.add_role("viewer", Grant(handlers=("tail",)))
+        eve = self.fleet.add_operator("eve", role)
         end = self.fleet.dial(eve)
         audit: Any = self.board._audit
         audit._refusals._burst = 3

@@ -130,7 +130,7 @@ class RevocationTests(FleetTestCase):
         operator = self.fleet.dial(self.ann)
         self.fleet.run(self.revocation.revoke_operator("bob"))
         operator.call(
-            "gateway.invite", request={"kind": "operator", "name": "bob", "role": "admin"}
+            "gateway.invite", request={"kind": "operator", "name": "bob", "roles": ["admin"]}
         )
         self.fleet.pump()
         self.assertEqual(self.fleet.dial(self.bob).told, "revoked")

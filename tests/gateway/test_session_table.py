@@ -21,7 +21,7 @@ def sid(number: int) -> bytes:
 def live(number: int = 1, operator: str = "ann", device: str = "d-1", **more: Any) -> LiveSession:
     """Return an attempt at the gate."""
     caller = Caller(
-        operator=Operator(name=operator, role="admin", status="active", created_at=0),
+        operator=Operator(name=operator, roles=("admin",), status="active", created_at=0),
         door="link",
         address="",
     )

@@ -164,7 +164,9 @@ class SessionVerbTests(FleetTestCase):
         self.assertEqual([told.end for told in self.device.answers], [[SESSION]])
         self.assertEqual(talk.closed, ("cancelled", "ended by ann"))
         (row,) = self.fleet.audit("gateway.end-session")
-        self.assertEqual(row.record.details, {"request": {"session": SESSION.hex()}})
+        self.assertEqual(
+            row.record.details, {"request": {"session": SESSION.hex()}, "rule": "anyone"}
+        )
         self.assertEqual(self.listed(), [])
 
     def test_end_detached(self) -> None:

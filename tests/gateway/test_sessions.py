@@ -198,7 +198,7 @@ class SessionsTests(FleetTestCase):
         """An operator who came back with a lesser role does not keep the sessions of the old."""
         self.begin(2, self.bob)
         self.fleet.got(self.fleet.store.revoke_operator("bob"))
-        self.fleet.got(self.fleet.store.add_operator("bob", "viewer"))
+        self.fleet.got(self.fleet.store.add_operator("bob", ("viewer",)))
         self.assertEqual(self.report(self.one(2, operator="bob")).end, [sid(2)])
 
     def test_outcome_of_a_resumed_session(self) -> None:

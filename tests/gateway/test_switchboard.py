@@ -6,6 +6,7 @@ from typing import Any
 
 from rshell.link.core.messages import Open, Outcome, Positions
 from rshell.link.core.sources import OutData
+from rshell.store.records import Grant
 from tests.gateway.ends import Ask, DeviceEnd, OperatorEnd, Talk
 from tests.gateway.fleet import FleetTestCase
 
@@ -51,7 +52,8 @@ class GateTests(FleetTestCase):
     def test_policy_refusal_is_audited(self) -> None:
         """What the role forbids is refused, does not reach the device, and is in the audit."""
         device = self.fleet.dial(self.pump)
-        bob = self.fleet.dial(self.fleet.add_operator("bob", role="viewer"))
+        role = self.fleet.add_role("viewer", Grant(handlers=("tail",)))
+        bob = self.fleet.dial(self.fleet.add_operator("bob", role))
         talk = self._open(bob)
         self.assertEqual(talk.code, "policy")
         self.assertEqual(device.requests, [])
@@ -91,7 +93,7 @@ class GateTests(FleetTestCase):
         self.assertEqual(talk.outcome, {"status": "exit", "exit_code": 3})
         begin, end = self.fleet.audit("session")
         self.assertEqual(begin.record.login, "root")
-        self.assertEqual(begin.record.details, {"request": {"argv": ["aWQ="]}})
+        self.assertEqual(begin.record.details, {"request": {"argv": ["aWQ="]}, "rule": "admin"})
         self.assertEqual(end.refers, begin.seq)
         self.assertEqual((end.record.status, end.record.exit_code), ("exit", 3))
         self.assertEqual(len(self.fleet.gateway.switchboard), 0)
@@ -262,7 +264,7 @@ class WhoseSessionTests(FleetTestCase):
 
     def test_refused_claims_do_not_lock_the_owner_out(self) -> None:
         """A refused request with another's session id does not keep its owner from resuming."""
-        eve: OperatorEnd = self.fleet.dial(self.fleet.add_operator("eve", role="viewer"))
+        eve: OperatorEnd = self.fleet.dial(self.fleet.add_operator("eve", "viewer"))
         self._open(eve)
         self._open(self.anns)
         self.assertIsNone(self._open(self.anns, attempt=2).code)

@@ -1,4 +1,4 @@
-"""What the gateway itself answers, and to whom: a row for every verb, or the suite fails."""
+"""What the gateway itself answers; to whom, the golden table of tests.access says."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from rshell.gateway.verbs import VERBS
 from rshell.identity.fleet_home import certificates_from_pem
 from rshell.identity.keys import PrivateKey, make_csr, new_key, spki_hash
-from rshell.store.records import AuditRecord
+from tests.access.matrix import MatrixTestCase, asks
 from tests.gateway.ends import End, Talk
 from tests.gateway.fleet import FleetTestCase
 
@@ -18,38 +18,7 @@ def csr(key: PrivateKey | None = None) -> str:
     return base64.b64encode(make_csr(key or new_key())).decode()
 
 
-SSH_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIOMqqnkVzrm0SdG6UOoqKLsabgH5C9okWi0dh2l9GKJl someone"
-SSH_FINGERPRINT = "SHA256:+DiY3wvvV6TuJJhbpZisF/zLDA0zPMSvHdkr4UvCOqU"
-
-#: verb: (a request that works, for a device, for an operator of a role without grants)
-MATRIX: dict[str, tuple[dict[str, Any], str, str]] = {
-    "gateway.whoami": ({}, "not-found", "ok"),
-    "gateway.devices": ({}, "not-found", "policy"),
-    "gateway.facts": ({"device": "pump-1"}, "not-found", "policy"),
-    "gateway.why": ({"device": "pump-1"}, "not-found", "policy"),
-    "gateway.metrics": ({}, "not-found", "policy"),
-    "gateway.probe": ({"device": "pump-1"}, "not-found", "policy"),
-    "gateway.quarantine": ({"device": "pump-1", "release": True}, "not-found", "policy"),
-    "gateway.invite": ({"kind": "device"}, "not-found", "policy"),
-    "gateway.label": ({"device": "pump-1", "set": {"site": "b"}}, "not-found", "policy"),
-    "gateway.rename": ({"device": "pump-1", "name": "pump-7"}, "not-found", "policy"),
-    "gateway.revoke": ({"kind": "device", "name": "pump-2"}, "not-found", "policy"),
-    "gateway.handlers": ({}, "not-found", "policy"),
-    "gateway.audit": ({}, "not-found", "policy"),
-    "gateway.sessions": ({}, "not-found", "policy"),
-    "gateway.end-session": ({"session": "0" * 32}, "not-found", "policy"),
-    "gateway.keys.add": ({"operator": "ann", "keys": SSH_KEY}, "not-found", "policy"),
-    "gateway.keys.list": ({"operator": None}, "not-found", "policy"),
-    "gateway.keys.remove": (
-        {"operator": "ann", "fingerprint": SSH_FINGERPRINT},
-        "not-found",
-        "policy",
-    ),
-    "gateway.renew": ({"csr": csr()}, "ok", "ok"),
-    "gateway.report": ({"policy": {"digest": "d"}, "catalogue": ""}, "ok", "not-found"),
-    "gateway.flight": ({"records": [{"seq": 1, "kind": "start"}]}, "ok", "not-found"),
-    "gateway.report-facts": ({"facts": {"os": "arch"}}, "ok", "not-found"),
-}
+#: Verbs whose every use has a row; who may use which is in ``tests/access/matrix.toml``.
 CHANGING = {
     "gateway.end-session",
     "gateway.invite",
@@ -60,6 +29,9 @@ CHANGING = {
     "gateway.rename",
     "gateway.renew",
     "gateway.revoke",
+    "gateway.roles.assign",
+    "gateway.roles.remove",
+    "gateway.roles.set",
 }
 
 
@@ -78,58 +50,20 @@ class VerbTestCase(FleetTestCase):
         return talk.closed
 
 
-class MatrixTests(VerbTestCase):
-    def setUp(self) -> None:
-        super().setUp()
-        self.fleet.enrol("pump-2")
-        # A session that can be ended.
-        busy = self.fleet.enrol("pump-3")
-        self.fleet.dial(busy)
-        begun = AuditRecord(
-            kind="session", opens=True, operator="ann", device=busy.owner, session="0" * 32
-        )
-        self.fleet.got(self.fleet.store.append_audit(begun))
-
-    def _result(self, end: End, name: str) -> str | None:
-        talk = self.ask(end, name, **MATRIX[name][0])
-        return "ok" if talk.outcome == {"status": "ok"} else talk.code
-
-    def test_every_verb_has_a_row(self) -> None:
-        """A verb that is added without a decision for every kind of asker fails here."""
-        self.assertEqual(set(MATRIX), set(VERBS))
+class MatrixTests(MatrixTestCase, VerbTestCase):
+    def test_changing(self) -> None:
+        """Whether a verb changes something is decided here, too."""
         self.assertEqual({name for name, verb in VERBS.items() if verb.changes}, CHANGING)
-
-    def test_device(self) -> None:
-        """A device may renew and report on itself, and nothing else (rule G1)."""
-        end = self.fleet.dial(self.pump)
-        for name, (_, device, _) in MATRIX.items():
-            self.assertEqual(self._result(end, name), device, name)
-
-    def test_administrator(self) -> None:
-        """An administrator may everything that is asked by operators at all."""
-        end = self.fleet.dial(self.ann)
-        for name in MATRIX:
-            expected = "ok" if "operator" in VERBS[name].peers else "not-found"
-            self.assertEqual(self._result(end, name), expected, name)
-
-    def test_operator_of_another_role(self) -> None:
-        """A role without grants may ask who it is and renew; refusals are audited."""
-        end = self.fleet.dial(self.fleet.add_operator("bob", role="viewer"))
-        for name, (_, _, other) in MATRIX.items():
-            self.assertEqual(self._result(end, name), other, name)
-            if other == "policy":
-                (row,) = self.fleet.audit(name, operator="bob")
-                self.assertEqual((row.record.status, row.record.code), ("refused", "policy"))
 
     def test_revoked_operator(self) -> None:
         """Nothing that a revoked operator asked is answered, though it was under way."""
         end = self.fleet.dial(self.ann)
         end.wire.held = True
-        talks = [end.call(name, request=request) for name, (request, _, _) in MATRIX.items()]
+        talks = [end.call(name, request=asks(name)) for name in VERBS]
         self.fleet.run(self.fleet.gateway.revocation.revoke_operator("ann"))
         end.wire.held = False
         self.fleet.pump()
-        self.assertEqual([talk.opened for talk in talks], [None] * len(MATRIX))
+        self.assertEqual([talk.opened for talk in talks], [None] * len(VERBS))
         self.assertEqual(end.told, "revoked")
         self.assertEqual(self.fleet.audit("gateway.rename"), [])
         self.assertEqual(self.fleet.dial(self.ann).told, "revoked")
@@ -137,11 +71,14 @@ class MatrixTests(VerbTestCase):
     def test_changes_are_audited(self) -> None:
         """Every changing verb leaves a row with who, from where, and what was asked."""
         end = self.fleet.dial(self.ann)
-        for name in CHANGING:
-            self._result(end, name)
+        for name in sorted(CHANGING):
+            request = asks(name)
+            self.ask(end, name, **request)
             (row,) = self.fleet.audit(name)
             self.assertEqual((row.record.operator, row.record.door), ("ann", "link"), name)
-            self.assertEqual(row.record.details, {"request": MATRIX[name][0]})
+            mine = VERBS[name].open_to_all or (request.get("operator") == "ann" and VERBS[name].own)
+            rule = "anyone" if mine else "admin"
+            self.assertEqual(row.record.details, {"request": request, "rule": rule})
 
     def test_row_before_the_change(self) -> None:
         """A change whose row cannot be written is not made (fail closed)."""
@@ -164,9 +101,9 @@ class MatrixTests(VerbTestCase):
     def test_unknown_keys(self) -> None:
         """Every verb refuses a request with a key it does not know."""
         ends = {"operator": self.fleet.dial(self.ann), "device": self.fleet.dial(self.pump)}
-        for name, (request, _, _) in MATRIX.items():
+        for name in VERBS:
             for kind in VERBS[name].peers:
-                code = self.refused(ends[kind], name, **request, extra=1)[0]
+                code = self.refused(ends[kind], name, **asks(name), extra=1)[0]
                 self.assertEqual(code, "bad-request", name)
 
     def test_renewals_are_bounded(self) -> None:
@@ -204,7 +141,7 @@ class RequestTests(VerbTestCase):
 
     def test_invites(self) -> None:
         """Invites outside their bounds are refused."""
-        good = {"kind": "operator", "name": "eve", "role": "admin"}
+        good = {"kind": "operator", "name": "eve", "roles": ["admin"]}
         for bad in (
             {},
             {"kind": "robot"},
@@ -216,7 +153,7 @@ class RequestTests(VerbTestCase):
             {"kind": "device", "uses": 0},
             {"kind": "device", "uses": 100_001},
             {"kind": "device", "uses": 1.5},
-            {"kind": "device", "role": "admin"},
+            {"kind": "device", "roles": ["admin"]},
             {"kind": "device", "name": "Pump"},
             {"kind": "device", "name": "console"},
             {"kind": "device", "name": "-x"},
@@ -227,8 +164,8 @@ class RequestTests(VerbTestCase):
             {"kind": "device", "labels": {"name": "x"}},
             {"kind": "device", "labels": {f"k{n}": "v" for n in range(65)}},
             good | {"labels": {"a": "b"}},
-            good | {"role": "god"},
-            good | {"role": None},
+            good | {"roles": ["god"]},
+            good | {"roles": []},
             good | {"name": None},
             good | {"name": "Eve"},
             good | {"name": "a/b"},

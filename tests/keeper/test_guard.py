@@ -8,11 +8,13 @@ from typing import Any
 from twisted.trial.unittest import SynchronousTestCase
 
 from rshell_agent.jobs.times import Clock
+from rshell_agent.keeper import jobs as keeper_jobs
 from rshell_agent.keeper.constants import Times
 from rshell_agent.keeper.jobs import Jobs
 from rshell_agent.keeper.policy import PolicyFile
 from rshell_agent.keeper.server import Server
 from rshell_agent.keeper.sessions import Sessions
+from rshell_agent.keeper.wire import Refused
 from tests.keeper.client import b64
 from tests.keeper.inprocess import InProcess, PlayedProcess, View
 
@@ -82,16 +84,18 @@ class GuardCase(SynchronousTestCase):
         view = View(self.keeper.connect())
         fields = {"seconds": SECONDS, "rollback": b64("undo it")} | confirm
         process = {"kind": "exec", "argv": [b64("change")], "confirm": fields}
-        view.open(self.key, "-", handler="exec", process=process, link_age_ms=60_000)
+        view.open(self.key, "-", handler="exec", process=process, link_dialled_ms=0)
         return view
 
     def attach(self, age_seconds: float | None, consumed: int = 0, events: int = 0) -> View:
         """Come back over a link of this age."""
         self.attempt += 1
         resume = {"consumed": consumed, "limit": 1 << 20, "events": events}
-        age = {} if age_seconds is None else {"link_age_ms": int(age_seconds * 1000)}
+        dialled = {}
+        if age_seconds is not None:
+            dialled["link_dialled_ms"] = max(0, int((self.keeper.time - age_seconds) * 1000))
         view = View(self.keeper.connect())
-        view.open(self.key, "-", attempt=self.attempt, resume=resume, **age)
+        view.open(self.key, "-", attempt=self.attempt, resume=resume, **dialled)
         assert view.refused is None, view.refused
         self.sequence = view.opened["events"]
         return view
@@ -163,8 +167,30 @@ class ConfirmTests(GuardCase):
         self.keeper.advance(SECONDS)
         self.assertEqual(1, self.begun)
 
+    def test_from_the_future(self) -> None:
+        """A moment that is still to come is another clock's, and proves nothing."""
+        self.ran()
+        view = self.say(self.attach(-1), "confirm")
+        self.assertEqual([False], [guard["fresh"] for guard in view.guards])
+        self.assertIsNone(view.outcome)
+
+    def test_read_late(self) -> None:
+        """A link from before the command's end proves nothing, however late the keeper reads."""
+        self.armed()
+        self.keeper.advance(9)
+        dialled_ms = int(self.keeper.time * 1000)
+        self.keeper.advance(1)
+        self.command.exit()
+        self.keeper.settle()
+        self.keeper.advance(30)  # the OPEN was waiting meanwhile, for a keeper that syncs a disk
+        view = View(self.keeper.connect())
+        resume = {"consumed": 0, "limit": 1 << 20, "events": 0}
+        view.open(self.key, "-", attempt=2, resume=resume, link_dialled_ms=dialled_ms)
+        self.sequence = view.opened["events"]
+        self.assertIsNone(self.say(view, "confirm").outcome)
+
     def test_no_age(self) -> None:
-        """An agent that does not tell the age proves nothing."""
+        """An agent that does not tell when it dialled proves nothing."""
         self.ran()
         view = self.say(self.attach(None), "confirm")
         self.assertEqual([False], [guard["fresh"] for guard in view.guards])
@@ -273,6 +299,44 @@ class RollbackTests(GuardCase):
         self.keeper.advance(5.1)
         self.assertIn(("kill",), self.rollback.told)
 
+    def test_no_process_left(self) -> None:
+        """A rollback for which the system has no process is tried again, and runs once."""
+        self.armed()
+        spawn, tries = self.keeper.sessions.spawn, []
+
+        def full(*arguments: Any) -> Any:
+            tries.append(arguments)
+            if len(tries) < 3:
+                raise Refused("overload", "cannot start a process")
+            return spawn(*arguments)
+
+        self.keeper.sessions.spawn = full
+        self.command.exit(1)
+        self.keeper.settle()
+        self.assertEqual(0, self.begun)
+        self.keeper.advance(5.1)
+        self.keeper.advance(5.1)
+        self.assertEqual(1, self.begun)
+        self.rollback.exit()
+        self.keeper.settle()
+        self.keeper.advance(SECONDS)
+        self.assertEqual(["armed", "ran", "rolling-back", "rolled-back"], self.keeper.states())
+        self.assertEqual(3, len(tries))
+
+    def test_never_a_process(self) -> None:
+        """After ten minutes without one it has failed, and is told so."""
+        view = self.armed()
+
+        def full(*arguments: Any) -> Any:
+            raise Refused("overload", "cannot start a process")
+
+        self.keeper.sessions.spawn = full
+        self.command.exit(1)
+        self.keeper.settle()
+        for _ in range(121):
+            self.keeper.advance(5.0)
+        self.assertEqual("rollback-failed", self.outcome(view)[1])
+
     def test_asked_for(self) -> None:
         """An operator can undo it at once, over any link."""
         view = self.say(self.ran(), "rollback")
@@ -346,6 +410,35 @@ class RollbackTests(GuardCase):
         self.keeper.settle()
         self.assertEqual(1, self.begun)
 
+    def full(self, **confirm: Any) -> None:
+        """Have the command end well, with more output than anybody takes."""
+        view = self.armed(**confirm)
+        view.send(21, {"code": "link-lost"})
+        view.close()
+        for _ in range(40):
+            self.command.write(b"y" * 16384)
+            self.keeper.settle()
+        self.command.exit()
+        self.keeper.settle()
+
+    def test_revoked_while_output_waits(self) -> None:
+        """A revocation undoes the change also while output of the command waits to be read."""
+        self.full()
+        control = self.keeper.control()
+        control.call("end", sessions=[b64(self.key)], reason="revoked")
+        self.assertEqual(1, self.begun)
+
+    def test_output_waits_for_ever(self) -> None:
+        """Output that nobody takes keeps neither the change waiting nor the session running."""
+        self.full(seconds=7200)
+        self.keeper.advance(3601)  # exec_limit_seconds
+        self.assertEqual(0, self.begun)
+        self.keeper.advance(3600)
+        self.assertEqual(1, self.begun)
+        self.rollback.exit()
+        self.keeper.settle()
+        self.assertEqual(0, len(self.keeper.sessions))
+
     def test_journal_is_gone(self) -> None:
         """A journal that cannot be written does not keep a device unreachable."""
         self.ran()
@@ -382,6 +475,16 @@ class RefusedTests(GuardCase):
         """Without a journal nothing is done."""
         os.mkdir(os.path.join(self.keeper.home, "keeper.jobs"), 0o700)
         self.assertEqual("journal", self.refused())
+
+    def test_too_many_untold(self) -> None:
+        """Outcomes that nobody fetches must not fill the journal: then nothing new is begun."""
+        jobs = self.keeper.jobs
+        self.patch(keeper_jobs, "UNTOLD", 2)
+        for key in ("a1", "b2"):
+            jobs.note(key, "confirm", "confirmed")
+        self.assertEqual("overload", self.refused())
+        jobs.tell("a1", "confirm")
+        self.assertIsNone(self.armed().refused)
 
     def test_known_id(self) -> None:
         """An id that the journal knows is not run again, by the next keeper neither."""

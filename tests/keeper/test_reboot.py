@@ -17,6 +17,8 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from rshell_agent.jobs.rules import start_time
 from tests.keeper.client import AGENT_FOLDER, PROGRAM, Keeper, Stream, b64
+from tests.keeper.inprocess import View
+from tests.keeper.test_guard import JobsKeeper
 from tests.keeper.test_streams import alive
 
 #: What the fake command does: it notes each call, then what the test put into a file.
@@ -183,6 +185,15 @@ class FlowTests(RebootCase):
         self.key = os.urandom(16)
         self.assertEqual("command-failed", self.ask().finish()["code"])
 
+    def test_command_goes_down_too(self) -> None:
+        """A command that the shutdown itself ends has not failed: the boot id tells."""
+        self.configure((self.home / "agent.toml").read_text().replace("600", "0"))
+        for name in ("TERM", "KILL"):
+            self.does(f"echo boot-{name} > {self.boot}; kill -{name} $$")
+            self.key = os.urandom(16)
+            self.ask().until(b'"going"')
+            self.until("done")
+
     def test_no_command(self) -> None:
         """A command that is not there is told as well."""
         self.configure('[reboot]\ncommand = ["/no/such/reboot"]\n')
@@ -221,9 +232,11 @@ class FlowTests(RebootCase):
         (self.home / "status.json").write_text(
             json.dumps({"pid": os.getpid(), "state": "connected"})
         )
-        outcome = self.ask(action="restart-agent").finish()
+        stream = self.ask(action="restart-agent")
+        outcome = stream.finish()
         self.assertEqual("ok", outcome["status"])
         self.assertIn("another agent", outcome["message"])
+        self.assertEqual(["accepted", "announced", "going", "done"], self.steps(stream))
 
 
 class CancelTests(RebootCase):
@@ -274,6 +287,26 @@ class CancelTests(RebootCase):
         stream.event(1, "cancel")
         self.assertEqual("command-failed", stream.finish()["code"])
         self.assertEqual(1, self.calls)
+
+
+class PlayedTests(SynchronousTestCase):
+    def test_revoked_too_late(self) -> None:
+        """A revocation that the child does not heed any more does not hide what was done."""
+        keeper = JobsKeeper()
+        self.addCleanup(keeper.stop)
+        key = os.urandom(16)
+        view = View(keeper.connect())
+        process = {"kind": "worker", "worker": "reboot", "argument": {"action": "restart-agent"}}
+        view.open(key, "-", handler="reboot", process=process)
+        keeper.jobs.note(key.hex(), "reboot", "waiting", pid=os.getpid(), start=1)
+        keeper.control().call("end", sessions=[b64(key)], reason="revoked")
+        keeper.jobs.note(key.hex(), "reboot", "going", went=True)
+        keeper.jobs.note(key.hex(), "reboot", "failed", code="command-failed", message="it says no")
+        keeper.processes[0].exit(1)
+        keeper.settle()
+        view.everything()
+        assert view.outcome is not None
+        self.assertEqual("command-failed", view.outcome["code"])
 
 
 class RefusedTests(RebootCase):
@@ -387,7 +420,7 @@ class CrashTests(RebootCase):
 
     def test_child_after_going(self) -> None:
         """One that dies between the word and the deed has not done it, and it is not done later."""
-        for point in ("jobs.reboot.going.after", "reboot.command.before"):
+        for point in ("jobs.reboot.going.after", "reboot.told", "reboot.command.before"):
             self.key = os.urandom(16)
             self.configure(
                 f'[reboot]\ncommand = ["sh", "{self.script}"]\nboot_id_file = "{self.boot}"\n'
@@ -402,6 +435,31 @@ class CrashTests(RebootCase):
         self.does(f"echo boot-2 > {self.boot}")
         self.assertEqual("done", self.crash("reboot.command.after")["state"])
         self.assertEqual(1, self.calls)
+
+    def test_child_after_failing(self) -> None:
+        """One that dies with a command that failed: the device stays up, and that is told."""
+        self.does("exit 7")
+        for number, point in enumerate(("jobs.reboot.failed.before", "jobs.reboot.failed.after")):
+            self.key = os.urandom(16)
+            self.configure(
+                f'[reboot]\ncommand = ["sh", "{self.script}"]\nboot_id_file = "{self.boot}"\n'
+                "min_interval_seconds = 0\npatience_seconds = 0\nmax_per_hour = 9\n"
+            )
+            found = self.crash(point)
+            self.assertEqual("failed", found["state"])
+            self.assertEqual(("same-boot", "command-failed")[number], found["code"])
+            self.assertEqual(number + 1, self.calls)
+
+    def test_child_before_cancelling(self) -> None:
+        """One that dies before it wrote that it was cancelled has done nothing, and says so."""
+        self.keeper.die()
+        self.another(RSHELL_CRASH_AT="jobs.reboot.cancelled.before")
+        stream = self.ask(delay_seconds=100)
+        stream.until(b'"announced"')
+        self.stream(action="cancel").finish()
+        outcome = stream.finish()
+        self.assertEqual(("error", "interrupted"), (outcome["status"], outcome["code"]))
+        self.assertEqual(0, self.calls)
 
     def test_child_killed(self) -> None:
         """A child that is killed while it waits is told so at once, and can be asked for again."""

@@ -202,6 +202,8 @@ class WorkerTests(WorkerCase):
         self.assertEqual(self.refusal("files", pty={"rows": 1, "columns": 1})[0], "bad-request")
         self.assertEqual(self.refusal("files", cwd="Lw==")[0], "bad-request")
         self.assertEqual(self.refusal("files", argv=["Lw=="])[0], "bad-request")
+        home = [["SE9NRQ==", "L2V0Yw=="]]  # HOME=/etc: a root of ~/ would be beneath it
+        self.assertEqual(self.refusal("files", env=home)[0], "bad-request")
         code, message = self.refusal("tail")
         self.assertEqual(code, "not-found")
         self.assertIn("No module named 'there_is_no_such_module'", message)

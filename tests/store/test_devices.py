@@ -86,7 +86,7 @@ class Enrolling(StoreTestCase):
 
     def test_operators_invite(self) -> None:
         """An operator's invite makes no device."""
-        token = self.invite(kind="operator", name="ann", role="admin")
+        token = self.invite(kind="operator", name="ann", roles=("admin",))
         grant = self.use(token, "a")
         self.failureResultOf(self.store.enrol_device(grant, "pump"), StoreError)
 
@@ -114,7 +114,7 @@ class Finding(StoreTestCase):
         self.assertEqual((found.device, found.key.status), (device, "active"))
         self.assertIsNone(found.refusal(self.now))
         self.assertIsNone(self.got(self.store.device_by_spki(spki("other"))))
-        self.got(self.store.add_operator("ann", "admin", spki("ann")))
+        self.got(self.store.add_operator("ann", ("admin",), spki("ann")))
         self.assertIsNone(self.got(self.store.device_by_spki(spki("ann"))))
 
     def test_listing(self) -> None:
@@ -296,7 +296,7 @@ class Renewing(StoreTestCase):
 
     def test_operators_other_machines_stay(self) -> None:
         """Renewing one of an operator's keys leaves the others alone."""
-        self.got(self.store.add_operator("ann", "admin", spki("laptop")))
+        self.got(self.store.add_operator("ann", ("admin",), spki("laptop")))
         self.got(self.store.add_key("ann", spki("phone")))
         self.got(self.store.renew_key(spki("laptop"), spki("laptop-2"), 9))
         phone = self.got(self.store.operator_by_spki(spki("phone")))

@@ -10,18 +10,18 @@ from tests.store.fixture import HASH, StoreTestCase, spki
 class Operators(StoreTestCase):
     def join(self, number: int, key: str, role: str = "admin", by: str = "admin") -> str:
         """Invite and enrol operator ann; return the role she then has."""
-        token = self.invite(number, kind="operator", name="ann", role=role, created_by=by)
-        return self.got(self.store.enrol_operator(self.use(token, key))).role
+        token = self.invite(number, kind="operator", name="ann", roles=(role,), created_by=by)
+        return self.got(self.store.enrol_operator(self.use(token, key))).roles[0]
 
     def test_local_administrator(self) -> None:
         """An operator can be made without an invite and is found by key."""
-        made = self.got(self.store.add_operator("admin", "admin", spki("a"), 77))
+        made = self.got(self.store.add_operator("admin", ("admin",), spki("a"), 77))
         found = self.got(self.store.operator_by_spki(spki("a")))
         assert found is not None
         self.assertEqual((found.operator, found.key.not_after), (made, 77))
         self.assertIsNone(found.refusal(self.now))
-        self.failureResultOf(self.store.add_operator("admin", "admin"), NameTaken)
-        self.failureResultOf(self.store.add_operator("b", "admin", spki("a")), StoreError)
+        self.failureResultOf(self.store.add_operator("admin", ("admin",)), NameTaken)
+        self.failureResultOf(self.store.add_operator("b", ("admin",), spki("a")), StoreError)
         self.assertIsNone(self.got(self.store.operator("b")))
 
     def test_joining(self) -> None:
@@ -34,7 +34,7 @@ class Operators(StoreTestCase):
 
     def test_joining_is_repeatable(self) -> None:
         """The same use enrols once."""
-        token = self.invite(kind="operator", name="ann", role="admin")
+        token = self.invite(kind="operator", name="ann", roles=("admin",))
         first = self.got(self.store.enrol_operator(self.use(token, "a")))
         self.assertEqual(self.got(self.store.enrol_operator(self.use(token, "a"))), first)
         grant = self.use(token, "a")
@@ -43,7 +43,7 @@ class Operators(StoreTestCase):
     def test_an_invite_does_not_change_a_role(self) -> None:
         """An invite with another role than the operator has is refused."""
         self.join(1, "laptop", "reader")
-        token = self.invite(2, kind="operator", name="ann", role="admin")
+        token = self.invite(2, kind="operator", name="ann", roles=("admin",))
         grant = self.use(token, "phone")
         self.failureResultOf(self.store.enrol_operator(grant), StoreError)
         self.assertIsNone(self.got(self.store.operator_by_spki(spki("phone"))))
@@ -51,7 +51,7 @@ class Operators(StoreTestCase):
     def test_revoking(self) -> None:
         """A revoked operator's keys are refused, and so are open invites for and by them."""
         self.join(1, "laptop")
-        for_her = self.invite(2, kind="operator", name="ann", role="admin")
+        for_her = self.invite(2, kind="operator", name="ann", roles=("admin",))
         by_her = self.invite(3, created_by="ann")
         self.assertFalse(self.got(self.store.revoke_operator("ann")).active)
         found = self.got(self.store.operator_by_spki(spki("laptop")))
@@ -75,7 +75,7 @@ class Operators(StoreTestCase):
 
     def test_keys(self) -> None:
         """Keys are added with a comment and revoked one by one."""
-        self.got(self.store.add_operator("ann", "admin"))
+        self.got(self.store.add_operator("ann", ("admin",)))
         self.got(self.store.add_key("ann", spki("k"), comment="ann@laptop"))
         self.got(self.store.revoke_key(spki("k")))
         (key,) = self.got(self.store.keys_of("operator", "ann"))

@@ -149,7 +149,12 @@ class Using(StoreTestCase):
         forged = TokenGrant(token_id=token.id, spki=spki("x"), kind="device", created_by="admin")
         self.failureResultOf(self.store.enrol_device(forged, "pump"), StoreError)
         operator = TokenGrant(
-            token_id=token.id, spki=spki("x"), kind="operator", created_by="a", name="o", role="r"
+            token_id=token.id,
+            spki=spki("x"),
+            kind="operator",
+            created_by="a",
+            name="o",
+            roles=("r",),
         )
         self.failureResultOf(self.store.enrol_operator(operator), StoreError)
 

@@ -92,25 +92,32 @@ class FactsSender:
         link = self._link
         if link is None or link.closed or link.core.goaway_received:
             return
-        self._asking = asking = Deferred.fromCoroutine(self._tell(link))
+        asking = Deferred.fromCoroutine(self._tell(link))
         asking.addErrback(lambda failure: self._log.failure("telling facts failed", failure))
+        if not asking.called:
+            self._asking = asking
 
     async def _tell(self, link: LinkProtocol) -> None:
-        if self._allowed():
-            facts = self._collect()
-            digest, now = stable_digest(facts), self._clock.seconds()
-            if digest != self._told or now - self._told_at >= AGAIN_SECONDS:
-                call = GatewayCall(link)
-                try:
-                    call.ask("gateway.report-facts", {"facts": facts}, self._clock)
-                    await call.answer
-                except CancelledError:
-                    return
-                except (CallFailed, LocalProtocolError) as error:
-                    # an older gateway does not know the question; a busy one takes it later
-                    self._log.debug("the facts were not taken: {why}", why=str(error))
-                else:
-                    self._told, self._told_at = digest, now
-        self._asking = None
-        if link is self._link:
-            self._later(LOOK_SECONDS)
+        try:
+            if self._allowed():
+                await self._report(link, self._collect())
+        except CancelledError:
+            return
+        finally:
+            self._asking = None
+            if link is self._link:
+                self._later(LOOK_SECONDS)
+
+    async def _report(self, link: LinkProtocol, facts: dict[str, Any]) -> None:
+        digest, now = stable_digest(facts), self._clock.seconds()
+        if digest == self._told and now - self._told_at < AGAIN_SECONDS:
+            return
+        call = GatewayCall(link)
+        try:
+            call.ask("gateway.report-facts", {"facts": facts}, self._clock)
+            await call.answer
+        except (CallFailed, LocalProtocolError) as error:
+            # an older gateway does not know the question; a busy one takes it later
+            self._log.debug("the facts were not taken: {why}", why=str(error))
+        else:
+            self._told, self._told_at = digest, now

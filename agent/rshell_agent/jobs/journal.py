@@ -9,6 +9,7 @@ it), and each writer holds the lock file for as long as one write takes.
 from __future__ import annotations
 
 import binascii
+import errno
 import fcntl
 import json
 import os
@@ -252,16 +253,27 @@ class Journal:
             if size and os.pread(fd, 1, size - 1) != b"\n":
                 line = b"\n" + line  # after what a power cut has torn
             if os.write(fd, line) != len(line):
-                os.ftruncate(fd, size)
-                raise JournalBroken("the journal cannot be written: no space left on device")
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             crash_point("jobs.written")
             os.fsync(fd)
+        except OSError:
+            os.ftruncate(fd, size)  # a step that was refused must not be read as one that was taken
+            raise
         finally:
             os.close(fd)
         if not size:
             os.fsync(self.directory)
         if size > COMPACT_BYTES:
-            self._compact()
+            try:
+                self._compact()
+            except OSError:  # the record is on the disk, and the next one tries again
+                self._remove_new()
+
+    def _remove_new(self) -> None:
+        try:
+            os.unlink(_NEW, dir_fd=self.directory)
+        except OSError:
+            pass
 
     def _compact(self) -> None:
         """Write the file anew: whole what is still of use, one line for what was told."""

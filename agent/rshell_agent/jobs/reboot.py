@@ -41,6 +41,9 @@ _MAX_OUTPUT = 400
 #: Newest jobs that `status` tells.
 _TOLD = 20
 _ENDING = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
+#: By these a system that goes down ends what runs, the command that asked it to among the first.
+#: So a command that they ended has not failed: the boot id tells.
+_SHUTDOWN = (signal.SIGTERM, signal.SIGHUP, signal.SIGKILL)
 
 
 class _Cancelled(Exception):
@@ -131,8 +134,9 @@ class _Reboot:
 
     def _announce(self) -> None:
         what = {"reboot": "reboots", "poweroff": "is switched off"}.get(self._action)
-        if what is None:
-            return  # nobody at a terminal notices that the agent is another one
+        if what is None:  # nobody at a terminal notices that the agent is another one
+            _say("announced", by_wall=False)
+            return
         when = f"in {self._delay:.0f} s" if self._delay >= 1 else "now"
         why = f": {self._reason}" if self._reason else ""
         told = _wall(f"rshell: this device {what} {when}, asked for by {self._operator}{why}")
@@ -197,7 +201,7 @@ class _Reboot:
                 output, _ = process.communicate(timeout=_COMMAND_SECONDS)
             except subprocess.TimeoutExpired:
                 return ""  # it may have done its work all the same: the boot id tells
-            if process.returncode == 0:
+            if process.returncode == 0 or -process.returncode in _SHUTDOWN:
                 return ""
             said = " ".join(output[-4096:].decode(errors="replace").split())[-_MAX_OUTPUT:]
             ended = f"ended with status {process.returncode}"
@@ -239,7 +243,7 @@ def _wall(text: str) -> bool:
     safe = "".join(c if c.isprintable() else "?" for c in text)[:500]
     try:
         done = subprocess.run(
-            ["wall", safe],  # the keeper's own PATH, set by its starter
+            ["wall", safe],  # of the fixed PATH that every worker has
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,

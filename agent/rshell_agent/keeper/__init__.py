@@ -10,4 +10,15 @@ enforces the device's policy. No network, standard library only, one thread.
     session -> one process and its stream                  offsets   byte and event counting, no I/O
     process -> logins, fork, terminals, signals            loop      epoll and timers
     worker  -> in a forked child: be a worker of ours      constants every number, with its reason
+    viewer  -> who watches a session
+
+What must be written down before it is done (`rshell_agent.jobs` has the journal):
+
+    jobs    -> sessions that are jobs; what earlier keepers left in the journal
+    reboot  -> sessions of the handler reboot              guard     runs a rollback, once, in time
+    guarded -> sessions that wait to be confirmed          revived   sessions of an earlier keeper
+
+Where policy lets forwards go; the agent judges by it, `policy check` explains it:
+
+    targets -> rules and targets                           addresses what an IP address is
 """

@@ -9,7 +9,7 @@ from __future__ import annotations
 import socket
 from typing import NamedTuple
 
-__all__ = ["Address", "Network", "is_loopback", "parse_address", "special_range"]
+__all__ = ["LINK_LOCAL", "Address", "Network", "is_loopback", "parse_address", "special_range"]
 
 
 class Address(NamedTuple):
@@ -36,8 +36,10 @@ class Network(NamedTuple):
     prefix: int
 
 
+#: A network in which addresses hold an IPv4 one: how far from the right, and which bits are turned.
+_Form = tuple[Network, int, int]
 #: IPv4 inside IPv6: mapped (RFC 4291 2.5.5.2).  Others are routes, not other names: see `_WRAPPED`.
-_MAPPED = (Network(Address(128, 0xFFFF << 32), 96), 0)
+_MAPPED: _Form = (Network(Address(128, 0xFFFF << 32), 96), 0, 0)
 
 
 def parse_address(text: str) -> Address | None:
@@ -56,11 +58,11 @@ def parse_address(text: str) -> Address | None:
     return None
 
 
-def _embedded(address: Address, form: tuple[Network, int]) -> Address | None:
-    network, shift = form
+def _embedded(address: Address, form: _Form) -> Address | None:
+    network, shift, turned = form
     if not address.within(network):
         return None
-    return Address(32, (address.number >> shift) & 0xFFFFFFFF)
+    return Address(32, (address.number >> shift) & 0xFFFFFFFF ^ turned)
 
 
 def _network(text: str) -> Network:
@@ -70,20 +72,28 @@ def _network(text: str) -> Network:
     return Network(address, int(prefix))
 
 
-#: Compatible (RFC 4291 2.5.5.1), NAT64 (RFC 6052), 6to4 (RFC 3056): where a gateway may unwrap it.
-_WRAPPED = (
-    (Network(Address(128, 0), 96), 0),
-    (_network("64:ff9b::/96"), 0),
-    (_network("2002::/16"), 80),
+#: Compatible (RFC 4291 2.5.5.1), translated (RFC 2765), NAT64 (RFC 6052, and RFC 8215 with the
+#: usual length), 6to4 (RFC 3056), Teredo (RFC 4380): where a gateway may unwrap it.
+_WRAPPED: tuple[_Form, ...] = (
+    (Network(Address(128, 0), 96), 0, 0),
+    (Network(Address(128, 0xFFFF << 48), 96), 0, 0),
+    (_network("64:ff9b::/96"), 0, 0),
+    (_network("64:ff9b:1::/48"), 0, 0),
+    (_network("2002::/16"), 80, 0),
+    (_network("2001::/32"), 0, 0xFFFFFFFF),
 )
+#: Of IPv6: the only addresses that mean nothing without an interface.
+LINK_LOCAL = _network("fe80::/10")
 _LOOPBACK = (_network("127.0.0.0/8"), _network("::1/128"))
 #: What must be named, and what it is.
 _SPECIAL = (
     (_network("169.254.0.0/16"), "link-local, where clouds keep their metadata"),
-    (_network("fe80::/10"), "link-local"),
+    (LINK_LOCAL, "link-local"),
     (_network("100.100.100.200/32"), "a cloud's metadata"),
     (_network("168.63.129.16/32"), "a cloud's metadata"),
+    (_network("192.0.0.192/32"), "a cloud's metadata"),
     (_network("fd00:ec2::254/128"), "a cloud's metadata"),
+    (_network("fd20:ce::254/128"), "a cloud's metadata"),
     (_network("0.0.0.0/8"), "unspecified"),
     (_network("::/128"), "unspecified"),
     (_network("224.0.0.0/4"), "multicast"),

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["ConfirmRequest", "Guard"]
 
 ROLLBACK_SECONDS = 600.0  # a rollback that hangs must end some time; package managers are slow
+SPAWNS, SPAWN_SECONDS = 120, 5.0  # a system without a free process has one in ten minutes
 MAX_OUTPUT = 4096  # of a rollback, kept for the journal: its last words say why it failed
 MAX_LINE = 4096  # of a rollback's command: with all else it fits a record of the journal
 LEAST_SECONDS, MOST_SECONDS = 5, 86_400  # a link needs seconds to be dialled; a day is a shift
@@ -253,9 +254,14 @@ class Guard:
         self._log(f"rolling back {self.job.id}: {self._why}")
         # A device that cannot be reached is worse than a journal that cannot be written.
         self._note("rolling-back", why=self._why)
+        self._spawn(SPAWNS)
+        crash_point("confirm.rollback.spawned")
+
+    def _spawn(self, tries: int) -> None:
         try:
             line = self.job.text("line")
             command = Command({"kind": "exec", "line": line})
+            command.outlives = True
             extra = {
                 b"RSHELL_SESSION": self.job.id.encode(),
                 b"RSHELL_OPERATOR": self.job.text("operator").encode(errors="replace"),
@@ -265,8 +271,12 @@ class Guard:
                 self._sessions, command, self._account(), extra, self._rolled_back
             )
         except (Refused, WireError) as error:
-            self._rolled_back(processes.outcome("error", message=str(error)), b"")
-        crash_point("confirm.rollback.spawned")
+            again = isinstance(error, Refused) and error.code == "overload" and tries > 1
+            if again:  # nothing has run, and nobody may be able to come and help
+                self._log(f"{self.job.id}: {error}; tried again")
+                self._deadline = self._loop.after(SPAWN_SECONDS, partial(self._spawn, tries - 1))
+            else:
+                self._rolled_back(processes.outcome("error", message=str(error)), b"")
 
     def _rolled_back(self, outcome: Map, output: bytes) -> None:
         self.output = output

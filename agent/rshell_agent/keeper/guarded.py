@@ -41,9 +41,10 @@ class Guarded(Session):
 
     def attach(self, connection: Connection, opening: Opening, existed: bool) -> None:
         self.out.drop_events("guard")  # they told of the attachment before
-        ran_at, age = self._ran_at, opening.link_age
-        dialled = None if age is None else self._loop.now() - age
-        self._fresh = ran_at is not None and dialled is not None and dialled > ran_at
+        ran_at, dialled = self._ran_at, opening.link_dialled
+        proves = ran_at is not None and dialled is not None and dialled > ran_at
+        # what is still to come was told by another clock, and proves nothing
+        self._fresh = proves and dialled is not None and dialled <= self._loop.now()
         super().attach(connection, opening, existed)
         self._tell_guard()
 
@@ -187,8 +188,12 @@ class GuardedSession(Guarded):
         code = None if verdict is None else verdict.get("code")
         if code == "stopped":
             self.leave()  # with the command: it may be what stops the keeper, to upgrade it
-        elif self.state == WAITING:
+            return
+        timed_out = (
+            self.state == DRAINING and verdict is not None and verdict["status"] == "timeout"
+        )
+        if self.state != WAITING:
+            super().stop(verdict)  # in DRAINING: nobody takes the output; the change waits on
+        if self.state == WAITING and not timed_out:
             why = str(verdict.get("message") or "stopped") if verdict else "cancelled"
             self.guard.roll_back(why)
-        elif self.state != DRAINING or self.guard.final is not None:
-            super().stop(verdict)

@@ -29,6 +29,9 @@ __all__ = ["Jobs"]
 
 NOTES = 16  # told to the flight recorder at once: they fit a few frames
 LOOK_SECONDS = 30.0  # is a device that was told to reboot still here
+UNTOLD = (
+    128  # outcomes that nobody has fetched: what they take of the journal at most is half of it
+)
 
 
 class Jobs:
@@ -71,10 +74,21 @@ class Jobs:
             return Session(self.sessions, opening, command, account)
         request = ConfirmRequest(command.confirm)
         self.settings_or_default()  # the clock
-        known = self.read().get(opening.id.hex())
+        jobs = self.read()
+        known = jobs.get(opening.id.hex())
         if known is not None:
             raise Refused("lost", f"the session has ended: {known.state}")
+        self.check_untold(jobs)
         return GuardedSession(self, opening, command, account, request)
+
+    def check_untold(self, jobs: dict[str, Job]) -> None:
+        """See that the journal stays readable: untold outcomes are never dropped from it.
+
+        Raises:
+            Refused: too many wait for somebody to fetch them.
+        """
+        if sum(job.decided and not job.told for job in jobs.values()) >= UNTOLD:
+            raise Refused("overload", f"{UNTOLD} outcomes of earlier jobs wait to be fetched")
 
     def settings(self) -> RebootSettings:
         """Return ``[reboot]`` as the file is now.

@@ -114,8 +114,11 @@ class Command:
         self.confirm = wire.submap(value, "confirm")  # checked by keeper/guard.py
         if self.confirm is not None and self.kind != "exec":
             raise WireError("confirm: for exec only")
-        if self.worker and (self.size or self.cwd is not None):
-            raise WireError("a worker has neither terminal nor folder")
+        #: It must not die of what it says when the keeper does: a change half done, or half undone.
+        self.outlives = self.confirm is not None
+        if self.worker and (self.size or self.cwd is not None or self.env):
+            # With another HOME, what the policy says of ~/ would be somewhere else (K46).
+            raise WireError("a worker has neither terminal nor folder nor variables of its own")
 
     def program(self, account: Account) -> tuple[bytes, list[bytes]]:
         """Return what to execute and its argv."""
@@ -197,6 +200,7 @@ class Process:
             )
             self.status, status = _pair(os.pipe(), opened)
             start = command.start(account, extra)  # before fork: each page the child writes costs
+            self._share_outputs(command.outlives)  # so that the pipes have a reader while it runs
             self.pid = _fork()
         except OSError as error:
             for fd in opened:
@@ -205,6 +209,7 @@ class Process:
         if self.pid == 0:
             _become(command, account, start, theirs, status)
         os.close(status)
+        self._share_outputs(False)
         if not self.terminal:
             for fd in theirs:
                 os.close(fd)
@@ -234,7 +239,14 @@ class Process:
         if command.worker:
             for fd in (input_read, output):
                 _widen(fd)
+        if command.outlives:  # nobody empties them then
+            for fd in (output, error):
+                _widen(fd)
         return [input_read, output_write, error_write]
+
+    def _share_outputs(self, shared: bool) -> None:
+        for fd in self.outputs:
+            os.set_inheritable(fd, shared)
 
     def resize(self, rows: int, columns: int) -> None:
         """Set the terminal's size, which also signals WINCH; nothing to do for pipes."""

@@ -76,6 +76,7 @@ def open_reboot(jobs: Jobs, opening: Opening, command: Command, account: Account
         return session
     if key in known:
         raise Refused("lost", f"the session has ended: {known[key].state}")
+    jobs.check_untold(known)
     verdict = rules.refusal(known, action, settings, jobs.journal.clock.now())
     if verdict is not None:
         raise Refused(*verdict)
@@ -165,8 +166,10 @@ class RebootSession(Session):
         # one reboot at a time: no other child is about to begin
         self._jobs.settled(self._jobs.settings_or_default(), ended=True)
         job = self._job()
-        if self._verdict is not None or job is None or not job.decided:
+        if job is None or not job.decided:
             return super()._ended_as(code, status)
+        if self._verdict is not None and job.state in ("cancelled", "interrupted"):
+            return super()._ended_as(code, status)  # it says why; what was done after all says more
         return rules.outcome_of(job)
 
     def _leave(self) -> None:

@@ -57,9 +57,9 @@ class Opening:
         if view and self.resumes:
             raise WireError("view: takes no resume")
         self.view = view
-        #: Seconds since the link was dialled that brought this; None if the agent does not tell.
-        told = "link_age_ms" in body
-        self.link_age = wire.integer(body, "link_age_ms") / 1000 if told else None
+        #: When the link was dialled that brought this; None if the agent does not tell.
+        told = "link_dialled_ms" in body
+        self.link_dialled = wire.integer(body, "link_dialled_ms") / 1000 if told else None
 
     def command(self) -> Command:
         """Return the checked `process`.

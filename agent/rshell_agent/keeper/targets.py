@@ -28,6 +28,7 @@ from fnmatch import fnmatchcase
 from typing import NamedTuple
 
 from rshell_agent.keeper.addresses import (
+    LINK_LOCAL,
     Address,
     Network,
     is_loopback,
@@ -127,8 +128,8 @@ def tcp_target(host: str, port: int, *, listen: bool = False) -> Target:
     base, percent, zone = host.partition("%")
     address = parse_address(base)
     if address is not None:
-        if percent and (address.bits == 32 or not _ZONE.fullmatch(zone)):
-            raise BadTarget(f"{shown!r} is no address")
+        if percent and not (address.within(LINK_LOCAL) and _ZONE.fullmatch(zone)):
+            raise BadTarget(f"{shown!r} is no address: only a link-local one has an interface")
         return Target(str(address), port, "", address, zone)
     host = host[:-1] if host.endswith(".") else host
     labels = host.split(".")
@@ -266,9 +267,12 @@ def parse_rule(text: str) -> Rule:
     if inner == "*":
         return Rule(text, host="*", ports=span)
     try:
-        name = tcp_target(inner.removeprefix("*."), 1).host
+        target = tcp_target(inner.removeprefix("*."), 1)
     except BadTarget as error:
         raise _bad(text, str(error)) from None
+    if target.address is not None:  # with an interface, or a star before it: it would never match
+        raise _bad(text, "an address stands alone, as 10.0.0.7:80 or [fe80::1]:22")
+    name = target.host
     return Rule(text, host=f"*.{name}" if inner.startswith("*.") else name, ports=span)
 
 

@@ -9,11 +9,12 @@
     upload.py download.py between.py                    the content of files, the three ways
     local.py landing.py arrivals.py                     reading and landing here, in threads
     delta.py signatures.py                              what two files have in common
-    naming.py compression.py                            names and parts; packed pieces (pure)
+    pending.py     what was asked for and is not here yet
+    naming.py compression.py crash.py                   names, packed pieces; a test's power cut
 
     connection.py  FilesConnection: requests, frames and back-pressure over a session
-    transfers.py   one file up or down                  frames.py     the frames, pure
-    records.py     Entry, FilesError                    pages.py      pages of listings
+    transfers.py   one file up or down                  pages.py      listings
+    records.py     Entry, FilesError                    frames.py     the frames, pure
 
 A copy as a program does it::
 

@@ -157,12 +157,17 @@ class Arrival:
             self.assembly.close()
 
     def begin(self, folder: Folder, entry: Entry) -> None:
-        """Take in what the file is, as the device opened it."""
+        """Take in what the file is, as the device opened it.
+
+        Raises:
+            FilesError: It cannot land; or, code ``changed``, what is here already is the beginning
+                of another file than the one that was opened: no digest covers both.
+        """
         if self.landing is None:
             target = self.step.target_path
             self.landing = folder.begin(target, entry, self.part, keep=False)
-        else:
-            self.landing.entry = entry
+        elif _identity(entry) != _identity(self.landing.entry):
+            raise FilesError("changed", "it is another file by now", self.step.source)
 
     def _begun(self) -> Landing:
         if self.landing is None:
@@ -197,6 +202,7 @@ class Arrival:
             left = length
             zeros = bytes(min(left, _COPY_BYTES))
             while left > 0:
+                landing.go_on()
                 piece = zeros[: min(left, len(zeros))]
                 if self.assembly is not None:
                     self.assembly.data(landing, piece)
@@ -230,6 +236,10 @@ class Arrival:
         if answer.get("changed") is True:
             self.remark = f"it grew while it was copied: these are its first {landing.size:,} bytes"
         return True
+
+
+def _identity(entry: Entry) -> tuple[int, int, int]:
+    return entry.size, entry.mtime_ns, entry.inode
 
 
 @attrs.define

@@ -17,7 +17,6 @@ from twisted.python.failure import Failure
 
 from rshell.client.files.connection import Exchange
 from rshell.client.files.device_end import DeviceEnd, Present
-from rshell.client.files.download import ANSWER_BYTES, MAX_ASKED, MAX_EXPECTED_BYTES
 from rshell.client.files.frames import (
     ABORT,
     DATA,
@@ -29,10 +28,11 @@ from rshell.client.files.frames import (
     frame,
 )
 from rshell.client.files.naming import part_name, transfer_id
+from rshell.client.files.pending import ANSWER_BYTES, Pending
 from rshell.client.files.plan import Step
 from rshell.client.files.records import Entry, FilesError
 from rshell.client.files.state import CopyState
-from rshell.client.files.upload import LARGE_BYTES, wants_another_try
+from rshell.client.files.upload import LARGE_BYTES, put_fields, wants_another_try
 
 __all__ = ["Relay"]
 
@@ -49,7 +49,8 @@ class _Passing:
         step: Which.
         start: What is there already.
         digest: Of the whole file, where only a part of it is sent.
-        exchange: With the second device, once it began.
+        exchange: With the second device, once it began and until that has answered.
+        begun: Whether the first device has said what the file is.
         error: What went wrong at either end.
         over: Whether the first device has said its last word.
         told: Whether what became of it was told.
@@ -61,6 +62,7 @@ class _Passing:
     start: int = 0
     digest: str = ""
     exchange: Exchange | None = None
+    begun: bool = False
     error: FilesError | None = None
     over: bool = False
     told: bool = False
@@ -96,13 +98,10 @@ class Relay:
         self._target = target
         self._present = present
         self._compression = compression
-        self._asked = 0
-        self._expected = 0
+        self._pending = Pending(state)
         self._paused = False
         self._draining = False
         self._ahead = 0
-        self._fewer: Deferred[None] | None = None
-        self._fatal: Failure | None = None
 
     async def run(self, steps: Sequence[Step]) -> None:
         """Pass files on and wait until the second device has them all.
@@ -111,30 +110,14 @@ class Relay:
             RshellError: A session ended, or the copy was stopped.
         """
         for step in steps:
-            size = step.entry.size
-            while self._asked and (
-                self._asked >= MAX_ASKED or self._expected + size > MAX_EXPECTED_BYTES
-            ):
-                await self._fewer_than(self._asked)
+            await self._pending.room(step.entry.size)
             passing = _Passing(step)
-            if size > LARGE_BYTES:
+            if step.entry.size > LARGE_BYTES:
                 # Questions to the second device would come between an upload's frames.
-                await self._fewer_than(1)
+                await self._pending.at_most(0)
                 await self._take_up(passing)
             self._ask(passing)
-        await self._fewer_than(1)
-
-    def _check(self) -> None:
-        self._state.check()
-        if self._fatal is not None:
-            self._fatal.raiseException()
-
-    async def _fewer_than(self, count: int) -> None:
-        while self._asked >= count:
-            self._check()
-            self._fewer = Deferred()
-            await self._fewer
-        self._check()
+        await self._pending.at_most(0)
 
     def _transfer(self, step: Step) -> str:
         entry = step.entry
@@ -173,8 +156,8 @@ class Relay:
         if self._compression is not None:
             fields["compress"] = self._compression
         expected = step.entry.size - passing.start + ANSWER_BYTES
-        self._asked += 1
-        self._expected += expected
+        self._pending.count += 1
+        self._pending.expected += expected
         self._state.progress.current = step.source
         exchange = self._source.connection.begin(
             "get", fields, receiver=partial(self._arrived, passing)
@@ -184,7 +167,7 @@ class Relay:
         )
 
     def _arrived(self, passing: _Passing, kind: int, payload: bytes) -> None:
-        if passing.error is not None or self._fatal is not None:
+        if passing.error is not None or self._pending.failed:
             return
         try:
             if kind == REPLY:
@@ -199,16 +182,10 @@ class Relay:
 
     def _begin(self, passing: _Passing, entry: Entry) -> None:
         step = passing.step
-        fields: dict[str, Any] = {
-            "path": step.target,
-            "size": entry.size,
-            "data": min(entry.size, entry.blocks * 512),
-            "mode": entry.mode,
-            "mtime_ns": entry.mtime_ns,
-            "expect": "any",
-            "follow": step.named,
-            "transfer": self._transfer(step),
-        }
+        if passing.begun:
+            raise FilesError("protocol", "the device said twice what the file is", step.source)
+        passing.begun = True
+        fields = put_fields(step, entry, self._transfer(step))
         if passing.start:
             fields["resume"] = {"from": passing.start}
         exchange = passing.exchange = self._target.connection.begin("put", fields)
@@ -232,7 +209,7 @@ class Relay:
             self._source.connection.pause()
         if not self._draining:
             self._draining = True
-            Deferred.fromCoroutine(self._drain()).addErrback(self._end_all)
+            Deferred.fromCoroutine(self._drain()).addErrback(self._pending.fail)
 
     async def _drain(self) -> None:
         """Let the first device go on when the second has room, and the rate allows it."""
@@ -247,14 +224,16 @@ class Relay:
                 self._source.connection.resume()
 
     def _ended(self, passing: _Passing, expected: int, answer: dict[str, Any]) -> None:
-        self._expected -= expected
+        self._pending.expected -= expected
         torn = answer.get("changed") is True
         if torn and not (self._state.last_try and answer.get("grew") is True):
             if passing.error is None:
                 text = "it changed while it was copied"
                 self._give_up(passing, FilesError("changed", text, passing.step.source))
         elif passing.error is None and passing.exchange is not None:
-            size = passing.start + int(answer.get("size", -1))
+            sent = answer.get("size")
+            # A wrong one is found out by the second device, as is a wrong digest.
+            size = passing.start + (sent if type(sent) is int and sent >= 0 else 0)
             digest = passing.digest or str(answer.get("digest"))
             end = msgspec.json.encode({"digest": digest, "size": size})
             self._target.connection.send(frame(END, passing.exchange.id, end))
@@ -262,9 +241,9 @@ class Relay:
         self._settle(passing)
 
     def _broke(self, passing: _Passing, expected: int, failure: Failure) -> None:
-        self._expected -= expected
+        self._pending.expected -= expected
         if self._source.ended or not isinstance(failure.value, FilesError):
-            self._end_all(failure)
+            self._pending.fail(failure)
         elif passing.error is None:
             self._give_up(passing, failure.value)
         passing.over = True
@@ -286,7 +265,7 @@ class Relay:
     def _refused(self, passing: _Passing, failure: Failure) -> None:
         passing.exchange = None
         if self._target.ended or not isinstance(failure.value, FilesError):
-            self._end_all(failure)
+            self._pending.fail(failure)
         elif passing.error is None:
             passing.error = failure.value
         self._settle(passing)
@@ -295,10 +274,9 @@ class Relay:
         """Tell what became of a file once both devices have said their last word."""
         if passing.exchange is not None or not passing.over or passing.told:
             return
-        if self._fatal is not None:
+        if self._pending.failed:
             return  # the whole copy has ended, and that is what is told
         passing.told = True
-        self._asked -= 1
         error, step = passing.error, passing.step
         if error is None:
             self._state.progress.bytes_done += step.entry.size - passing.plain
@@ -309,13 +287,4 @@ class Relay:
                 self.again.append(step)
             if not wants_another_try(error) or self._state.last_try:
                 self._state.failed(step, error, passing.sent)
-        self._wake()
-
-    def _end_all(self, failure: Failure) -> None:
-        self._fatal = self._fatal or failure
-        self._wake()
-
-    def _wake(self) -> None:
-        fewer, self._fewer = self._fewer, None
-        if fewer is not None:
-            fewer.callback(None)
+        self._pending.one_less()

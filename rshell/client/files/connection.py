@@ -10,7 +10,6 @@ What it is not: it decides nothing about what to copy or how.
 
 from __future__ import annotations
 
-import base64
 from collections.abc import AsyncIterator, Callable
 from typing import Any, Protocol
 
@@ -32,7 +31,7 @@ from rshell.client.files.frames import (
     FrameReader,
     request_frame,
 )
-from rshell.client.files.pages import PageQueue
+from rshell.client.files.pages import PageQueue, decoded_paths
 from rshell.client.files.records import Entry, FilesError, Hello
 from rshell.client.outcomes import Outcome, describe_outcome
 from rshell.client.session import SessionReceiver
@@ -48,6 +47,11 @@ _MAX_ID = 2**32 - 1
 WRITE_BYTES = 64 * 1024
 #: What a worker says on standard error when it ends; more is not kept.
 MAX_COMPLAINT_BYTES = 2000
+
+#: More paths than a device may say that a pattern matches (FT19).
+MAX_PATHS = 100_000
+#: What may be raised by bytes that are no answer; the last one by maps in maps in maps.
+_UNREADABLE = (BadFrame, msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 #: Takes REPLY (with more to come), DATA, HOLE and NOTE of one request: type and payload.
 Receiver = Callable[[int, bytes], None]
@@ -171,7 +175,7 @@ class FilesConnection:
         session.outcome.addCallback(connection._session_ended)
         session.registerProducer(connection, True)
         try:
-            connection.hello = _decode_hello(await connection.request("hello"))
+            connection.hello = Hello.decode(await connection.request("hello"))
         except BaseException:
             session.abort()
             raise
@@ -270,7 +274,9 @@ class FilesConnection:
         """
         found: list[bytes] = []
         async for page in self._pages("glob", {"pattern": pattern}, None):
-            found.extend(base64.b64decode(path) for path in page.get("paths", ()))
+            found.extend(decoded_paths(page.get("paths")))
+            if len(found) > MAX_PATHS:
+                raise FilesError("too-large", f"there are more than {MAX_PATHS:,} paths", pattern)
         return found
 
     async def _pages(
@@ -366,8 +372,11 @@ class FilesConnection:
                 self._frame(kind, number, payload)
                 if self._pauses or self._error is not None:
                     break
-        except (BadFrame, msgspec.DecodeError, UnicodeDecodeError) as error:
+        except _UNREADABLE as error:
             self._fail(FilesError("protocol", f"{self.device} sent what is no answer: {error}"))
+            self.session.abort()
+        except FilesError as error:  # a receiver has had enough of it
+            self._fail(error)
             self.session.abort()
         finally:
             self._delivering = False
@@ -388,7 +397,7 @@ class FilesConnection:
             return
         del self._exchanges[number]
         if kind == ERROR:
-            exchange.failed = _decode_error(answer)
+            exchange.failed = FilesError.decode(answer)
             exchange.done.errback(exchange.failed)
         else:
             exchange.done.callback(answer)
@@ -450,19 +459,3 @@ class _Held:
 
     async def __aexit__(self, *_error: object) -> None:
         self._lock.release()
-
-
-def _decode_hello(value: dict[str, Any]) -> Hello:
-    try:
-        return msgspec.convert(value, Hello, strict=True, builtin_types=())
-    except (msgspec.ValidationError, ValueError, TypeError) as error:
-        raise FilesError("protocol", f"the device's greeting cannot be read: {error}") from None
-
-
-def _decode_error(answer: dict[str, Any]) -> FilesError:
-    code, message, path = (answer.get(name) for name in ("code", "message", "path"))
-    try:
-        about = base64.b64decode(path, validate=True) if isinstance(path, str) else b""
-    except ValueError:
-        about = b""
-    return FilesError(str(code or "io"), str(message or code or "no reason given"), about or None)

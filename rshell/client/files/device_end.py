@@ -5,9 +5,7 @@ Requests are pipelined: whatever need not wait for an answer does not.
 
 from __future__ import annotations
 
-import binascii
 import os
-from base64 import b64decode
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -16,7 +14,8 @@ from twisted.internet.defer import Deferred, DeferredList
 
 from rshell.client.files.connection import FilesConnection
 from rshell.client.files.frames import NOTE, REPLY
-from rshell.client.files.naming import PART_NAME, join
+from rshell.client.files.naming import PART_NAME, join, matches, shown
+from rshell.client.files.pages import decoded_note, decoded_paths
 from rshell.client.files.plan import Found, Problem, Step, Target
 from rshell.client.files.records import Entry, FilesError
 from rshell.client.files.state import CopyState
@@ -67,26 +66,21 @@ class _Listing:
 
     def __call__(self, kind: int, payload: bytes) -> None:
         if kind == REPLY:
-            self.add(msgspec.json.decode(payload))
+            self.add(msgspec.json.decode(payload, type=dict[str, Any]))
         elif kind == NOTE:
-            note = msgspec.json.decode(payload)
-            path = _path(note.get("path"))
-            self.notes.append(FilesError("not-a-file", str(note.get("message", "")), path))
+            if len(self.notes) >= MAX_ENTRIES:
+                raise FilesError("too-large", f"more than {MAX_ENTRIES:,} remarks", b"")
+            text, path = decoded_note(payload)
+            self.notes.append(FilesError("not-a-file", text, path))
 
-    def add(self, page: Any) -> None:
+    def add(self, page: dict[str, Any]) -> None:
         """Take in one page."""
-        items = page.get(self._key) if isinstance(page, dict) else None
-        if isinstance(items, list) and len(self.items) + len(items) <= MAX_ENTRIES:
-            self.items += items
-        elif items is not None:
+        items = page.get(self._key)
+        if not isinstance(items, list):
+            raise FilesError("protocol", "the device sent a page that cannot be read", b"")
+        if len(self.items) + len(items) > MAX_ENTRIES:
             raise FilesError("too-large", f"there are more than {MAX_ENTRIES:,} files", b"")
-
-
-def _path(value: Any) -> bytes:
-    try:
-        return b64decode(value, validate=True) if isinstance(value, str) else b""
-    except (ValueError, binascii.Error):
-        return b""
+        self.items += items
 
 
 class DeviceEnd:
@@ -167,7 +161,7 @@ class DeviceEnd:
             if error.code == "not-found" and not self.ended:
                 return None
             raise
-        return Entry.decode(answer["entry"])
+        return Entry.decode(answer.get("entry"))
 
     async def target(self, path: bytes) -> Target:
         """Look a destination up; where only writing is allowed, as if nothing were there."""
@@ -193,7 +187,12 @@ class DeviceEnd:
             if entry is None:
                 raise FilesError("not-found", "nothing matches", path)
             return [await self._found(path, recursive)]
-        return [await self._found(_path(item), recursive) for item in listing.items]
+        found = decoded_paths(listing.items)
+        for one in found:
+            if not matches(path, one):
+                text = f"the device found {shown(one)}, which nobody asked for"
+                raise FilesError("protocol", text, path)
+        return [await self._found(one, recursive) for one in found]
 
     async def _found(self, path: bytes, recursive: bool) -> Found:
         if not recursive:
@@ -247,7 +246,7 @@ class DeviceEnd:
         fields = ({"path": step.target, "follow": False} for step in few)
         for step, answer in zip(few, await self.ask_all("stat", fields), strict=True):
             if not isinstance(answer, FilesError):
-                present.entries[step.target] = Entry.decode(answer["entry"])
+                present.entries[step.target] = Entry.decode(answer.get("entry"))
         for folder, group in inside:
             if len(group) > MAX_STATS:
                 await self._survey_folder(folder, present)

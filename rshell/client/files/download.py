@@ -23,6 +23,7 @@ from rshell.client.files.landing import Landing
 from rshell.client.files.local import LocalFile
 from rshell.client.files.local_end import LocalEnd
 from rshell.client.files.naming import part_name, transfer_id
+from rshell.client.files.pending import ANSWER_BYTES, Pending
 from rshell.client.files.plan import Step
 from rshell.client.files.records import Entry, FilesError
 from rshell.client.files.signatures import Described, fetch_signature
@@ -31,15 +32,9 @@ from rshell.client.files.upload import LARGE_BYTES, wants_another_try
 
 __all__ = ["Download"]
 
-#: What was asked for and is not here yet: enough for any round trip, and no more than the
-#: device may have to keep for us.
-MAX_EXPECTED_BYTES = 8 * 1024 * 1024
-MAX_ASKED = 500
 #: What arrived and is not written yet; above, the connection is paused.
 HIGH_BYTES = 4 * 1024 * 1024
 LOW_BYTES = 1024 * 1024
-#: Each answer costs something, however empty the file.
-ANSWER_BYTES = 256
 #: As the protocol has it.
 MAX_RANGES = 2000
 #: A device that describes a file in common with ours for less than this is not worth the ranges.
@@ -75,17 +70,14 @@ class Download:
         self._local = local
         self._present = present
         self._compression = compression
-        self._asked = 0
-        self._expected = 0
+        self._pending = Pending(state)
         self._queue: list[tuple[Arrival, int, Any]] = []
         self._queued = 0
         self._landing = False
         self._paused = False
         self._waiting_for_rate: Any = None
         self._open: dict[Arrival, None] = {}
-        self._fewer: Deferred[None] | None = None
         self._rest: Deferred[None] | None = None
-        self._fatal: Failure | None = None
 
     async def run(self, steps: Sequence[Step]) -> None:
         """Fetch files and wait until all have landed.
@@ -95,11 +87,11 @@ class Download:
         """
         try:
             for step in steps:
-                await self._room(step.entry.size)
+                await self._pending.room(step.entry.size)
                 if step.entry.size > LARGE_BYTES and await self._fetch_large(step):
                     continue
                 self._ask(Arrival(step, self._part(step)))
-            await self._fewer_than(1)
+            await self._pending.at_most(0)
         finally:
             if self._waiting_for_rate is not None:
                 self._waiting_for_rate.cancel()
@@ -114,27 +106,6 @@ class Download:
             await self._at_rest()
             for arrival in self._open:
                 arrival.close()
-
-    # -- pace ------------------------------------------------------------------------------------
-
-    def _check(self) -> None:
-        self._state.check()
-        if self._fatal is not None:
-            self._fatal.raiseException()
-
-    async def _room(self, size: int) -> None:
-        while self._asked and (
-            self._asked >= MAX_ASKED or self._expected + size > MAX_EXPECTED_BYTES
-        ):
-            await self._fewer_than(self._asked)
-        self._check()
-
-    async def _fewer_than(self, count: int) -> None:
-        while self._asked >= count:
-            self._check()
-            self._fewer = Deferred()
-            await self._fewer
-        self._check()
 
     # -- asking ----------------------------------------------------------------------------------
 
@@ -155,8 +126,8 @@ class Download:
 
     def _send(self, op: str, fields: dict[str, Any], arrival: Arrival, expected: int) -> None:
         expected += ANSWER_BYTES
-        self._asked += 1
-        self._expected += expected
+        self._pending.count += 1
+        self._pending.expected += expected
         self._open[arrival] = None
         arrival.may_grow = self._state.last_try
         receiver = partial(self._arrived, arrival)
@@ -164,9 +135,6 @@ class Download:
         exchange.done.addCallbacks(
             partial(self._ended, arrival, expected), partial(self._refused, arrival, expected)
         )
-
-    def _answered(self, expected: int) -> None:
-        self._expected -= expected
 
     # -- large files -----------------------------------------------------------------------------
 
@@ -273,7 +241,7 @@ class Download:
             ranges = [[offset, length] for offset, length in lot]
             self._send("get_ranges", {**fields, "ranges": ranges}, arrival, expected)
         if not lots:
-            self._asked += 1
+            self._pending.count += 1
             self._enqueue((arrival, END_OUT, {}), 0)
 
     # -- arriving --------------------------------------------------------------------------------
@@ -285,14 +253,14 @@ class Download:
         self._enqueue((arrival, kind, payload), len(payload))
 
     def _ended(self, arrival: Arrival, expected: int, answer: dict[str, Any]) -> None:
-        self._answered(expected)
+        self._pending.expected -= expected
         self._enqueue((arrival, END_OUT, answer), 0)
 
     def _refused(self, arrival: Arrival, expected: int, failure: Failure) -> None:
-        self._answered(expected)
+        self._pending.expected -= expected
         if self._device.ended or not isinstance(failure.value, FilesError):
-            self._fatal = self._fatal or failure
-            self._done_with_one()
+            self._pending.fail(failure)
+            self._pending.one_less()
         else:
             self._enqueue((arrival, END_OUT, failure.value), 0)
 
@@ -305,12 +273,11 @@ class Download:
             Deferred.fromCoroutine(self._land_all()).addErrback(self._broke)
 
     def _broke(self, failure: Failure) -> None:
-        self._fatal = self._fatal or failure
         self._landing = False
         rest, self._rest = self._rest, None
         if rest is not None:
             rest.callback(None)
-        self._wake()
+        self._pending.fail(failure)
 
     async def _land_all(self) -> None:
         while self._queue and not self._state.stopped:
@@ -357,10 +324,11 @@ class Download:
         arrival = outcome.arrival
         arrival.plain += outcome.plain
         if outcome.answer:
-            self._done_with_one()
+            self._pending.one_less()
         if outcome.error is not None:
             self._open.pop(arrival, None)
-            self._failed(arrival, outcome.error)
+            if not self._state.stopped or outcome.error.code != "cancelled":
+                self._failed(arrival, outcome.error)
         elif outcome.landed:
             self._open.pop(arrival, None)
             self._state.finished(arrival.step, "copied", sent=arrival.sent, message=arrival.remark)
@@ -371,15 +339,6 @@ class Download:
             self.again.append(arrival.step)
         if not wants_another_try(error) or self._state.last_try:
             self._state.failed(arrival.step, error, arrival.sent)
-
-    def _done_with_one(self) -> None:
-        self._asked -= 1
-        self._wake()
-
-    def _wake(self) -> None:
-        fewer, self._fewer = self._fewer, None
-        if fewer is not None:
-            fewer.callback(None)
 
 
 def _places(old: LocalFile, signature: Signature) -> Any:

@@ -18,10 +18,11 @@ import hashlib
 import os
 import stat
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import attrs
 
+from rshell.client.files.crash import crash_point
 from rshell.client.files.local import Descent, local_error
 from rshell.client.files.naming import PART_NAME, join
 from rshell.client.files.records import Entry, FilesError
@@ -38,6 +39,10 @@ _READ_BYTES = 1024 * 1024
 _ZEROS = bytes(_READ_BYTES)
 
 
+def _never() -> bool:
+    return False
+
+
 @attrs.define
 class Landing:
     """One file on its way in.
@@ -46,13 +51,14 @@ class Landing:
         relative: Where it belongs, below the folder's root.
         entry: What it was said to be.
         size: Bytes so far.
-        sparse: Bytes of them that are holes.
+        stopped: Whether the copy was; asked where one frame may mean hours of work.
     """
 
     relative: bytes
     entry: Entry
     _descriptor: int
     _part: bytes
+    stopped: Callable[[], bool] = _never
     size: int = 0
     _hash: hashlib.blake2b = attrs.field(factory=lambda: hashlib.blake2b(digest_size=32))
     _holes: bool = False
@@ -61,6 +67,16 @@ class Landing:
     def digest(self) -> str:
         """Of all there is so far."""
         return self._hash.hexdigest()
+
+    @property
+    def present(self) -> int:
+        """Bytes that its part file has, an earlier copy's among them."""
+        return os.fstat(self._descriptor).st_size
+
+    @property
+    def device(self) -> int:
+        """Number of the file system that it is on."""
+        return os.fstat(self._descriptor).st_dev
 
     @property
     def part(self) -> bytes:
@@ -80,11 +96,25 @@ class Landing:
             self.size += written
             view = view[written:]
 
+    def go_on(self) -> None:
+        """End here if the copy was stopped.
+
+        Raises:
+            FilesError: Code ``cancelled``.
+        """
+        if self.stopped():
+            raise FilesError("cancelled", "stopped", self.relative)
+
     def hole(self, length: int) -> None:
-        """Append zeros that take no room."""
+        """Append zeros that take no room.
+
+        Raises:
+            FilesError: Code ``cancelled``: the copy was stopped meanwhile.
+        """
         self.size += length
         self._holes = True
         while length > 0:
+            self.go_on()
             self._hash.update(_ZEROS[: min(length, len(_ZEROS))])
             length -= len(_ZEROS)
 
@@ -133,13 +163,15 @@ class Folder:
 
     Args:
         root: The folder that the operator named; it is there.
+        stopped: Whether the copy was; called in threads.
 
     Raises:
         OSError: It is no folder.
     """
 
-    def __init__(self, root: bytes) -> None:
+    def __init__(self, root: bytes, stopped: Callable[[], bool] = _never) -> None:
         self._descent = Descent(root)
+        self._stopped = stopped
         self._root = root
         self._swept: set[bytes] = set()
 
@@ -188,18 +220,17 @@ class Folder:
             descriptor = self._open_part(folder, part, relative)
         except OSError as error:
             raise local_error(error, self.path(relative)) from None
-        landing = Landing(relative, entry, descriptor, part)
+        landing = Landing(relative, entry, descriptor, part, self._stopped)
         try:
-            present = os.fstat(descriptor).st_size
-            if not keep and present:
+            if not keep and landing.present:
                 os.ftruncate(descriptor, 0)
-                present = 0
             status = os.fstatvfs(descriptor)
-            needed = min(entry.size, entry.blocks * 512 or entry.size) - present
+            # What has no blocks is one hole, or so small or new that it is in none yet.
+            needed = min(entry.size, entry.blocks * 512) - landing.present
             if needed > status.f_bavail * status.f_frsize:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except OSError as error:
-            landing.close()
+            self.drop(landing) if not landing.present else landing.close()
             raise local_error(error, self.path(relative)) from None
         return landing
 
@@ -260,6 +291,8 @@ class Folder:
     def commit(self, landings: Iterable[Landing]) -> list[tuple[Landing, FilesError | None]]:
         """Sync and rename files that were checked; return what became of each."""
         waiting = list(landings)
+        if waiting:
+            crash_point("land.written")
         results: list[tuple[Landing, FilesError | None]] = []
         synced = self._sync_all(waiting)
         folders: dict[bytes, list[Landing]] = {}
@@ -268,10 +301,12 @@ class Folder:
                 if not synced:
                     landing.sync()
                 folder, name = self._descent.parent(landing.relative)
+                crash_point("land.synced")
                 os.rename(landing.part, name, src_dir_fd=folder, dst_dir_fd=folder)
             except OSError as error:
                 results.append((landing, local_error(error, self.path(landing.relative))))
             else:
+                crash_point("land.renamed")
                 folders.setdefault(landing.relative.rpartition(b"/")[0], []).append(landing)
             finally:
                 landing.close()
@@ -281,6 +316,7 @@ class Folder:
                 os.fsync(self._descent.at(above.split(b"/") if above else []))
             except OSError as error:
                 failure = local_error(error, self.path(above))
+            crash_point("land.dirsync")
             results += [(landing, failure) for landing in landed]
         return results
 
@@ -288,8 +324,10 @@ class Folder:
     def _sync_all(waiting: list[Landing]) -> bool:
         if len(waiting) < SYNC_ALL:
             return False
+        # Others may be mounted below the root.
+        devices = {landing.device: landing for landing in waiting}
         try:
-            return waiting[0].sync_file_system()
+            return all(landing.sync_file_system() for landing in devices.values())
         except OSError:
             return False  # then each one's own sync tells which it was
 

@@ -108,7 +108,7 @@ class LocalEnd:
 
         def opened() -> Folder:
             try:
-                return Folder(root)
+                return Folder(root, lambda: self._state.stopped)
             except OSError as error:
                 raise local_error(error, root or b".") from None
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+from fnmatch import fnmatchcase
 
 from rshell.access.printable import printable
 
@@ -14,6 +15,7 @@ __all__ = [
     "checked_parts",
     "join",
     "last_name",
+    "matches",
     "part_name",
     "shown",
     "transfer_id",
@@ -21,6 +23,7 @@ __all__ = [
 
 MAX_PATH_BYTES = 4096
 MAX_NAME_BYTES = 255
+_DOTS = (b".", b"..")
 PART_NAME = re.compile(rb"\.rshell-[a-z0-9]{8,32}\.part\Z")
 
 
@@ -41,6 +44,41 @@ def checked_parts(path: bytes) -> list[bytes]:
     if bad or b"\0" in path or len(path) > MAX_PATH_BYTES:
         raise UnsafeName(f"the device named a file {shown(path)}, which is not created")
     return parts
+
+
+def matches(pattern: bytes, path: bytes) -> bool:
+    """Whether a path that a device found is one that the operator's pattern asks for (FT19).
+
+    The name that a file gets here is its last one: without this a device could answer ``*.log``
+    with ``.profile``.
+    """
+    elsewhere = path.startswith(b"/") != pattern.startswith(b"/")
+    if elsewhere or b"\0" in path or len(path) > MAX_PATH_BYTES:
+        return False
+    wanted, found = ([part for part in one.split(b"/") if part] for one in (pattern, path))
+    # Of each beginning of the path, whether the pattern's parts so far match it.
+    reached = [True] + [False] * len(found)
+    for part in wanted:
+        if part == b"**":
+            for index, name in enumerate(found):
+                reached[index + 1] |= reached[index] and not name.startswith(b".")
+            continue
+        after = [False]
+        for index, name in enumerate(found):
+            after.append(reached[index] and _matches_one(part, name))
+        reached = after
+    return reached[-1]
+
+
+def _matches_one(pattern: bytes, name: bytes) -> bool:
+    if pattern == name:
+        return True
+    if name in _DOTS or len(name) > MAX_NAME_BYTES:
+        return False
+    if name.startswith(b".") and not pattern.startswith(b"."):
+        return False
+    # By characters, or by bytes: the device's own locale decides what a character is.
+    return fnmatchcase(os.fsdecode(name), os.fsdecode(pattern)) or fnmatchcase(name, pattern)
 
 
 def join(*parts: bytes) -> bytes:

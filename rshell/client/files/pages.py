@@ -1,8 +1,12 @@
-"""Pages of a listing on their way from a `FilesConnection` to whoever iterates over them."""
+"""Pages of a listing on their way from a `FilesConnection` to whoever iterates over them.
+
+What is in a page is the device's word: it is decoded strictly, and what does not fit ends it.
+"""
 
 from __future__ import annotations
 
 import base64
+import binascii
 from collections.abc import AsyncIterator, Callable
 from typing import Any, Protocol
 
@@ -13,17 +17,42 @@ from rshell.access.printable import printable
 from rshell.client.files.frames import NOTE, REPLY
 from rshell.client.files.records import FilesError
 
-__all__ = ["PageQueue", "Pausable"]
+__all__ = ["PageQueue", "Pausable", "decoded_note", "decoded_paths"]
+
+#: Of what a device says about something that it passed over; more is cut.
+MAX_NOTE_CHARACTERS = 300
 
 
 class Pausable(Protocol):
-    """What is used of the connection."""
+    """What is used of a `FilesConnection`."""
 
-    def pause(self) -> None:
-        """Stop delivery."""
+    def pause(self) -> None: ...
+    def resume(self) -> None: ...
 
-    def resume(self) -> None:
-        """Deliver again."""
+
+def decoded_paths(value: Any) -> list[bytes]:
+    """Return the paths in a page.
+
+    Raises:
+        FilesError: Code ``protocol``: they are not what the protocol has.
+    """
+    try:
+        return [base64.b64decode(path, validate=True) for path in value or ()]
+    except (binascii.Error, TypeError, ValueError):
+        raise FilesError("protocol", "the device sent paths that cannot be read") from None
+
+
+def decoded_note(payload: bytes) -> tuple[str, bytes]:
+    """Return text, safe to show, and path of a NOTE.
+
+    Raises:
+        FilesError: Code ``protocol``: it is none.
+        msgspec.DecodeError: Likewise.
+    """
+    value = msgspec.json.decode(payload, type=dict[str, Any])
+    text = printable(str(value.get("message", "")), MAX_NOTE_CHARACTERS)
+    path = value.get("path")
+    return text, decoded_paths([path])[0] if isinstance(path, str) else b""
 
 
 class PageQueue:
@@ -44,14 +73,11 @@ class PageQueue:
 
     def received(self, kind: int, payload: bytes) -> None:
         """A page or a note."""
-        value = msgspec.json.decode(payload, type=dict[str, Any])
         if kind == NOTE:
             if self._note is not None:
-                path = value.get("path")
-                text = printable(str(value.get("message", "")), 300)
-                self._note(text, base64.b64decode(path) if isinstance(path, str) else b"")
+                self._note(*decoded_note(payload))
         elif kind == REPLY:
-            self._pages.append(value)
+            self._pages.append(msgspec.json.decode(payload, type=dict[str, Any]))
             self._connection.pause()
             self._tell()
 

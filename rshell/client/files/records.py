@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import os
 from typing import Annotated, Any, Literal
 
@@ -12,9 +13,11 @@ from msgspec import Meta, Struct
 from rshell.access.printable import printable
 from rshell.client.errors import RshellError
 
-__all__ = ["Entry", "FilesError", "Hello"]
+__all__ = ["ADVICE", "Entry", "FilesError", "Hello"]
 
 _Size = Annotated[int, Meta(ge=0, le=2**63 - 1)]
+#: What utimensat(2) and our own arithmetic take: the years 1678 to 2261 (FT25).
+_Nanoseconds = Annotated[int, Meta(ge=-(2**63 - 1), le=2**63 - 1)]
 
 
 class _WireEntry(Struct, frozen=True):
@@ -24,7 +27,7 @@ class _WireEntry(Struct, frozen=True):
     kind: Literal["file", "dir", "link", "other"]
     size: _Size
     mode: Annotated[int, Meta(ge=0, le=0o7777)]
-    mtime_ns: int
+    mtime_ns: _Nanoseconds
     uid: int
     gid: int
     owner: str
@@ -101,6 +104,19 @@ class Hello(Struct, frozen=True):
     write: list[str] = []
     free_floor: int = 0
 
+    @classmethod
+    def decode(cls, value: Any) -> Hello:
+        """Return a worker's greeting.
+
+        Raises:
+            FilesError: Code ``protocol``: it is none.
+        """
+        try:
+            return msgspec.convert(value, cls, strict=True, builtin_types=())
+        except (msgspec.ValidationError, ValueError, TypeError) as error:
+            text = f"the device's greeting cannot be read: {error}"
+            raise FilesError("protocol", text) from None
+
 
 class FilesError(RshellError):
     """A request that a device did not do.
@@ -114,7 +130,17 @@ class FilesError(RshellError):
         self, code: str, message: str, path: bytes | None = None, hint: str | None = None
     ) -> None:
         self.path = path
-        super().__init__(code, message, _ADVICE.get(code, "") if hint is None else hint)
+        super().__init__(code, message, ADVICE.get(code, "") if hint is None else hint)
+
+    @classmethod
+    def decode(cls, answer: dict[str, Any]) -> FilesError:
+        """Return the error in an ERROR's map, whatever a device put in there."""
+        code, message, path = (answer.get(name) for name in ("code", "message", "path"))
+        try:
+            about = base64.b64decode(path, validate=True) if isinstance(path, str) else b""
+        except ValueError:
+            about = b""
+        return cls(str(code or "io"), str(message or code or "no reason given"), about or None)
 
     @property
     def shown_path(self) -> str:
@@ -123,7 +149,7 @@ class FilesError(RshellError):
 
 
 #: What to do next, where that does not depend on the case.
-_ADVICE = {
+ADVICE = {
     "policy": "see [policy] read and write in the device's agent.toml",
     "permission": "another account may be allowed to: --as LOGIN",
     "no-space": "see what there is with: rshell run DEVICE -- df -h",

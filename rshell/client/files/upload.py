@@ -24,12 +24,13 @@ from rshell.client.files.frames import ABORT, END, frame
 from rshell.client.files.local import LocalFile, Piece, local_error
 from rshell.client.files.local_end import LocalEnd, open_source
 from rshell.client.files.naming import part_name, transfer_id
+from rshell.client.files.pending import Pending
 from rshell.client.files.plan import Step
 from rshell.client.files.records import Entry, FilesError
 from rshell.client.files.signatures import fetch_signature
 from rshell.client.files.state import CopyState, next_of, stepped
 
-__all__ = ["LARGE_BYTES", "Upload", "wants_another_try"]
+__all__ = ["LARGE_BYTES", "Upload", "put_fields", "wants_another_try"]
 
 #: A file from this size on is read while it is sent, and asked about first.
 LARGE_BYTES = 256 * 1024
@@ -41,6 +42,26 @@ LOT_FILES = 200
 #: Files on their way whose answer is not there yet.
 MAX_UNANSWERED = 900
 _AGAIN = frozenset({"changed", "digest"})
+
+
+def put_fields(step: Step, entry: Entry, transfer: str) -> dict[str, Any]:
+    """Return what ``put`` says of a file (FT25).
+
+    Args:
+        step: Where it goes.
+        entry: What it is now.
+        transfer: Of `transfer_id`.
+    """
+    return {
+        "path": step.target,
+        "size": entry.size,
+        "data": min(entry.size, entry.blocks * 512),
+        "mode": entry.mode,
+        "mtime_ns": entry.mtime_ns,
+        "expect": "any",
+        "follow": step.named,
+        "transfer": transfer,
+    }
 
 
 def wants_another_try(error: FilesError) -> bool:
@@ -106,9 +127,7 @@ class Upload:
         self._connection = device.connection
         self._present = present
         self._compression = compression
-        self._unanswered = 0
-        self._fewer: Deferred[None] | None = None
-        self._fatal: Failure | None = None
+        self._pending = Pending(state)
 
     async def run(self, steps: Sequence[Step]) -> None:
         """Send files and wait until the device has them all.
@@ -134,7 +153,7 @@ class Upload:
             if ahead is not None:
                 ahead.addErrback(lambda _: None)
                 await ahead
-        await self._answered(0)
+        await self._pending.at_most(0)
 
     def _is_large(self, step: Step) -> bool:
         return step.entry.size > LARGE_BYTES or self._basis_of(step) is not None
@@ -162,20 +181,7 @@ class Upload:
         """
         await self._state.limit.take(size)
         await self._connection.writable()
-        self._check()
-
-    def _check(self) -> None:
-        self._state.check()
-        if self._fatal is not None:
-            self._fatal.raiseException()
-
-    async def _answered(self, most: int) -> None:
-        """Wait until at most so many files are without an answer."""
-        while self._unanswered > most:
-            self._check()
-            self._fewer = Deferred()
-            await self._fewer
-        self._check()
+        self._pending.check()
 
     # -- small files -----------------------------------------------------------------------------
 
@@ -221,7 +227,7 @@ class Upload:
         if read.error is not None:
             self._failed(read.step, read.error)
             return
-        await self._answered(MAX_UNANSWERED)
+        await self._pending.at_most(MAX_UNANSWERED)
         await self._room(0)
         sending = self._begin(read.step, self._fields(read.step, read.entry))
         for piece in read.pieces:
@@ -339,21 +345,12 @@ class Upload:
     def _fields(self, step: Step, entry: Entry) -> dict[str, Any]:
         device = self._state.target_device or ""
         identity = (entry.size, entry.mtime_ns, entry.inode, entry.dev)
-        return {
-            "path": step.target,
-            "size": entry.size,
-            "data": min(entry.size, entry.blocks * 512),
-            "mode": entry.mode,
-            "mtime_ns": entry.mtime_ns,
-            "expect": "any",
-            "follow": step.named,
-            "transfer": transfer_id(device, step.target, *identity),
-        }
+        return put_fields(step, entry, transfer_id(device, step.target, *identity))
 
     def _begin(self, step: Step, fields: dict[str, Any]) -> _Sending:
         exchange = self._connection.begin("put", fields)
         sending = _Sending(step, exchange.id)
-        self._unanswered += 1
+        self._pending.count += 1
         self._state.progress.current = step.source
         exchange.done.addCallbacks(partial(self._landed, sending), partial(self._refused, sending))
         return sending
@@ -381,17 +378,14 @@ class Upload:
     def _refused(self, sending: _Sending, failure: Failure) -> None:
         error = failure.value
         if self._device.ended or not isinstance(error, FilesError):
-            self._fatal = self._fatal or failure
+            self._pending.fail(failure)
         elif sending.error is None:
             self._failed(sending.step, error, sending)
         self._one_fewer(sending)
 
     def _one_fewer(self, sending: _Sending) -> None:
         sending.answered = True
-        self._unanswered -= 1
-        fewer, self._fewer = self._fewer, None
-        if fewer is not None:
-            fewer.callback(None)
+        self._pending.one_less()
 
     def _failed(self, step: Step, error: FilesError, sending: _Sending | None = None) -> None:
         if sending is not None:

@@ -116,6 +116,25 @@ class SenderTests(SynchronousTestCase):
         self.pass_seconds(1)
         self.assertEqual({"os": "debian"}, self.told[-1])
 
+    def test_look_soon_later(self) -> None:
+        """Also after looks that found nothing new."""
+        self.sender.link_welcomed(self.pair.device, 0.0)
+        self.pass_seconds(3 * LOOK_SECONDS)
+        self.facts = {"os": "debian"}
+        self.sender.look_soon()
+        self.pass_seconds(2)
+        self.assertEqual({"os": "debian"}, self.told[-1])
+
+    def test_look_fails(self) -> None:
+        """A look that fails is logged, and the next one comes."""
+        good, self.facts = self.facts, {"os": object()}
+        self.sender.link_welcomed(self.pair.device, 0.0)
+        self.pass_seconds(5)
+        self.assertEqual(1, len(self.flushLoggedErrors(TypeError)))
+        self.facts = good
+        self.pass_seconds(LOOK_SECONDS + 2)
+        self.assertEqual([good], self.told)
+
     def test_stopped(self) -> None:
         """With the link all timers go, also while the gateway is being told."""
         self.pair.gateway_owner.requested = lambda link, number, request: self.told.append({})

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import signal
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -32,6 +36,15 @@ class JournalCase(SynchronousTestCase):
         self.addCleanup(os.close, directory)
         clock = Clock(str(self.boot), lambda: self.mono, lambda: WALL + self.mono)
         return Journal(directory, clock)
+
+
+@contextmanager
+def replaced(case: SynchronousTestCase, place: Any, name: str, new: Any) -> Iterator[None]:
+    patch = case.patch(place, name, new)
+    try:
+        yield
+    finally:
+        patch.restore()
 
 
 class ReadingTests(JournalCase):
@@ -142,6 +155,25 @@ class DamageTests(JournalCase):
         self.file.chmod(0o600)
         with self.assertRaises(JournalBroken):
             self.journal.jobs()
+
+    def test_not_synced(self) -> None:
+        """A record that cannot be synced is refused, and no reader finds it."""
+        self.journal.append("a1", "confirm", "ran")
+
+        def fails(fd: int) -> None:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+        with self.assertRaises(JournalBroken), replaced(self, os, "fsync", fails):
+            self.journal.append("a1", "confirm", "confirmed")
+        self.assertEqual("ran", self.opened().jobs()["a1"].state)
+
+    def test_not_compacted(self) -> None:
+        """A record that is on the disk counts, even if the file cannot be written anew."""
+        self.patch(journals, "COMPACT_BYTES", 10)
+        (self.home / "keeper.jobs.new").mkdir()
+        for state in ("armed", "ran", "confirmed"):
+            self.journal.append("a1", "confirm", state)
+        self.assertEqual("confirmed", self.opened().jobs()["a1"].state)
 
 
 class LockTests(JournalCase):

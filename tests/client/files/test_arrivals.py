@@ -96,7 +96,7 @@ class ArrivalTests(SynchronousTestCase):
             ("protocol", [(REPLY, reply(size=-1))]),
             ("protocol", [data]),
             ("protocol", [(END_OUT, end())]),
-            ("no-space", [(REPLY, reply(size=2**62))]),
+            ("no-space", [(REPLY, reply(size=2**62, blocks=2**53))]),
             ("policy", [begun, data, (END_OUT, FilesError("policy", "no"))]),
         ]
         for code, frames in cases:
@@ -125,6 +125,23 @@ class ArrivalTests(SynchronousTestCase):
         arrival = self.arrival()
         frames = ((REPLY, b"{}"), (DATA_OUT, b"\0x"), (END_OUT, end()))
         self.assertEqual("protocol", getattr(self.land(*frames, arrival=arrival).error, "code", 0))
+
+    def test_another_file(self) -> None:
+        """What was taken up goes on with the file that it was compared with, and no other."""
+        for changed in ({"inode": 7}, {"mtime_ns": 10**18 + 1}, {"size": len(CONTENT) + 1}):
+            arrival = self.arrival()
+            known = Entry.decode(entry_map())
+            landing = self.folder.begin(b"f", known, arrival.part, keep=True)
+            landing.data(CONTENT[:10])
+            arrival.take_up(landing)
+            rest = CONTENT[10:]
+            outcome = self.land(
+                (REPLY, reply(**changed)), (DATA_OUT, b"\0" + rest), (END_OUT, end(rest)),
+                arrival=arrival,
+            )  # fmt: skip
+            self.assertEqual("changed", getattr(outcome.error, "code", ""), changed)
+            self.assertEqual(b"old", (self.root / "f").read_bytes())
+            self.assertEqual(["f"], os.listdir(self.root))
 
     def _assembled(self, wire: bytes) -> Outcome:
         """Put a file of three blocks together, whose second one has to be fetched."""

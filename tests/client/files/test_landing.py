@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import os
+import signal
 import stat
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -127,9 +130,11 @@ class FileTests(LandingCase):
     def test_no_space(self) -> None:
         """A file that cannot fit is refused before the old one is touched."""
         error = self.assertRaises(
-            FilesError, self.folder.begin, b"f", Entry(size=2**60), PART, keep=False
+            FilesError, self.folder.begin, b"f", Entry(size=2**60, blocks=2**51), PART, keep=False
         )
         self.assertEqual("no-space", error.code)
+        self.assertEqual([], os.listdir(self.root))
+        self.folder.begin(b"hole", Entry(size=2**60), PART, keep=False).close()  # it needs none
 
     def test_two_copies(self) -> None:
         """A second copy of the same file is told that the first one runs."""
@@ -148,6 +153,38 @@ class FileTests(LandingCase):
         self.land(b"f")
         kept = {".rshell-bbbbbbbb.part", "old", ".rshell-a.part", "f"}
         self.assertEqual(kept, set(os.listdir(self.root)))
+
+
+_CRASHING = """
+import sys
+from rshell.client.files.landing import Folder
+from rshell.client.files.records import Entry
+folder = Folder(sys.argv[1].encode())
+landing = folder.begin(b"f", Entry(size=3, mode=0o644), b".rshell-abcdefgh.part", keep=False)
+landing.data(b"new")
+landing.dress()
+print(folder.commit([landing])[0][1])
+"""
+
+
+class CrashTests(LandingCase):
+    def test_every_point(self) -> None:
+        """Whoever is killed at any point leaves the old file or the new one, and at most a part."""
+        points = {"land.written": b"old", "land.synced": b"old"}
+        for point, content in {**points, "land.renamed": b"new", "land.dirsync": b"new"}.items():
+            (self.root / "f").write_bytes(b"old")
+            ended = subprocess.run(
+                [sys.executable, "-c", _CRASHING, str(self.root)],
+                env={**os.environ, "RSHELL_CRASH_AT": point},
+                capture_output=True,
+                check=False,
+            )
+            self.assertEqual((-signal.SIGKILL, b""), (ended.returncode, ended.stdout), point)
+            self.assertEqual(content, (self.root / "f").read_bytes(), point)
+            left = {"f"} if content == b"new" else {"f", ".rshell-abcdefgh.part"}
+            self.assertEqual(left, set(os.listdir(self.root)), point)
+            self.assertIsNone(self.land(b"f"))
+            self.assertEqual({"f"}, set(os.listdir(self.root)) - {".rshell-abcdefgh.part"})
 
 
 class HostileTests(LandingCase):

@@ -25,6 +25,7 @@ from rshell.client.files.naming import (
     checked_parts,
     join,
     last_name,
+    matches,
     part_name,
     shown,
     transfer_id,
@@ -130,6 +131,24 @@ class NameTests(SynchronousTestCase):
         self.assertEqual([], checked_parts(b""))
         for path in (b"...", b"-rf", b"a b", b"\xff\n", b"..x/y..", b"~"):
             self.assertEqual(path, b"/".join(checked_parts(path)))
+
+    def test_matches(self) -> None:
+        """A path that a device found must be one that the pattern asks for."""
+        good = [
+            (b"*.log", b"a.log"), (b"/var//log/*", b"/var/log/x"), (b"~/x?", b"~/xy"),
+            (b"d/", b"d/"), (b"**/*.c", b"a.c"), (b"**/*.c", b"a/b/x.c"), (b"a/**", b"a/b/c"),
+            (b"../[ab]*", b"../bx"), (b".*", b".x"), (b"x?", b"x\xff"), (b"x?", "x\u20ac".encode()),
+            (b"a*/[x", b"ab/[x"),
+        ]  # fmt: skip
+        bad = [
+            (b"*.log", b".log"), (b"*.log", b"d/a.log"), (b"*", b".."), (b"*", b"."), (b"*", b""),
+            (b"*", b"/x"), (b"/*", b"x"), (b"**/x", b"../x"), (b"**", b".ssh/x"), (b"*", b"a\0b"),
+            (b".*", b".."), (b"*", b"x" * 256), (b"d/*", b"d"), (b"d/*", b"d/a/b"),
+        ]  # fmt: skip
+        for pattern, path in good:
+            self.assertTrue(matches(pattern, path), (pattern, path))
+        for pattern, path in bad:
+            self.assertFalse(matches(pattern, path), (pattern, path))
 
     def test_last_names(self) -> None:
         """A source has the name that cp gives it; some stand for their contents."""

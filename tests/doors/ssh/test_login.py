@@ -184,7 +184,7 @@ class KeyVerbTests(SshTestCase):
 
     def setUp(self) -> None:
         super().setUp()
-        self.bob = self.fleet.add_operator("bob", role="viewer")
+        self.bob = self.fleet.add_operator("bob", "viewer")
 
     def test_own_and_others(self) -> None:
         """Everybody manages their own keys; other people's take a role."""

@@ -193,7 +193,7 @@ class RefusalTests(SshTestCase):
     def test_same_words(self) -> None:
         """Who may not use a device reads the same as if there were none."""
         self.fleet.dial(self.pump)
-        self.fleet.add_operator("bob", role="viewer")
+        self.fleet.add_operator("bob", "viewer")
         unknown = self._said(b"pump-9")
         fingerprint = self.register_for("bob")
         self.assertNotEqual("", fingerprint)
@@ -221,6 +221,20 @@ class RefusalTests(SshTestCase):
         self.fleet.got(self.fleet.store.close())
         self.ask(client, 0, b"exec", NS(b"id"))
         self.assertEqual(255, status(client))
+
+
+class RoleTests(SshTestCase):
+    def test_taken_away(self) -> None:
+        """A role that is taken away ends what it granted, with a line that says so."""
+        client, device = self.running()
+        device.accept()
+        self.fleet.pump()
+        self.fleet.run(self.fleet.gateway.rights.assign("ann", (), ("admin",)))
+        self.fleet.pump()
+        self.assertEqual(255, status(client))
+        self.assertIn(b"no longer granted", client.data(extended=True))
+        (end,) = self.fleet.audit("session", code="policy")
+        self.assertEqual("ann", end.record.operator)
 
 
 class FlowTests(SshTestCase):

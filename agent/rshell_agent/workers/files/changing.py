@@ -7,6 +7,7 @@ import stat
 import time
 
 from rshell_agent.workers.confined import Place
+from rshell_agent.workers.crash import crash_point
 from rshell_agent.workers.files.desk import Desk, Request
 from rshell_agent.workers.files.entries import entry_of
 from rshell_agent.workers.files.faults import Fault
@@ -93,6 +94,7 @@ def _replace_by_link(place: Place, target: bytes) -> None:
     # In the shape of a part file, so that one that is left behind is known for what it is.
     name = b".rshell-" + os.urandom(8).hex().encode() + b".part"
     os.symlink(target, name, dir_fd=place.dir_fd)
+    crash_point("link.rename")
     try:
         os.rename(name, place.name, src_dir_fd=place.dir_fd, dst_dir_fd=place.dir_fd)
     except OSError:

@@ -143,6 +143,7 @@ class Part:
         crash_point("put.rename")
         os.rename(self.name, destination, src_dir_fd=self._directory, dst_dir_fd=self._directory)
         self.committed = True
+        crash_point("put.renamed")
 
     def remove(self) -> None:
         """Remove it, if it still is ours."""

@@ -30,6 +30,7 @@ POINTS = (
     ("put.written", False, True),
     ("put.fsync", False, True),
     ("put.rename", False, True),
+    ("put.renamed", True, False),
     ("put.dirsync", True, False),
 )
 
@@ -77,6 +78,13 @@ class CrashTests(CrashCase):
             self.assertEqual(["f"], self.names(), point)
             if left and point != "put.created":
                 self.assertEqual(0, answer.last["written"], point)
+
+    def test_link(self) -> None:
+        """A link that replaces a file is there, or the file is; what is left is swept one day."""
+        wanted = request_frame(1, "symlink", {"path": b"f", "target": b"x", "replace": True})
+        self.crash("link.rename", wanted)
+        self.assertEqual(OLD, (self.home / "f").read_bytes())
+        self.assertEqual(1, len(part_names(self.names())))
 
     def test_resumed_part(self) -> None:
         """It may die again while it goes on with a part."""
