@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 import re
 import time
 
@@ -246,10 +247,12 @@ class PipeTests(KeeperCase):
         control = self.keeper.control()
         control.call("sessions")
         before = len(os.listdir(folder))
-        line = "head -c 300000 /dev/zero; sleep 60"
-        stream = self.keeper.open(self.session, line=line, limit=1000)
+        stream = self.keeper.open(self.session, "cat", "/dev/zero", limit=1000)
         stream.until(bytes(1000))
-        control.call("sessions")  # what there is room for has been read
+        pid = stream.opened["pid"]
+        # As long as there is room, it sleeps nowhere in a pipe.
+        self.eventually(lambda: "pipe" in Path(f"/proc/{pid}/wchan").read_text())
+        control.call("sessions")
         stream.send(wire.RESET, {"code": "cancelled", "message": ""})
         self.eventually(lambda: len(os.listdir(folder)) == before)
 
