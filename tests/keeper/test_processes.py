@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 import re
 import time
+from pathlib import Path
 
 from rshell_agent.keeper import wire
 from tests.keeper.client import Stream, b64
