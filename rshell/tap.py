@@ -73,7 +73,8 @@ class Options(usage.Options):
             "c",
             None,
             "TOML file: [gateway] links, ssh, web, advertise; "
-            "[admission] handshakes_per_second; [clones] action.",
+            "[admission] handshakes_per_second; [clones] action; [recordings] shell, keep_days, "
+            "keep_bytes, on_failure; [audit] syslog.",
         ],
         [
             "ssh",
@@ -191,6 +192,11 @@ class GatewayService(service.Service):
             wheel,
             handshakes_per_second=self._handshake_rate(tls),
             clone_action=self._config.clones,
+            recording=self._config.recordings,
+            recording_threads=PooledThreads(
+                self._reactor.callFromThread, readers=1, name="rshell-recordings"
+            ),
+            syslog=self._config.syslog,
         )
         door = LinkDoor(gateway)
         self._serve_consoles(gateway, door)

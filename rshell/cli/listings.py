@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from typing import Any
 
 import click
@@ -23,9 +22,9 @@ from rshell.cli.pipes import say
 from rshell.cli.presenting import encode_json
 from rshell.cli.running import Surroundings, run_with_client
 from rshell.cli.tables import print_table
-from rshell.client import AuditRow, Client
+from rshell.client import Client
 
-__all__ = ["audit", "devices", "print_json", "whoami"]
+__all__ = ["devices", "print_json", "whoami"]
 
 
 def print_json(value: Any) -> None:
@@ -86,72 +85,6 @@ def devices(context: click.Context, selector: str, output: str | None, columns: 
             for alert in device.alerts:
                 text = printable(f"{device.name}: {alert}", 300)
                 sys.stderr.write(f"rshell: {text}\n")
-        return 0
-
-    return run_with_client(settings.home, main)
-
-
-def _audit_row(row: AuditRow) -> Sequence[str]:
-    what = row.handler or row.kind
-    if row.login:
-        what += f" as {row.login}"
-    if row.refers is not None:
-        what += f" -> #{row.refers}"
-    if row.summary:
-        what += f": {row.summary}"
-    result = row.status or ""
-    if row.exit_code:
-        result += f" {row.exit_code}"
-    if row.code:
-        result += f" ({row.code})"
-    return (
-        str(row.seq),
-        row.at,
-        row.kind,
-        row.operator or "-",
-        row.device or "-",
-        what,
-        result.strip() or "-",
-        row.door or "-",
-        row.address or "-",
-    )
-
-
-@click.command(short_help="Show who did what to which device.")
-@click.option(
-    "--limit",
-    type=click.IntRange(1, 10_000),
-    default=100,
-    show_default=True,
-    metavar="N",
-    help="The newest N rows.",
-)
-@click.option("--device", metavar="D", help="Only of this device.")
-@click.option("--operator", metavar="O", help="Only of this operator.")
-@common_options
-@click.pass_context
-def audit(context: click.Context, limit: int, device: str | None, operator: str | None) -> int:
-    """Show the newest rows of the audit log.
-
-    \b
-    rshell audit --limit 20
-    rshell audit --device pump-17 --operator alice --json
-
-    WHAT is the handler and what was asked of it, clipped to the terminal; -> #12 says how that
-    of row 12 ended.
-    """
-    settings = settings_of(context)
-
-    async def main(_surroundings: Surroundings, client: Client) -> int:
-        rows = await client.audit(limit=limit, device=device, operator=operator)
-        if settings.json:
-            print_json(rows)
-            return 0
-        print_table(
-            ("SEQ", "AT", "KIND", "OPERATOR", "DEVICE", "WHAT", "RESULT", "DOOR", "FROM"),
-            [_audit_row(row) for row in rows],
-            clipped="WHAT",
-        )
         return 0
 
     return run_with_client(settings.home, main)

@@ -21,7 +21,7 @@ __all__ = ["VERBS", "cli", "main"]
 #: most commands run.
 VERBS: dict[str, tuple[str, str]] = {
     "attach": ("rshell.cli.sessions:attach", "Continue a session, or watch it."),
-    "audit": ("rshell.cli.listings:audit", "Show who did what to which device."),
+    "audit": ("rshell.cli.audit:audit", "Show who did what to which device."),
     "call": ("rshell.cli.call:call", "Call any handler of one device or of many."),
     "cat": ("rshell.cli.files:cat", "Show files of devices."),
     "confirm": ("rshell.cli.confirm:confirm", "Let a change stand that waits for it."),
@@ -39,9 +39,11 @@ VERBS: dict[str, tuple[str, str]] = {
     "ls": ("rshell.cli.files:ls", "List files on devices."),
     "metrics": ("rshell.cli.links:metrics", "Print the gateway's counters, for Prometheus."),
     "operators": ("rshell.cli.roles:operators", "List operators, their roles, when last seen."),
+    "play": ("rshell.cli.play:play", "Play a recorded terminal session."),
     "probe": ("rshell.cli.links:probe", "Ask a device for a sign of life now."),
     "quarantine": ("rshell.cli.links:quarantine", "Keep a device out, or let it in again."),
     "reboot": ("rshell.cli.reboot:reboot", "Restart devices, and see them return."),
+    "recordings": ("rshell.cli.recordings:recordings", "List and fetch recorded sessions."),
     "rename": ("rshell.cli.admin:rename", "Rename a device, or accept its own name."),
     "revoke": ("rshell.cli.admin:revoke", "Take a device's or operator's rights away."),
     "rm": ("rshell.cli.files:rm", "Remove files on devices."),

@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
 import attrs
 import click
 
-__all__ = ["Settings", "common_options", "login_option", "parse_duration", "settings_of"]
+__all__ = [
+    "Settings",
+    "common_options",
+    "login_option",
+    "parse_duration",
+    "parse_moment",
+    "settings_of",
+]
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -93,3 +101,30 @@ def parse_duration(
     if match is None or int(match[1]) == 0:
         raise click.BadParameter(f"{value!r} is no time span: write 90s, 30m, 1h or 2d")
     return int(match[1]) * _UNITS[match[2]]
+
+
+def parse_moment(
+    _context: click.Context, _parameter: click.Parameter, value: str | None
+) -> int | None:
+    """Return milliseconds since 1970 UTC of a date, a time in RFC 3339, or a time span ago.
+
+    ``2026-11-22``, ``2026-11-22T08:00:00Z``, ``2h``.  A callback for `click.option`.
+
+    Raises:
+        click.BadParameter: It is none of these.
+    """
+    if value is None:
+        return None
+    span = re.fullmatch(r"([0-9]{1,9})([smhdw])", value, re.ASCII)
+    if span is not None:
+        ago = timedelta(seconds=int(span[1]) * _UNITS[span[2]])
+        moment = datetime.now(UTC) - ago
+    else:
+        try:
+            moment = datetime.fromisoformat(value)
+        except ValueError:
+            text = "is no time: write 2026-11-22, 2026-11-22T08:00:00Z, or 2h for two hours ago"
+            raise click.BadParameter(f"{value!r} {text}") from None
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=UTC)
+    return max(0, round(moment.timestamp() * 1000))

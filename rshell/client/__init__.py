@@ -50,6 +50,7 @@ from rshell.client.outcomes import Outcome, describe_outcome
 from rshell.client.profiles import Profile, find_profile
 from rshell.client.records import (
     AuditRow,
+    AuditVerdict,
     Device,
     DeviceFacts,
     Grant,
@@ -58,6 +59,7 @@ from rshell.client.records import (
     LinkRecord,
     OperatorInfo,
     Probe,
+    Recording,
     Role,
     RoleCheck,
     SessionInfo,
@@ -70,6 +72,7 @@ from rshell.client.uplink import Uplink
 
 __all__ = [
     "AuditRow",
+    "AuditVerdict",
     "Away",
     "Client",
     "CompletedCommand",
@@ -85,6 +88,7 @@ __all__ = [
     "Outcome",
     "Probe",
     "Profile",
+    "Recording",
     "Refused",
     "Role",
     "RoleCheck",

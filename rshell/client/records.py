@@ -13,6 +13,7 @@ from rshell.handlers import Outcome
 
 __all__ = [
     "AuditRow",
+    "AuditVerdict",
     "Device",
     "DeviceFacts",
     "Grant",
@@ -22,11 +23,13 @@ __all__ = [
     "LinkRecord",
     "OperatorInfo",
     "Probe",
+    "Recording",
     "Role",
     "RoleCheck",
     "SessionInfo",
     "SshKey",
     "Whoami",
+    "WholeAuditRow",
 ]
 
 
@@ -133,6 +136,63 @@ class AuditRow(Struct, frozen=True, kw_only=True):
     device_id: str | None = None
     summary: str | None = None
     rule: str | None = None
+
+
+class WholeAuditRow(AuditRow, frozen=True, kw_only=True):
+    """A row with all that its hash covers: enough to check the chain without a gateway.
+
+    ``hash`` is SHA-256 of ``previous_hash`` and the JSON array of: seq, at_us, kind, opens (0 or
+    1), refers, operator, device_id, device_name, handler, login, session, attempt, door, address,
+    status, exit_code, code, message, and details as compact JSON text with sorted keys.
+    """
+
+    at_us: int
+    opens: bool
+    previous_hash: str
+    hash: str
+    device_name: str | None = None
+    details: dict[str, Any] = field(default_factory=dict)
+
+
+class AuditVerdict(Struct, frozen=True, kw_only=True):
+    """What checking the audit log found.
+
+    ``rows`` were sound, counted from the first; ``broken_at`` is the first that is not, and
+    ``reason`` why.  ``checkpoints`` signatures hold, and cover all up to the row ``signed``.
+    ``head`` names the last sound row, to be noted and compared with later.
+    """
+
+    sound: bool
+    rows: int
+    broken_at: int | None = None
+    reason: str = ""
+    checkpoints: int = 0
+    signed: int = 0
+    head: str = ""
+
+
+class Recording(Struct, frozen=True, kw_only=True):
+    """A recorded terminal session.
+
+    ``session`` names it.  ``mode`` is ``output`` or ``input`` (what was typed too); ``size`` is of
+    the recording as text, ``stored`` of its file, in bytes; ``status`` is ``open`` (it may still
+    grow), ``complete``, ``interrupted`` (how the session ended was never told) or ``failed``
+    (something is missing, and a marker in it says where).
+    """
+
+    session: str
+    device: str
+    operator: str
+    handler: str
+    mode: str
+    started_at: str
+    status: str
+    duration_ms: int = 0
+    size: int = 0
+    stored: int = 0
+    device_id: str | None = None
+    login: str | None = None
+    ended_at: str | None = None
 
 
 class Whoami(Struct, frozen=True, kw_only=True):

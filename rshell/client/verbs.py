@@ -9,9 +9,9 @@ import msgspec
 
 from rshell.client.commands import Collected
 from rshell.client.errors import ConnectionFailed, Refused, RshellError
+from rshell.client.evidence import Evidence
 from rshell.client.outcomes import Outcome, describe_outcome
 from rshell.client.records import (
-    AuditRow,
     Device,
     DeviceFacts,
     Handler,
@@ -35,6 +35,9 @@ MAX_ANSWER_BYTES = 256 * 1024 * 1024
 _READ_ONLY = frozenset(
     {
         "audit",
+        "audit-key",
+        "audit-rows",
+        "audit-verify",
         "devices",
         "facts",
         "handlers",
@@ -42,6 +45,8 @@ _READ_ONLY = frozenset(
         "metrics",
         "operators",
         "probe",
+        "recording",
+        "recordings",
         "roles.check",
         "roles.list",
         "sessions",
@@ -51,7 +56,7 @@ _READ_ONLY = frozenset(
 )
 
 
-class GatewayVerbs(RoleVerbs):
+class GatewayVerbs(Evidence, RoleVerbs):
     """Asks a gateway.
 
     Args:
@@ -225,18 +230,6 @@ class GatewayVerbs(RoleVerbs):
         answer = await self.call_gateway("revoke", {"kind": kind, "name": name})
         closed = answer.get("links_closed", 0) if isinstance(answer, dict) else 0
         return closed if isinstance(closed, int) else 0
-
-    async def audit(
-        self, *, limit: int = 100, device: str | None = None, operator: str | None = None
-    ) -> list[AuditRow]:
-        """Return the newest rows of the audit log, newest first.
-
-        Raises:
-            Refused: The role forbids it.
-        """
-        request = {"limit": limit, "device": device, "operator": operator}
-        rows: list[AuditRow] = await self._ask("audit", list[AuditRow], request)
-        return rows
 
     async def whoami(self) -> Whoami:
         """Return this operator's name and roles, as the gateway knows them."""

@@ -13,6 +13,9 @@ import attrs
 import msgspec
 from msgspec import Meta, Struct
 
+from rshell.access.recordings import RecordingMode, RecordingPolicy
+from rshell.gateway.audit_shipping import parse_target
+
 __all__ = ["BadConfig", "CloneAction", "GatewayConfig", "default_home", "read_config_file"]
 
 #: The registered default of the link protocol.
@@ -47,10 +50,23 @@ class _Clones(Struct, frozen=True, forbid_unknown_fields=True):
     action: CloneAction | None = None
 
 
+class _Recordings(Struct, frozen=True, forbid_unknown_fields=True):
+    shell: RecordingMode | None = None
+    keep_days: Annotated[int, Meta(ge=0, le=36_500)] | None = None
+    keep_bytes: Annotated[int, Meta(ge=0, le=2**60)] | None = None
+    on_failure: Literal["end", "mark"] | None = None
+
+
+class _Audit(Struct, frozen=True, forbid_unknown_fields=True):
+    syslog: Annotated[str, Meta(max_length=256)] | None = None
+
+
 class _File(Struct, frozen=True, forbid_unknown_fields=True):
     gateway: _Section = msgspec.field(default_factory=_Section)
     admission: _Admission = msgspec.field(default_factory=_Admission)
     clones: _Clones = msgspec.field(default_factory=_Clones)
+    recordings: _Recordings = msgspec.field(default_factory=_Recordings)
+    audit: _Audit = msgspec.field(default_factory=_Audit)
 
 
 @attrs.frozen(kw_only=True)
@@ -65,6 +81,9 @@ class GatewayConfig:
         advertise: ``HOST`` or ``HOST:PORT`` under which devices and operators dial in.
         handshakes_per_second: at most; None is measured at start.
         clones: what happens to a device of which there seem to be two.
+        recordings: which sessions are recorded, and how long that is kept.
+        syslog: where rows of the audit log go too, ``unix:PATH`` or ``udp:ADDRESS:PORT``; "" is
+            nowhere.
     """
 
     home: Path
@@ -74,6 +93,8 @@ class GatewayConfig:
     advertise: tuple[str, ...] = ()
     handshakes_per_second: float | None = None
     clones: CloneAction = "alert"
+    recordings: RecordingPolicy = attrs.field(factory=RecordingPolicy)
+    syslog: str = ""
 
     def names(self) -> tuple[str, ...]:
         """Return the hosts that the gateway's certificate has to name."""
@@ -135,7 +156,8 @@ def read_config_file(path: Path, config: GatewayConfig) -> GatewayConfig:
     """Return ``config`` with what a TOML file says; options of the command line come later.
 
     The file has the tables ``[gateway]`` with ``links``, ``ssh``, ``web`` and ``advertise``,
-    ``[admission]`` with ``handshakes_per_second``, and ``[clones]`` with ``action``.
+    ``[admission]`` with ``handshakes_per_second``, ``[clones]`` with ``action``, ``[recordings]``
+    with ``shell``, ``keep_days``, ``keep_bytes`` and ``on_failure``, ``[audit]`` with ``syslog``.
 
     Raises:
         BadConfig: It cannot be read, is not TOML, or has an unknown key or a wrong type.
@@ -155,4 +177,16 @@ def read_config_file(path: Path, config: GatewayConfig) -> GatewayConfig:
         given["handshakes_per_second"] = found.admission.handshakes_per_second
     if found.clones.action is not None:
         given["clones"] = found.clones.action
+    told = {
+        {"shell": "mode"}.get(name, name): value
+        for name in found.recordings.__struct_fields__
+        if (value := getattr(found.recordings, name)) is not None
+    }
+    given["recordings"] = attrs.evolve(config.recordings, **told)
+    if found.audit.syslog is not None:
+        try:
+            parse_target(found.audit.syslog)
+        except ValueError as error:
+            raise BadConfig(f"{path}: [audit] syslog: {error}") from None
+        given["syslog"] = found.audit.syslog
     return attrs.evolve(config, **given)

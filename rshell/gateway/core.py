@@ -15,14 +15,20 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from rshell.access.printable import printable
+from rshell.access.recordings import RecordingPolicy
+from rshell.gateway import audit_services as _audit  # noqa: F401  # fills the registry of verbs
 from rshell.gateway import fact_services as _facts  # noqa: F401  # fills the registry of verbs
 from rshell.gateway import key_services as _keys  # noqa: F401  # fills the registry of verbs
 from rshell.gateway import link_services as _link_services  # noqa: F401  # fills the registry of verbs
+from rshell.gateway import recording_services as _recordings  # noqa: F401  # likewise
 from rshell.gateway import role_services as _roles  # noqa: F401  # likewise
 from rshell.gateway import services as _services  # noqa: F401  # fills the registry of verbs
 from rshell.gateway import session_services as _sessions  # noqa: F401  # likewise
 from rshell.gateway import why_services as _why  # noqa: F401  # likewise
 from rshell.gateway.admission import DEFAULT_RATE, Admission
+from rshell.gateway.audit_feed import AuditFeed
+from rshell.gateway.audit_shipping import AuditShipper
+from rshell.gateway.audit_spool import AuditSpool
 from rshell.gateway.clones import Clones
 from rshell.gateway.config import CloneAction
 from rshell.gateway.device_links import DeviceLinks
@@ -32,6 +38,7 @@ from rshell.gateway.joining import Joiner, JoinExchange
 from rshell.gateway.metrics import Metrics, ReactorLag
 from rshell.gateway.presence import Presence
 from rshell.gateway.probing import Probes
+from rshell.gateway.recordings import Recordings
 from rshell.gateway.revocation import OperatorConnection, Revocation
 from rshell.gateway.rights import Rights
 from rshell.gateway.session_table import SessionTable
@@ -46,6 +53,7 @@ from rshell.link.core.errors import ErrorCode
 from rshell.link.core.messages import GoAway
 from rshell.link.protocol import LinkProtocol
 from rshell.store.store import Store
+from rshell.store.threads import InlineThreads, Threads
 
 __all__ = ["Catalogues", "Gateway", "planned_stop", "tls_of"]
 
@@ -57,6 +65,8 @@ RENEWALS_RATE, RENEWALS_BURST = 3 / 3600, 10
 REFUSED_JOINS_RATE, REFUSED_JOINS_BURST = 1 / 60, 10
 #: Probes that one operator may ask for, of all devices: a look at a whole site at once.
 PROBES_RATE, PROBES_BURST = 20.0, 500
+#: What a gateway records that was told nothing: the configuration's default is another.
+NOT_RECORDED = RecordingPolicy(mode="off")
 #: Facts that one device may tell: a look a minute, and what operators ask for between them.
 FACTS_RATE, FACTS_BURST = 1 / 30, 20
 #: Agents come back this soon after a planned stop, and not all at once.
@@ -126,6 +136,9 @@ class Gateway:
         wall: Seconds since 1970, for records only.
         handshakes_per_second: At most.
         clone_action: What happens to a device of which there seem to be two.
+        recording: Which sessions are recorded.
+        recording_threads: Where recordings are written; at once if None.
+        syslog: Where rows of the audit log go too; "" is nowhere.
 
     Attributes:
         advertised: ``(host, port)`` pairs under which devices and operators dial in; set by
@@ -144,6 +157,9 @@ class Gateway:
         *,
         handshakes_per_second: float = DEFAULT_RATE,
         clone_action: CloneAction = "alert",
+        recording: RecordingPolicy = NOT_RECORDED,
+        recording_threads: Threads | None = None,
+        syslog: str = "",
     ) -> None:
         self.home = home
         self.store = store
@@ -169,6 +185,10 @@ class Gateway:
         self.fact_reports = Throttle(wheel.seconds, FACTS_RATE, FACTS_BURST)
         self.sessions = SessionTable(wheel.seconds)
         self.rights = Rights(self)
+        self.audit_feed = AuditFeed(store, home.audit_key, wheel)
+        self.audit_spool = AuditSpool(store, home.path, wheel)
+        self.shipper = AuditShipper(self, syslog) if syslog else None
+        self.recordings = Recordings(self, recording, recording_threads or InlineThreads())
         self.switchboard = Switchboard(self)
         self.verbs = Verbs(self)
         self.revocation = Revocation(self)
@@ -217,6 +237,11 @@ class Gateway:
         start = await self.store.next_start()
         self.presence = Presence(start)
         await self.rights.start()
+        await self.audit_feed.start()
+        await self.audit_spool.start()
+        if self.shipper is not None:
+            await self.shipper.start()
+        await self.recordings.start()
         await self.switchboard.start()
         await self.fleet.start()
         self.probes.start()
@@ -241,6 +266,11 @@ class Gateway:
             self._await_links(waited, self.wheel.seconds() + STOP_SECONDS)
             await waited
         self._log.info("told {count} links to come back later", count=count)
+        await self.recordings.stop()
+        await self.audit_spool.stop()
+        await self.audit_feed.stop()
+        if self.shipper is not None:
+            await self.shipper.stop()
 
     def turn_away(self, link: LinkProtocol) -> None:
         """Tell a device that comes while this gateway goes down when to try again."""

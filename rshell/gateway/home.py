@@ -5,6 +5,8 @@
     HOME/ca/              root, device, operator and gateway CA
     HOME/gateway.key .pem the gateway's own certificate and chain
     HOME/rshell.sqlite    the store
+    HOME/audit.key .pub   what signs checkpoints of the audit log, and what checks them
+    HOME/recordings/      of terminals, by day
     HOME/admin/           credentials of the local administrator, operator ``admin``
     HOME/endpoints.json   where the doors listen, while they do
 """
@@ -23,6 +25,7 @@ from cryptography import x509
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
+from rshell.access.audit_key import AuditKey, BadAuditKey, load_or_make
 from rshell.identity.authority import FleetKeys, KeyAbsent, new_fleet, renewal_time
 from rshell.identity.credentials import Credentials, CredentialsDamaged, CredentialStore
 from rshell.identity.files import make_private_dir, write_atomic
@@ -51,11 +54,13 @@ class GatewayHome:
         path: absolute.
         keys: the fleet's authorities; root and gateway CA keys may be absent.
         leaf: the gateway's own key and chain.
+        audit_key: signs checkpoints of the audit log.
     """
 
     path: Path
     keys: FleetKeys
     leaf: GatewayLeaf
+    audit_key: AuditKey
 
     @property
     def database(self) -> Path:
@@ -129,14 +134,14 @@ def prepare_home(path: Path, names: Sequence[str], now: datetime | None = None) 
             fleet_home.create(new_fleet(now))
         keys = fleet_home.load()
         leaf = _leaf(fleet_home, keys, names, now)
-        home = GatewayHome(path, keys, leaf)
+        home = GatewayHome(path, keys, leaf, load_or_make(path))
         _prepare_store(home, now)
     except OSError as error:
         where = error.filename or path
         raise HomeError(
             f"cannot use {where}: {error.strerror or error}; choose another place with --home"
         ) from None
-    except (DamagedHome, CredentialsDamaged, KeyAbsent) as error:
+    except (DamagedHome, CredentialsDamaged, KeyAbsent, BadAuditKey) as error:
         raise HomeError(f"the home {path} is damaged: {error}; restore it from a backup") from None
     return home
 

@@ -7,7 +7,7 @@ What it is not: the session itself, which lives on the device and outlives its a
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
@@ -15,6 +15,9 @@ from rshell.gateway.callers import Caller, OpenRefused, StreamEnder
 from rshell.link.core.errors import ErrorCode
 from rshell.link.protocol import LinkProtocol
 from rshell.store.records import Device
+
+if TYPE_CHECKING:
+    from rshell.gateway.live_recording import LiveRecording
 
 __all__ = ["LiveSession", "SessionKey"]
 
@@ -39,6 +42,7 @@ class LiveSession:
         judged: by which version of the roles it was granted last.
         stream: what joins operator and device, once there is one.
         device_link: the link that the stream was opened on.
+        recording: of its session, while this attempt is recorded.
         refused: why it ended before it was joined.
         woken: called when ``refused`` is set.
     """
@@ -57,6 +61,7 @@ class LiveSession:
     judged: int = 0
     stream: StreamEnder | None = None
     device_link: LinkProtocol | None = None
+    recording: LiveRecording | None = None
     refused: OpenRefused | None = None
     woken: Callable[[], None] = _nothing
 

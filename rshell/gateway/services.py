@@ -14,7 +14,6 @@ from rshell.access.printable import printable
 from rshell.gateway.chosen import chosen, selector_of
 from rshell.gateway.device_rows import device_row
 from rshell.gateway.joining import issue
-from rshell.gateway.summaries import summary
 from rshell.gateway.switchboard import OpenRefused
 from rshell.gateway.verbs import Asker, descriptions, verb
 from rshell.handlers import BadRequest
@@ -23,7 +22,7 @@ from rshell.identity.keys import BadCertificateRequest, read_csr, spki_hash
 from rshell.identity.names import BadPeerName, PeerName
 from rshell.link.core.errors import ErrorCode
 from rshell.link.core.messages import PolicyState
-from rshell.store.records import AuditRow, NewToken
+from rshell.store.records import NewToken
 from rshell.store.times import rfc3339
 
 if TYPE_CHECKING:
@@ -87,15 +86,6 @@ class HandlersRequest(Struct, frozen=True, forbid_unknown_fields=True):
     """Of which device; None for the gateway's own verbs."""
 
     device: Name | None = None
-
-
-class AuditRequest(Struct, frozen=True, forbid_unknown_fields=True):
-    """Which rows, newest first."""
-
-    limit: Annotated[int, Meta(ge=1, le=10_000)] = 100
-    before: Annotated[int, Meta(ge=1)] | None = None
-    device: Name | None = None
-    operator: Name | None = None
 
 
 class RenewRequest(Struct, frozen=True, forbid_unknown_fields=True):
@@ -242,62 +232,6 @@ async def handlers(gateway: Gateway, asker: Asker, request: HandlersRequest) -> 
             raise OpenRefused(ErrorCode.OFFLINE, f"{device.name} has not told its handlers yet")
         known = gateway.catalogues.keep(digest, body)
     return [msgspec.to_builtins(entry) for entry in known]
-
-
-@verb("gateway.audit", AuditRequest, open_to_all=True)
-async def audit(gateway: Gateway, asker: Asker, request: AuditRequest) -> Any:
-    """List the audit log, newest row first; who is no administrator sees their own rows."""
-    device, operator = request.device, request.operator
-    if not gateway.rights.is_admin(asker.operator):
-        if operator not in (None, asker.name):
-            raise OpenRefused(
-                ErrorCode.POLICY, "only an administrator may read what other operators did"
-            )
-        operator = asker.name
-    if device is not None:
-        found = await gateway.store.device(device)
-        device = found.id if found else device
-    rows = await gateway.store.audit_rows(
-        limit=request.limit, before=request.before, device=device, operator=operator
-    )
-    return [_audit_row(row) for row in await _readable(gateway, asker, rows)]
-
-
-async def _readable(gateway: Gateway, asker: Asker, rows: list[AuditRow]) -> list[AuditRow]:
-    """Leave out what would tell of devices that are not theirs to see.
-
-    A row about one that does not exist is left out, too: the difference would tell.
-    """
-    if gateway.rights.is_admin(asker.operator):
-        return rows
-    devices = gateway.rights.seen(asker.operator, await gateway.store.find_devices())
-    ids = {device.id for device in devices}
-    return [row for row in rows if row.record.kind != "session" or row.record.device in ids]
-
-
-def _audit_row(row: AuditRow) -> dict[str, Any]:
-    record = row.record
-    return {
-        "seq": row.seq,
-        "at": rfc3339(row.at),
-        "refers": row.refers,
-        "kind": record.kind,
-        "operator": record.operator,
-        "device": record.device_name or record.device,
-        "device_id": record.device,
-        "handler": record.handler,
-        "login": record.login,
-        "session": record.session,
-        "attempt": record.attempt,
-        "door": record.door,
-        "address": record.address,
-        "status": record.status,
-        "exit_code": record.exit_code,
-        "code": record.code,
-        "message": record.message,
-        "rule": record.details.get("rule"),
-        "summary": summary(dict(record.details), record.attempt),
-    }
 
 
 @verb(

@@ -25,6 +25,7 @@ from rshell.gateway.throttle import Throttle
 from rshell.link.core.errors import ErrorCode
 from rshell.link.core.messages import Open, Outcome, SessionReport
 from rshell.store.audit import SessionStory
+from rshell.store.errors import StoreError
 from rshell.store.records import Device
 
 if TYPE_CHECKING:
@@ -121,20 +122,22 @@ class SessionAudit:
         self._finish(session.row, Outcome(status=status, code=code, message=message))
 
     def _finish(self, row: int, outcome: Outcome) -> None:
-        written = self._gateway.store.finish_audit(
-            AuditEnd(
-                refers=row,
-                status=printable(outcome.status, 32),
-                exit_code=outcome.exit_code,
-                code=printable(outcome.code, 64) if outcome.code else None,
-                message=printable(outcome.message, MAX_MESSAGE) if outcome.message else None,
-                details={"signal": printable(outcome.signal, 16)} if outcome.signal else {},
-            )
+        end = AuditEnd(
+            refers=row,
+            status=printable(outcome.status, 32),
+            exit_code=outcome.exit_code,
+            code=printable(outcome.code, 64) if outcome.code else None,
+            message=printable(outcome.message, MAX_MESSAGE) if outcome.message else None,
+            details={"signal": printable(outcome.signal, 16)} if outcome.signal else {},
         )
-        written.addErrback(self._log_failure)
+        written = self._gateway.store.finish_audit(end)
+        written.addErrback(self._not_written, end)
 
-    def _log_failure(self, failure: Failure) -> None:
-        self._log.error("the audit could not be written: {why}", why=failure.getErrorMessage())
+    def _not_written(self, failure: Failure, end: AuditEnd) -> None:
+        if isinstance(failure.value, StoreError):
+            self._gateway.audit_spool.keep(end, failure.value)
+        else:
+            self._log.failure("the audit could not be written", failure)
 
     async def complete(self, story: SessionStory, report: SessionReport) -> None:
         """Write an outcome that nobody collected, unless it is known."""
@@ -167,6 +170,7 @@ class SessionAudit:
                 details={"reported": reported} if reported else {},
             )
         )
+        self._gateway.recordings.settled(story.first.record.session or "")
 
     async def complete_interrupted(self) -> None:
         """At start: mark what an earlier run of this gateway left open as interrupted."""

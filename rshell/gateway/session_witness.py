@@ -26,6 +26,7 @@ class SessionWitness:
         self._board = gateway.switchboard
         self._metrics = gateway.metrics
         self._table = gateway.sessions
+        self._recordings = gateway.recordings
         self._audit = audit
         self._session = session
         self._accepted = False
@@ -51,10 +52,12 @@ class SessionWitness:
     def outcome_taken(self) -> None:
         if not self._session.view:
             self._table.over(self._session)
+        self._recordings.ended(self._session)
         self._leave()
 
     def stream_broken(self, code: str, message: str) -> None:
         self._leave()
+        self._tell_recordings(code)
         if not self._accepted:
             self._board.count_refused(code)
         if not self._outcome:
@@ -67,6 +70,14 @@ class SessionWitness:
             self._table.over(self._session)
         else:
             self._table.refused(self._session, gone=code in _NOT_THERE)
+
+    def _tell_recordings(self, code: str) -> None:
+        if self._outcome or code in _DETACHES:
+            self._recordings.detached(self._session, told=self._outcome)
+        elif self._accepted:
+            self._recordings.ended(self._session)
+        else:
+            self._recordings.refused(self._session, gone=code in _NOT_THERE)
 
     def _leave(self) -> None:
         self._board.forget(self._session)

@@ -21,6 +21,7 @@ from rshell.gateway.callers import Caller, OpenRefused, Petition, StreamEnder
 from rshell.gateway.live_sessions import LiveSession, SessionKey
 from rshell.gateway.parking import GRACE_SECONDS, Parking
 from rshell.gateway.presence import LiveDevice
+from rshell.gateway.recordings import Recordings
 from rshell.gateway.rights import no_such_device
 from rshell.gateway.session_audit import SessionAudit
 from rshell.gateway.session_rights import SessionRights
@@ -101,6 +102,7 @@ class Switchboard:
             await self._join(session, request, petition, was_live=found is not None)
         except OpenRefused as error:
             self.forget(session)
+            self._gateway.recordings.refused(session, gone=False)
             self.count_refused(error.code)
             self._audit.ended(session, error.code, error.message)
             raise
@@ -146,12 +148,16 @@ class Switchboard:
         self._sessions[session] = None
         self._by_device.setdefault(session.device.id, {})[session] = None
         parks = request.attempt > 1 or request.resume is not None
+        await self._gateway.recordings.begin(session, request)
         live = await self._route(session, parks=parks, was_live=was_live)
         _check_features(live, request)
         witness = SessionWitness(self._gateway, self._audit, session)
         opening = self._device_open(session, request)
         if not session.view:
             self._gateway.sessions.asked(session, live.epoch)
+        if session.recording is not None:
+            # Whatever the door does: the next stream on this link is the one that it opens.
+            live.link.tap = Recordings.tap(session.recording)
         try:
             session.stream = petition.join(
                 live.link, opening, witness, self._weight(live, request.handler)
@@ -161,6 +167,8 @@ class Switchboard:
             if isinstance(error, OpenRefused):
                 raise
             raise OpenRefused(ErrorCode.STREAMS, f"{session.device.name}: {error}") from None
+        finally:
+            live.link.tap = None
         session.device_link = live.link
         metrics = self._gateway.metrics
         (metrics.streams_resumed if parks else metrics.streams_opened).inc()

@@ -76,6 +76,7 @@ class LinkProtocol(Protocol):
         connected_at: Wheel seconds at which WELCOME was sent or received; None before.
         greeted: Called once when the peer has said HELLO.
         advised: Called with each ADVICE of the gateway (rule L4).
+        tap: Puts something between the next stream that is opened here and its receiver.
     """
 
     _log = Logger()
@@ -96,6 +97,7 @@ class LinkProtocol(Protocol):
         self.connected_at: float | None = None
         self.greeted: Callable[[], None] | None = None
         self.advised: Callable[[Advice], None] | None = None
+        self.tap: Callable[[Open, StreamReceiver], StreamReceiver] | None = None
         self._owner = owner
         self._wheel = wheel
         self._heartbeat = Heartbeat(
@@ -305,6 +307,9 @@ class LinkProtocol(Protocol):
         self, request: Open, receiver: StreamReceiver, weight: int = WEIGHT_NORMAL
     ) -> int:
         """Ask the peer for a stream; see `LinkConnection.open_stream`."""
+        tap, self.tap = self.tap, None
+        if tap is not None:
+            receiver = tap(request, receiver)
         number = self.core.open_stream(request, receiver, weight)
         self.watch(number, receiver)
         self.flush()

@@ -3,7 +3,8 @@
 ``hash = SHA-256(previous_hash + canonical)``, where canonical is the JSON array of all
 other columns in a fixed order.  An edit breaks the row's hash, a removal or an insertion
 the numbering or the chain, and the head kept in ``meta`` shows a cut-off tail.  Whoever
-can rewrite the whole file can rewrite the chain: ship the head elsewhere to rule that out.
+can rewrite the whole file can rewrite the chain, but not sign its checkpoints: those, and the
+check of all that, are in ``verifying.py``.
 
 The end of something is a second row that refers to the first; no row is ever updated.
 """
@@ -16,23 +17,26 @@ from typing import Any
 
 import attrs
 import msgspec
-from sqlalchemy import Connection, Row, and_, case, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Row, and_, case, func, insert, or_, select, update
 from sqlalchemy import exists as sql_exists
 
 from rshell.store.errors import NotFound, StoreError
-from rshell.store.records import AuditEnd, AuditRecord, AuditRow, AuditVerdict
+from rshell.store.records import AuditEnd, AuditFilter, AuditRecord, AuditRow
 from rshell.store.schema import audit, meta
 
 __all__ = [
     "SessionStory",
     "Stamped",
     "append_all",
+    "ascending",
+    "digest",
+    "following",
+    "head",
     "link_rows",
     "rows",
     "story",
     "unfinished",
     "unsettled",
-    "verify",
 ]
 
 MAX_DETAILS_BYTES = 64 * 1024
@@ -100,7 +104,7 @@ def append_all(connection: Connection, entries: Sequence[Stamped]) -> list[int |
         An end that is there already gives the number of the first: devices repeat their
         reports until they are acknowledged.
     """
-    sequence, head = _head(connection, lock=True)
+    sequence, last = head(connection, lock=True)
     ends = {item.entry.refers for item in entries if isinstance(item.entry, AuditEnd)}
     openings, ended = _referred(connection, ends)
     outcomes: list[int | StoreError] = []
@@ -112,57 +116,91 @@ def append_all(connection: Connection, entries: Sequence[Stamped]) -> list[int |
         try:
             row = _columns(item, openings)
             row["seq"] = sequence + 1
-            row["previous_hash"] = head
-            row["hash"] = _digest(row, head)
+            row["previous_hash"] = last
+            row["hash"] = digest(row, last)
         except StoreError as error:
             outcomes.append(error)
             continue
         except (TypeError, ValueError, OverflowError) as error:
             outcomes.append(StoreError(f"an audit row cannot hold that: {error}"))
             continue
-        sequence, head = row["seq"], row["hash"]
+        sequence, last = row["seq"], row["hash"]
         if row["refers"] is not None:
             ended[row["refers"]] = sequence
         new.append(row)
         outcomes.append(sequence)
     if new:
         connection.execute(_INSERT, new)
-        connection.execute(_SET_HEAD.values(value=f"{sequence}:{head.hex()}"))
+        connection.execute(_SET_HEAD.values(value=f"{sequence}:{last.hex()}"))
     return outcomes
 
 
 def rows(
     connection: Connection,
+    wanted: AuditFilter,
     *,
     limit: int = 100,
     before: int | None = None,
-    device: str | None = None,
-    operator: str | None = None,
-    since: int | None = None,
-    session: str | None = None,
 ) -> list[AuditRow]:
     """Return rows, newest first.
 
     Args:
+        connection: a reader's.
+        wanted: which.
         limit: at most this many, and at most ``MAX_ROWS``.
         before: only rows with a smaller sequence number.
-        device: id or name (as it was at the time).
-        operator: by name.
-        since: microseconds UTC, inclusive.
-        session: hex.
     """
-    query = select(audit).order_by(audit.c.seq.desc()).limit(max(0, min(limit, MAX_ROWS)))
+    query = select(audit).where(*_conditions(wanted)).order_by(audit.c.seq.desc())
     if before is not None:
         query = query.where(audit.c.seq < before)
-    if device is not None:
-        query = query.where(or_(audit.c.device == device, audit.c.device_name == device))
-    if operator is not None:
-        query = query.where(audit.c.operator == operator)
-    if since is not None:
-        query = query.where(audit.c.at >= since)
-    if session is not None:
-        query = query.where(audit.c.session == session)
-    return [_row(row) for row in connection.execute(query)]
+    return [_row(row) for row in connection.execute(query.limit(_bounded(limit)))]
+
+
+def following(
+    connection: Connection, wanted: AuditFilter, *, after: int, limit: int
+) -> tuple[list[AuditRow], int]:
+    """Return rows behind a place in the log, oldest first, and how far was looked.
+
+    Args:
+        connection: a reader's.
+        wanted: which.
+        after: the sequence number before the first; 0 for the whole log.
+        limit: at most this many, and at most ``MAX_ROWS``.
+
+    Returns:
+        The rows, and the number to go on after: nothing up to there was left out.
+    """
+    query = select(audit).where(audit.c.seq > after, *_conditions(wanted)).order_by(audit.c.seq)
+    found = [_row(row) for row in connection.execute(query.limit(_bounded(limit)))]
+    if len(found) == _bounded(limit):
+        return found, found[-1].seq if found else after
+    newest = connection.execute(select(func.max(audit.c.seq))).scalar_one_or_none()
+    return found, max(after, newest or 0)
+
+
+def _bounded(limit: int) -> int:
+    return max(0, min(limit, MAX_ROWS))
+
+
+def _conditions(wanted: AuditFilter) -> list[ColumnElement[bool]]:
+    conditions: list[ColumnElement[bool]] = []
+    for name in ("operator", "handler", "status", "session"):
+        value = getattr(wanted, name)
+        if value is not None:
+            conditions.append(audit.c[name] == value)
+    if wanted.device is not None:
+        conditions.append(
+            or_(audit.c.device == wanted.device, audit.c.device_name == wanted.device)
+        )
+    if wanted.kind is not None:
+        # By comparison, not LIKE: '_' and '%' mean themselves.
+        below = and_(audit.c.kind > f"{wanted.kind}.", audit.c.kind < f"{wanted.kind}/")
+        conditions.append(or_(audit.c.kind == wanted.kind, below))
+    if wanted.since is not None:
+        conditions.append(audit.c.at >= wanted.since)
+    if wanted.until is not None:
+        conditions.append(audit.c.at < wanted.until)
+    return conditions
 
 
 def story(connection: Connection, session: str) -> SessionStory:
@@ -240,32 +278,8 @@ def unsettled(connection: Connection, limit: int) -> list[tuple[str, str]]:
     return [(row.device, row.session) for row in connection.execute(query)][::-1]
 
 
-def verify(connection: Connection) -> AuditVerdict:
-    """Walk the whole chain from the first row and compare its head."""
-    sound, previous = 0, bytes(32)
-    for row in _ascending(connection):
-        values = row._asdict()
-        if row.seq != sound + 1:
-            return _broken(sound, "rows are missing or were inserted before this one")
-        if row.previous_hash != previous:
-            return _broken(sound, "the row does not follow the one before it")
-        if row.hash != _digest(values, previous):
-            return _broken(sound, "the row was edited")
-        sound, previous = row.seq, row.hash
-    try:
-        head = _head(connection)
-    except StoreError as error:
-        return _broken(sound, str(error))
-    if head != (sound, previous):
-        return _broken(sound, "rows are missing at the end")
-    return AuditVerdict(rows=sound)
-
-
-def _broken(sound: int, reason: str) -> AuditVerdict:
-    return AuditVerdict(rows=sound, broken_at=sound + 1, reason=reason)
-
-
-def _ascending(connection: Connection) -> Iterator[Row[Any]]:
+def ascending(connection: Connection) -> Iterator[Row[Any]]:
+    """Yield the whole log as it lies in the database, in the order of its numbers."""
     last = -(2**62)  # an inserted row may have any number
     while True:
         query = select(audit).where(audit.c.seq > last).order_by(audit.c.seq).limit(_VERIFY_CHUNK)
@@ -276,13 +290,18 @@ def _ascending(connection: Connection) -> Iterator[Row[Any]]:
         last = chunk[-1].seq
 
 
-def _head(connection: Connection, *, lock: bool = False) -> tuple[int, bytes]:
+def head(connection: Connection, *, lock: bool = False) -> tuple[int, bytes]:
+    """Return number and hash of the newest row; (0, zeros) of an empty log.
+
+    Raises:
+        StoreError: what is kept of it is damaged.
+    """
     # FOR UPDATE orders the writers of several processes; SQLite has one writer anyway.
     query = _HEAD.with_for_update() if lock else _HEAD
     value: str | None = connection.execute(query).scalar_one_or_none()
-    number, _, digest = (value or "").partition(":")
+    number, _, hashed = (value or "").partition(":")
     try:
-        return int(number), bytes.fromhex(digest)
+        return int(number), bytes.fromhex(hashed)
     except ValueError:
         raise StoreError("the head of the audit chain is missing or damaged") from None
 
@@ -325,7 +344,8 @@ def _columns(item: Stamped, openings: Mapping[int, Mapping[str, Any]]) -> dict[s
     return row
 
 
-def _digest(row: Mapping[str, Any], previous: bytes) -> bytes:
+def digest(row: Mapping[str, Any], previous: bytes) -> bytes:
+    """Return the hash of a row, given by its columns, behind one with the hash *previous*."""
     canonical = _ENCODER.encode([row[name] for name in _CHAINED])
     return hashlib.sha256(previous + canonical).digest()
 
@@ -338,4 +358,11 @@ def _row(row: Row[Any]) -> AuditRow:
         details=msgspec.json.decode(row.details),
         **{name: values[name] for name in (*_WHO, *_OUTCOME)},
     )
-    return AuditRow(seq=row.seq, at=row.at, record=record, refers=row.refers, hash=row.hash)
+    return AuditRow(
+        seq=row.seq,
+        at=row.at,
+        record=record,
+        refers=row.refers,
+        hash=row.hash,
+        previous_hash=row.previous_hash,
+    )

@@ -13,6 +13,7 @@ import attrs
 
 __all__ = [
     "AuditEnd",
+    "AuditFilter",
     "AuditRecord",
     "AuditRow",
     "AuditVerdict",
@@ -340,6 +341,28 @@ class AuditRow:
     record: AuditRecord
     refers: int | None
     hash: bytes
+    previous_hash: bytes = bytes(32)
+
+
+@attrs.frozen(kw_only=True)
+class AuditFilter:
+    """Which rows of the audit log; None is any.
+
+    Attributes:
+        device: id, or name as it was at the time.
+        kind: itself and what is below it: ``device`` is also ``device.enrol``.
+        since: microseconds UTC, inclusive; *until* is exclusive.
+        session: hex.
+    """
+
+    operator: str | None = None
+    device: str | None = None
+    handler: str | None = None
+    kind: str | None = None
+    status: str | None = None
+    session: str | None = None
+    since: int | None = None
+    until: int | None = None
 
 
 @attrs.frozen(kw_only=True)
@@ -350,11 +373,17 @@ class AuditVerdict:
         rows: how many rows were sound, counted from the first.
         broken_at: the first sequence number that is not, or None.
         reason: one line, empty if all is sound.
+        checkpoints: how many signatures hold.
+        signed: the number of the last row that one of them covers.
+        head: hash of the last sound row.
     """
 
     rows: int
     broken_at: int | None = None
     reason: str = ""
+    checkpoints: int = 0
+    signed: int = 0
+    head: bytes = bytes(32)
 
     @property
     def sound(self) -> bool:

@@ -35,6 +35,7 @@ __all__ = [
     "metadata",
     "operator_keys",
     "operators",
+    "recordings",
     "role_grants",
     "roles",
     "token_uses",
@@ -241,6 +242,29 @@ flight = Table(
     Column("message", Text, nullable=False),
     Column("seconds", Float),
     Column("details", Text, nullable=False),
+)
+
+# Recordings of terminals; the bytes are files.
+recordings = Table(
+    "recordings",
+    metadata,
+    Column("session", String(32), primary_key=True),
+    Column("device", String(36), nullable=False),
+    Column("device_name", Text, nullable=False),
+    Column("operator", Text, nullable=False),
+    Column("handler", Text, nullable=False),
+    Column("login", Text),
+    Column("mode", String(8), nullable=False),
+    Column("path", Text, nullable=False),
+    Column("started_at", BigInteger, nullable=False),
+    Column("ended_at", BigInteger),
+    Column("duration_ms", BigInteger, nullable=False),
+    Column("size", BigInteger, nullable=False),
+    Column("stored", BigInteger, nullable=False),
+    Column("status", String(16), nullable=False),
+    Index("recordings_started", "started_at"),
+    Index("recordings_device", "device"),
+    Index("recordings_operator", "operator"),
 )
 
 # What devices told of themselves, bounded by ``facts.py``.

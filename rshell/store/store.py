@@ -9,7 +9,6 @@ written fails every call that needed it (fail closed).
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
@@ -28,13 +27,16 @@ from rshell.store import (
     roles,
     ssh_keys,
     tokens,
+    verifying,
 )
 from rshell.store.devices import Heard, Seen
 from rshell.store.errors import StoreUnavailable
 from rshell.store.facts import DeviceFacts
 from rshell.store.flight import FlightRow
+from rshell.store.recording_calls import RecordingCalls
 from rshell.store.records import (
     AuditEnd,
+    AuditFilter,
     AuditRecord,
     AuditRow,
     AuditVerdict,
@@ -65,7 +67,7 @@ T = TypeVar("T")
 P = ParamSpec("P")
 
 
-class Store:
+class Store(RecordingCalls):
     """All durable state of a gateway; make one with ``Store.open``."""
 
     def __init__(
@@ -399,18 +401,29 @@ class Store:
         return self._append(end)
 
     def audit_rows(
-        self,
-        *,
-        limit: int = 100,
-        before: int | None = None,
-        device: str | None = None,
-        operator: str | None = None,
-        since: int | None = None,
-        session: str | None = None,
+        self, *, limit: int = 100, before: int | None = None, **wanted: Any
     ) -> Deferred[list[AuditRow]]:
-        """Return rows, newest first; see ``rshell.store.audit.rows``."""
-        query = partial(audit.rows, limit=limit, before=before, device=device, operator=operator)
-        return self._read(query, since=since, session=session)
+        """Return rows, newest first; *wanted* are fields of ``AuditFilter``."""
+        chosen = AuditFilter(**wanted)
+        return self._read(audit.rows, chosen, limit=limit, before=before)
+
+    def audit_following(
+        self, wanted: AuditFilter, *, after: int, limit: int
+    ) -> Deferred[tuple[list[AuditRow], int]]:
+        """Return rows behind a number, oldest first; see ``rshell.store.audit.following``."""
+        return self._read(audit.following, wanted, after=after, limit=limit)
+
+    def audit_head(self) -> Deferred[tuple[int, bytes]]:
+        """Return number and hash of the newest row."""
+        return self._read(audit.head)
+
+    def watch_audit(self, told: Callable[[int], None]) -> None:
+        """Call ``told(number)`` after each commit, with the newest row's number."""
+        self._writer.watchers.append(told)
+
+    def checkpoint_audit(self, key: str, sign: Callable[[bytes], bytes]) -> Deferred[int | None]:
+        """Sign the chain so far in a row of its own; see ``rshell.store.verifying``."""
+        return self._write(verifying.checkpoint, key, sign, self._now())
 
     def session_story(self, session: str) -> Deferred[audit.SessionStory]:
         """Return who began a session (hex), and whether its outcome is known."""
@@ -428,9 +441,13 @@ class Store:
         """Return (device id, session in hex) of the newest sessions without an outcome."""
         return self._read(audit.unsettled, limit)
 
-    def verify_audit(self) -> Deferred[AuditVerdict]:
-        """Check the whole chain."""
-        return self._read(audit.verify)
+    def verify_audit(
+        self,
+        keys: Mapping[str, verifying.Verifier] | None = None,
+        against: tuple[int, bytes] | None = None,
+    ) -> Deferred[AuditVerdict]:
+        """Check the whole chain; see ``rshell.store.verifying.verify``."""
+        return self._read(verifying.verify, keys, against)
 
     # -- how -----------------------------------------------------------------------------
 

@@ -72,15 +72,19 @@ class PooledThreads:
     Args:
         call_from_thread: the reactor's ``callFromThread``.
         readers: how many threads read.
+        name: of the pools, for those who look at threads.
     """
 
     def __init__(
-        self, call_from_thread: Callable[[Call], object], readers: int = DEFAULT_READERS
+        self,
+        call_from_thread: Callable[[Call], object],
+        readers: int = DEFAULT_READERS,
+        name: str = "rshell-store",
     ) -> None:
         self.readers = readers
         self._call_from_thread = call_from_thread
-        self._writer = ThreadPool(1, 1, "rshell-store-writer")
-        self._reader = ThreadPool(1, readers, "rshell-store-reader")
+        self._writer = ThreadPool(1, 1, f"{name}-writer")
+        self._reader = ThreadPool(1, readers, f"{name}-reader")
 
     def start(self) -> None:
         """Start both pools."""

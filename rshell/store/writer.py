@@ -61,6 +61,8 @@ class GroupWriter:
         self._queue: deque[_Queued] = deque()
         self._committing = False
         self._idle_waiters: list[Deferred[None]] = []
+        #: Told the number of the newest audit row after each commit, in the reactor's thread.
+        self.watchers: list[Callable[[int], None]] = []
 
     def __len__(self) -> int:
         return len(self._queue)
@@ -121,7 +123,17 @@ class GroupWriter:
                 item.deferred.errback(_fresh(item.error))
             else:
                 item.deferred.callback(item.result)
+        self._tell_watchers(batch)
         self._tell_if_idle()
+
+    def _tell_watchers(self, batch: Sequence[_Queued]) -> None:
+        if not self.watchers:
+            return
+        numbers = [item.result for item in batch if item.entry is not None and item.error is None]
+        newest = max((number for number in numbers if isinstance(number, int)), default=0)
+        if newest:
+            for told in list(self.watchers):
+                told(newest)
 
     def _tell_if_idle(self) -> None:
         if self._committing or self._queue:

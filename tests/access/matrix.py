@@ -22,6 +22,7 @@ from typing import Any
 
 from rshell.doors.console.door import Consoles
 from rshell.identity.keys import make_csr, new_key
+from rshell.store.recordings import NewRecording
 from rshell.store.records import AuditRecord, Grant
 from tests.doors.console.ends import QuietWatchdog
 from tests.gateway.ends import End
@@ -65,6 +66,17 @@ class MatrixTestCase(FleetTestCase):
             kind="session", opens=True, operator="ann", device=self.busy.owner, session=SESSION
         )
         self.fleet.got(store.append_audit(begun))
+        recorded = NewRecording(
+            session=SESSION,
+            device=self.busy.owner,
+            device_name="pump-3",
+            operator="ann",
+            handler="shell",
+            login=None,
+            mode="output",
+            path="2026/01/01/x.cast",
+        )
+        self.fleet.got(store.begin_recording(recorded))
         for name, grant in ROLES.items():
             self.fleet.add_role(name, grant)
         fleet = self.fleet

@@ -274,7 +274,7 @@ class GatewayVerbTests(ClientCase):
                 ("gateway.label", {"device": "d", "set": {"k": "v"}, "remove": ["a", "b"]}),
                 ("gateway.rename", {"device": "d", "name": "e"}),
                 ("gateway.handlers", {"device": "d"}),
-                ("gateway.audit", {"limit": 5, "device": None, "operator": "o"}),
+                ("gateway.audit", {"limit": 5, "before": None, "operator": "o"}),
                 ("gateway.whoami", {}),
             ],
         )

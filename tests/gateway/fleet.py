@@ -145,8 +145,10 @@ class Fleet:
         wires: every connection so far.
     """
 
-    def __init__(self, case: SynchronousTestCase, home: Path | None = None) -> None:
+    def __init__(self, case: SynchronousTestCase, home: Path | None = None, **options: Any) -> None:
         self._case = case
+        #: Of the gateway: recording, recording_threads, syslog ...
+        self.options = options
         if home is None:
             home = Path(case.mktemp()).absolute()
             shutil.copytree(template_home(), home)
@@ -164,7 +166,7 @@ class Fleet:
         self.wheel = TimerWheel(self.clock)
         self.store = Store.open(self.home.database, self.threads, lambda: int(self.wall() * 1e6))
         self._case.addCleanup(self.store.close)
-        self.gateway = Gateway(self.home, self.store, self.wheel, self.wall)
+        self.gateway = Gateway(self.home, self.store, self.wheel, self.wall, **self.options)
         self.gateway.advertised = [("gw.example.net", 7411)]
         self.door = LinkDoor(self.gateway, self.wall)
         self.arrivals = Arrivals(

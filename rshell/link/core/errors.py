@@ -20,6 +20,7 @@ class ErrorCode(StrEnum):
     AUTH = "auth"
     STREAMS = "streams"
     OVERLOAD = "overload"
+    RECORDING_FAILED = "recording-failed"
     DUPLICATE = "duplicate"
     REVOKED = "revoked"
     LOST = "lost"

@@ -1,0 +1,55 @@
+"""Is this session recorded, and how much of it?  One pure function that the gate asks."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import attrs
+
+from rshell.store.records import Device, Operator
+
+__all__ = ["RecordingMode", "RecordingPolicy", "decide_recording"]
+
+#: ``output`` is what the terminal showed, ``input`` also what was typed: passwords too.
+RecordingMode = Literal["output", "input", "off"]
+
+DAY_SECONDS = 86_400
+
+
+@attrs.frozen(kw_only=True)
+class RecordingPolicy:
+    """What the gateway's configuration says.
+
+    Attributes:
+        mode: of every session that has a terminal.
+        keep_days: ended recordings that are older go; 0 keeps them for ever.
+        keep_bytes: of the newest so much stays; 0 is no limit.
+        on_failure: ``end`` ends (or refuses) a session that cannot be recorded, ``mark`` lets it
+            go on; its recording says from where on something is missing.
+    """
+
+    mode: RecordingMode = "output"
+    keep_days: int = 90
+    keep_bytes: int = 10 * 1024**3
+    on_failure: Literal["end", "mark"] = "end"
+
+
+def decide_recording(
+    policy: RecordingPolicy,
+    operator: Operator,
+    device: Device,
+    handler: str,
+    request: dict[str, Any],
+) -> RecordingMode:
+    """Decide how much of a session is recorded.
+
+    Args:
+        policy: The gateway's.
+        operator: Who asks; roles may once say something else for theirs.
+        device: On which device; its labels likewise.
+        handler: What is asked for.
+        request: As the operator sent it; only what has a terminal is recorded.
+    """
+    if not isinstance(request.get("terminal"), dict):
+        return "off"
+    return policy.mode

@@ -1,0 +1,223 @@
+"""The verbs about the audit log: list, follow, check.  Importing this module registers them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import attrs
+import msgspec
+from msgspec import Meta, Struct
+
+from rshell.access.audit_key import BadAuditKey, fingerprint, read_public, verifier
+from rshell.gateway.callers import OpenRefused
+from rshell.gateway.summaries import summary
+from rshell.gateway.verbs import Asker, verb
+from rshell.handlers import BadRequest
+from rshell.link.core.errors import ErrorCode
+from rshell.store.records import AuditFilter, AuditRow
+from rshell.store.times import rfc3339
+
+if TYPE_CHECKING:
+    from rshell.gateway.core import Gateway
+
+__all__ = ["row_fields"]
+
+#: A follower asks again after so long without a row: well under what a proxy calls idle.
+MAX_WAIT_SECONDS = 25.0
+#: Rows in one answer, some 500 bytes each; whole ones may have 64 KiB of details.
+MAX_FOLLOWED = 1_000
+#: Half of what a client takes as an answer.
+MAX_ANSWER_BYTES = 16 * 1024 * 1024
+
+Name = Annotated[str, Meta(max_length=64)]
+Milliseconds = Annotated[int, Meta(ge=0, le=2**52)]
+
+
+class AuditRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which rows, newest first; times are milliseconds since 1970 UTC."""
+
+    limit: Annotated[int, Meta(ge=1, le=10_000)] = 100
+    before: Annotated[int, Meta(ge=1)] | None = None
+    device: Name | None = None
+    operator: Name | None = None
+    handler: Name | None = None
+    kind: Name | None = None
+    status: Name | None = None
+    session: Annotated[str, Meta(pattern=r"^[0-9a-f]{32}\Z")] | None = None
+    since_ms: Milliseconds | None = None
+    until_ms: Milliseconds | None = None
+
+
+class FollowRequest(AuditRequest, frozen=True, kw_only=True):
+    """Rows behind a number, oldest first.
+
+    ``after``: None is the end of the log as it is now.  ``wait_ms``: so long the answer may take
+    if there is nothing new.  ``whole``: with details and hashes.
+    """
+
+    after: Annotated[int, Meta(ge=0, le=2**62)] | None = None
+    wait_ms: Annotated[int, Meta(ge=0, le=60_000)] = 0
+    whole: bool = False
+
+
+class VerifyRequest(Struct, frozen=True, forbid_unknown_fields=True):
+    """Public keys (PEM) that may have signed, none for the gateway's own; a row noted earlier."""
+
+    keys: Annotated[list[Annotated[str, Meta(max_length=4096)]], Meta(max_length=16)] = (
+        msgspec.field(default_factory=list)
+    )
+    against: Annotated[str, Meta(pattern=r"^[0-9]{1,18}:[0-9a-f]{64}\Z")] | None = None
+
+
+class Nothing(Struct, frozen=True, forbid_unknown_fields=True):
+    """A request without parameters."""
+
+
+async def _filter(gateway: Gateway, asker: Asker, request: AuditRequest) -> AuditFilter:
+    """Return which rows are asked for; who is no administrator sees their own only."""
+    device, operator = request.device, request.operator
+    if not gateway.rights.is_admin(asker.operator):
+        if operator not in (None, asker.name):
+            raise OpenRefused(
+                ErrorCode.POLICY, "only an administrator may read what other operators did"
+            )
+        operator = asker.name
+    if device is not None:
+        found = await gateway.store.device(device)
+        device = found.id if found else device
+    return AuditFilter(
+        operator=operator,
+        device=device,
+        handler=request.handler,
+        kind=request.kind,
+        status=request.status,
+        session=request.session,
+        since=None if request.since_ms is None else request.since_ms * 1000,
+        until=None if request.until_ms is None else request.until_ms * 1000,
+    )
+
+
+async def _readable(gateway: Gateway, asker: Asker, rows: list[AuditRow]) -> list[AuditRow]:
+    """Leave out what would tell of devices that are not theirs to see.
+
+    A row about one that does not exist is left out, too: the difference would tell.
+    """
+    if not rows or gateway.rights.is_admin(asker.operator):
+        return rows
+    devices = gateway.rights.seen(asker.operator, await gateway.store.find_devices())
+    ids = {device.id for device in devices}
+    return [row for row in rows if row.record.kind != "session" or row.record.device in ids]
+
+
+@verb("gateway.audit", AuditRequest, open_to_all=True)
+async def audit(gateway: Gateway, asker: Asker, request: AuditRequest) -> Any:
+    """List the audit log, newest row first; who is no administrator sees their own rows."""
+    rows = await gateway.store.audit_rows(
+        limit=request.limit,
+        before=request.before,
+        **attrs.asdict(await _filter(gateway, asker, request)),
+    )
+    return [row_fields(row) for row in await _readable(gateway, asker, rows)]
+
+
+@verb("gateway.audit-rows", FollowRequest, open_to_all=True)
+async def audit_rows(gateway: Gateway, asker: Asker, request: FollowRequest) -> Any:
+    """List rows of the audit log behind a number, oldest first; wait for new ones."""
+    wanted = await _filter(gateway, asker, request)
+    after = request.after
+    if after is None:
+        after, _ = await gateway.store.audit_head()
+    until = gateway.wheel.seconds() + min(request.wait_ms / 1000, MAX_WAIT_SECONDS)
+    limit = min(request.limit, MAX_FOLLOWED)
+    while True:
+        rows, through = await gateway.store.audit_following(wanted, after=after, limit=limit)
+        rows = await _readable(gateway, asker, rows)
+        left = until - gateway.wheel.seconds()
+        if rows or left <= 0 or gateway.stopping:
+            return _bounded(rows, through, whole=request.whole)
+        after = through
+        await gateway.audit_feed.wait(left)
+
+
+def _bounded(rows: list[AuditRow], through: int, *, whole: bool) -> dict[str, Any]:
+    """Return an answer that is not too long; the next one goes on where it ends."""
+    told: list[dict[str, Any]] = []
+    size = 0
+    for row in rows:
+        fields = row_fields(row)
+        if whole:
+            fields |= _whole(row)
+            size += len(str(fields["details"]))
+        if told and size > MAX_ANSWER_BYTES:
+            return {"rows": told, "through": told[-1]["seq"]}
+        told.append(fields)
+    return {"rows": told, "through": through}
+
+
+@verb("gateway.audit-verify", VerifyRequest)
+async def audit_verify(gateway: Gateway, asker: Asker, request: VerifyRequest) -> Any:
+    """Check the chain of the audit log and its signatures, from the first row."""
+    try:
+        public = [read_public(pem) for pem in request.keys] or [gateway.home.audit_key.public]
+    except BadAuditKey as error:
+        raise BadRequest(str(error)) from None
+    against = None
+    if request.against is not None:
+        number, _, hashed = request.against.partition(":")
+        against = (int(number), bytes.fromhex(hashed))
+    keys = {fingerprint(key): verifier(key) for key in public}
+    verdict = await gateway.store.verify_audit(keys, against)
+    return {
+        "sound": verdict.sound,
+        "rows": verdict.rows,
+        "broken_at": verdict.broken_at,
+        "reason": verdict.reason,
+        "checkpoints": verdict.checkpoints,
+        "signed": verdict.signed,
+        "head": f"{verdict.rows}:{verdict.head.hex()}",
+    }
+
+
+@verb("gateway.audit-key", Nothing)
+async def audit_key(gateway: Gateway, asker: Asker, request: Nothing) -> Any:
+    """Tell the public key that checkpoints of the audit log are signed with."""
+    key = gateway.home.audit_key
+    return {"key": key.public_pem(), "fingerprint": key.fingerprint}
+
+
+def row_fields(row: AuditRow) -> dict[str, Any]:
+    """Return a row as operators, and a syslog, are told of it."""
+    record = row.record
+    return {
+        "seq": row.seq,
+        "at": rfc3339(row.at),
+        "refers": row.refers,
+        "kind": record.kind,
+        "operator": record.operator,
+        "device": record.device_name or record.device,
+        "device_id": record.device,
+        "handler": record.handler,
+        "login": record.login,
+        "session": record.session,
+        "attempt": record.attempt,
+        "door": record.door,
+        "address": record.address,
+        "status": record.status,
+        "exit_code": record.exit_code,
+        "code": record.code,
+        "message": record.message,
+        "rule": record.details.get("rule"),
+        "summary": summary(dict(record.details), record.attempt),
+    }
+
+
+def _whole(row: AuditRow) -> dict[str, Any]:
+    """Return what else the hash covers: with it, anybody can check the chain elsewhere."""
+    return {
+        "at_us": row.at,
+        "opens": row.record.opens,
+        "device_name": row.record.device_name,
+        "details": row.record.details,
+        "previous_hash": row.previous_hash.hex(),
+        "hash": row.hash.hex(),
+    }
