@@ -6,7 +6,7 @@ import os
 import resource
 import sys
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import attrs
 from twisted.application import service
@@ -37,6 +37,9 @@ from rshell.link.clock import TimerWheel, use_monotonic_clock
 from rshell.store.errors import StoreError
 from rshell.store.store import Store
 from rshell.store.threads import PooledThreads
+
+if TYPE_CHECKING:
+    from rshell.doors.console.door import Consoles
 
 __all__ = ["CannotStart", "GatewayService", "Options", "makeService"]
 
@@ -195,11 +198,13 @@ class GatewayService(service.Service):
             ),
             syslog=self._config.syslog,
         )
+        door = LinkDoor(gateway)
+        self._serve_consoles(gateway, door)
         self._arrivals = Arrivals(
             gateway.tls,
             wheel,
             gateway.devices,
-            LinkDoor(gateway),
+            door,
             gateway.joiner,
             # Strangers must not use up the descriptors of those who are known.
             min(MAX_WAITING, files // 4),
@@ -210,13 +215,14 @@ class GatewayService(service.Service):
         for endpoint in self._config.links:
             self._ports.append(self._listen("--links", endpoint, self._arrivals.wrapped()))
         if self._config.ssh:
-            self._ssh_port = self._listen("--ssh", self._config.ssh, self._ssh_door(gateway))
+            ssh = self._ssh_door(gateway, door.consoles)
+            self._ssh_port = self._listen("--ssh", self._config.ssh, ssh)
         gateway.advertised = self._advertised()
 
     def _all_ports(self) -> list[Any]:
         return self._ports + ([self._ssh_port] if self._ssh_port is not None else [])
 
-    def _ssh_door(self, gateway: Gateway) -> IProtocolFactory:
+    def _ssh_door(self, gateway: Gateway, consoles: Consoles | None) -> IProtocolFactory:
         try:
             # Late: conch takes a while to import, and is needed for this door only.
             from rshell.doors.ssh.door import SshDoor
@@ -226,9 +232,20 @@ class GatewayService(service.Service):
                 f"--ssh needs {error.name}: pip install 'rshell[gateway]', or leave --ssh out"
             ) from None
         try:
-            return SshDoor(gateway, load_host_key(self._home.path))
+            key = load_host_key(self._home.path)
         except (HostKeyDamaged, OSError) as error:
             raise CannotStart(f"the ssh door: {error}") from None
+        return SshDoor(gateway, key, console=None if consoles is None else consoles.for_door)
+
+    def _serve_consoles(self, gateway: Gateway, door: LinkDoor) -> None:
+        try:
+            # Late: conch takes half a second to import.
+            from rshell.doors.console.door import Consoles
+            from rshell.doors.console.watchdog import Watchdog
+        except ImportError as error:
+            self._log.warn("no console: {name} is not installed", name=error.name)
+            return
+        door.consoles = Consoles(gateway, self._reactor, door.vouch, Watchdog(gateway.wheel))
 
     def _handshake_rate(self, tls: GatewayTLS) -> float:
         """Return handshakes a second at most: as configured, else what this machine can do."""

@@ -25,6 +25,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "call": ("rshell.cli.call:call", "Call any handler of one device or of many."),
     "cat": ("rshell.cli.files:cat", "Show files of devices."),
     "confirm": ("rshell.cli.confirm:confirm", "Let a change stand that waits for it."),
+    "console": ("rshell.cli.console:console", "Python in the running gateway."),
     "cp": ("rshell.cli.cp:cp", "Copy files to, from and between devices."),
     "demo": ("rshell.cli.demo:demo", "Try it all out on this machine, with toy devices."),
     "devices": ("rshell.cli.listings:devices", "List devices."),

@@ -30,7 +30,7 @@ from rshell.cli.terminal import (
 from rshell.client import Client, Session, SessionReceiver
 from rshell.handlers import ShellRequest, TerminalSize
 
-__all__ = ["InteractiveShell", "shell"]
+__all__ = ["InteractiveShell", "our_terminal", "shell"]
 
 #: After ``~.`` the device has this long to hear of it.
 QUIT_SECONDS = 1.0
@@ -69,7 +69,7 @@ def shell(context: click.Context, device: str, login: str | None) -> int:
             return client.open(
                 device,
                 "shell",
-                ShellRequest(terminal=_our_terminal() if raw else None),
+                ShellRequest(terminal=our_terminal() if raw else None),
                 receiver,
                 login=login,
                 priority="interactive" if raw else "normal",
@@ -80,7 +80,8 @@ def shell(context: click.Context, device: str, login: str | None) -> int:
     return run_with_client(settings.home, main)
 
 
-def _our_terminal() -> TerminalSize:
+def our_terminal() -> TerminalSize:
+    """Return the size and kind of the terminal on standard input."""
     rows, columns = terminal_size(0)
     return TerminalSize(rows=rows, columns=columns, term=terminal_type(os.environ.get("TERM", "")))
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
@@ -16,6 +18,7 @@ from rshell.gateway.callers import Caller, OpenRefused
 from rshell.gateway.core import Gateway, planned_stop
 from rshell.gateway.device_links import welcome_for
 from rshell.gateway.throttle import Throttle
+from rshell.identity.names import PeerName
 from rshell.identity.tls import PeerCertificate
 from rshell.link.core.errors import ErrorCode, LocalProtocolError
 from rshell.link.core.events import DataReceived, EventReceived, LimitReceived
@@ -26,23 +29,56 @@ from rshell.link.hops import RelayedStream, StreamWitness
 from rshell.link.protocol import LinkProtocol
 from rshell.store.errors import StoreError
 
+if TYPE_CHECKING:
+    from rshell.doors.console.door import Consoles
+
 __all__ = ["LinkDoor"]
 
 #: Lines of the log about links of one operator that ended: a script in a loop, or a revoked key.
 LINES_RATE, LINES_BURST = 5.0, 500
 _GATEWAY_VERB = "gateway."
+_CONSOLE = "gateway.console"
 
 
 class LinkDoor:
-    """Owns the links of all operators."""
+    """Owns the links of all operators.
+
+    Attributes:
+        consoles: Serves ``gateway.console``; None where it is not served.
+    """
 
     _log = Logger()
 
     def __init__(self, gateway: Gateway, wall: Callable[[], float] = time.time) -> None:
         self._gateway = gateway
         self._wall = wall
+        self.consoles: Consoles | None = None
         self._callers: dict[LinkProtocol, Caller | None] = {}
+        #: Links within this process, whose operators another door knows.
+        self._vouched: dict[LinkProtocol, Caller] = {}
         self._lines = Throttle(gateway.wheel.seconds, LINES_RATE, LINES_BURST)
+
+    def vouch(self, caller: Caller) -> LinkProtocol:
+        """Return our end of a link within this process, for an operator whom a door has let in.
+
+        What they ask on it is judged as on any other; the link ends when they are revoked.
+        """
+        link = LinkProtocol(
+            self, self._gateway.wheel, dialler=False, limits=AT_GATEWAY_FROM_OPERATOR
+        )
+        now = datetime.fromtimestamp(self._wall(), UTC)
+        # No key: it can renew none, and nobody is known by it.
+        link.peer = PeerCertificate(
+            name=PeerName("operator", self._gateway.home.keys.fleet, caller.operator.name),
+            spki=b"",
+            serial=0,
+            not_before=now,
+            not_after=now,
+            expired=False,
+        )
+        self._vouched[link] = caller
+        self._callers[link] = None
+        return link
 
     # -- LinkOwner -----------------------------------------------------------------------------
 
@@ -66,6 +102,8 @@ class LinkDoor:
         caller = self._callers.get(link)
         if caller is None:
             link.refuse(number, ErrorCode.AUTH, "not admitted")
+        elif request.handler == _CONSOLE and self.consoles is not None:
+            self.consoles.from_link(link, number, request, caller)
         elif request.handler.startswith(_GATEWAY_VERB):
             self._gateway.verbs.from_operator(link, number, request, caller)
         elif not request.device:
@@ -76,10 +114,13 @@ class LinkDoor:
 
     def link_lost(self, link: LinkProtocol, reason: str) -> None:
         caller = self._callers.pop(link, None)
+        vouched = self._vouched.pop(link, None)
         peer: PeerCertificate = link.peer
         name = peer.name.name
         self._gateway.link_closed(link)
         self._gateway.revocation.operator_went(name, link)
+        if vouched is not None:
+            return  # whoever vouched for it tells of it
         left_out = self._lines.admit(name)
         if left_out is not None:
             self._log.info(
@@ -94,27 +135,55 @@ class LinkDoor:
     # -- admission -----------------------------------------------------------------------------
 
     async def _judge(self, link: LinkProtocol, hello: Hello) -> None:
+        caller = self._vouched.get(link) or await self._known(link, hello)
+        if caller is None or link not in self._callers or link.closed:
+            return
+        name = caller.operator.name
+        if self._gateway.revocation.is_revoked("operator", name):
+            # Revoked while the row was written; this link was on no list yet.
+            self._refuse(link, ErrorCode.REVOKED, "this operator is revoked")
+            return
+        if self._gateway.stopping:
+            link.go_away(planned_stop(0), close=True, reason="the gateway is going down")
+            return
+        self._callers[link] = caller
+        self._gateway.link_opened(link)
+        self._gateway.revocation.operator_came(name, link)
+        link.welcome(
+            welcome_for(
+                hello,
+                name,
+                self._wall,
+                max_streams=AT_GATEWAY_FROM_OPERATOR.max_streams,
+            )
+        )
+        if link not in self._vouched:
+            self._log.info(
+                "operator {name} entered from {address}", name=name, address=caller.address
+            )
+
+    async def _known(self, link: LinkProtocol, hello: Hello) -> Caller | None:
+        """Return whose certificate it is, and write that they entered; None if they may not."""
         peer: PeerCertificate = link.peer
         found = await self._gateway.store.operator_by_spki(peer.spki)
         if link not in self._callers or link.closed:
-            return
+            return None
         if found is None or found.operator.name != peer.name.name:
             self._refuse(link, ErrorCode.AUTH, "this key is not registered here")
-            return
+            return None
         refusal = found.refusal(self._gateway.now_us())
         revoked = self._gateway.revocation.is_revoked("operator", found.operator.name)
         if refusal is not None or revoked:
             self._refuse(link, ErrorCode.REVOKED, "this operator is revoked")
-            return
+            return None
         if peer.expired:
             self._refuse(
                 link,
                 ErrorCode.EXPIRED,
                 "this operator's certificate has expired: ask for a new invite",
             )
-            return
+            return None
         address = address_text(link.transport)
-        caller = Caller(operator=found.operator, door="link", address=address)
         await self._gateway.store.append_audit(
             AuditRecord(
                 kind="operator.entered",
@@ -124,29 +193,7 @@ class LinkDoor:
                 details={"software": printable(hello.software, 64)},
             )
         )
-        if link not in self._callers or link.closed:
-            return
-        if self._gateway.revocation.is_revoked("operator", found.operator.name):
-            # Revoked while the row was written; this link was on no list yet.
-            self._refuse(link, ErrorCode.REVOKED, "this operator is revoked")
-            return
-        if self._gateway.stopping:
-            link.go_away(planned_stop(0), close=True, reason="the gateway is going down")
-            return
-        self._callers[link] = caller
-        self._gateway.link_opened(link)
-        self._gateway.revocation.operator_came(found.operator.name, link)
-        link.welcome(
-            welcome_for(
-                hello,
-                found.operator.name,
-                self._wall,
-                max_streams=AT_GATEWAY_FROM_OPERATOR.max_streams,
-            )
-        )
-        self._log.info(
-            "operator {name} entered from {address}", name=found.operator.name, address=address
-        )
+        return Caller(operator=found.operator, door="link", address=address)
 
     @staticmethod
     def _refuse(link: LinkProtocol, code: ErrorCode, message: str) -> None:

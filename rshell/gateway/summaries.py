@@ -45,7 +45,9 @@ def summary(details: dict[str, Any], attempt: int | None = None) -> str | None:
 
 
 def _asked(details: dict[str, Any]) -> str | None:
-    """Return the command line, or the parameters, of a request."""
+    """Return the command line, or the parameters, of a request; or a line of the console."""
+    if isinstance(details.get("line"), str):
+        return printable(details["line"], MAX_SUMMARY)
     request = details.get("request")
     if not isinstance(request, dict) or not request:
         return None

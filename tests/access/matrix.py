@@ -20,9 +20,11 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+from rshell.doors.console.door import Consoles
 from rshell.identity.keys import make_csr, new_key
 from rshell.store.recordings import NewRecording
 from rshell.store.records import AuditRecord, Grant
+from tests.doors.console.ends import QuietWatchdog
 from tests.gateway.ends import End
 from tests.gateway.fleet import FleetTestCase, Peer
 
@@ -77,6 +79,10 @@ class MatrixTestCase(FleetTestCase):
         self.fleet.got(store.begin_recording(recorded))
         for name, grant in ROLES.items():
             self.fleet.add_role(name, grant)
+        fleet = self.fleet
+        fleet.door.consoles = Consoles(
+            fleet.gateway, fleet.clock, fleet.door.vouch, QuietWatchdog()
+        )
 
     def peer(self, column: str) -> Peer:
         """Return who asks in a column."""
@@ -107,6 +113,16 @@ class MatrixTestCase(FleetTestCase):
         talk = end.call(verb, request=request)
         self.fleet.pump()
         return "ok" if talk.outcome == {"status": "ok"} else talk.code or "nothing"
+
+    def console_result(self, end: End, verb: str, column: str) -> str:
+        """Run a line at the console; return ``ok`` or the code of the refusal."""
+        if end.welcome is None:
+            return end.told or "nothing"
+        talk = end.call(verb, request={"line": base64.b64encode(b"1").decode()})
+        for _ in range(30):
+            self.fleet.clock.advance(0)
+            self.fleet.pump()
+        return "ok" if bytes(talk.data) == b"1\n" else talk.code or "nothing"
 
     def handler_result(self, end: End, words: str, column: str) -> str:
         """Open a stream to a device; return ``ok`` if it got there, else the code."""

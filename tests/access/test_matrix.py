@@ -26,7 +26,7 @@ class CompleteTests(SynchronousTestCase):
     def test_commands(self) -> None:
         """So does a command, and what it asks for is in the table."""
         self.assertEqual(set(GOLDEN["cli"]), set(COMMANDS))
-        known = {*VERBS, *BUILT_IN, "handler", "local"}
+        known = {*VERBS, *BUILT_IN, "console", "handler", "local"}
         for command, asked in GOLDEN["cli"].items():
             self.assertLessEqual(set(asked), known, command)
         told = {name for asked in GOLDEN["cli"].values() for name in asked}
@@ -41,7 +41,7 @@ class CompleteTests(SynchronousTestCase):
 
     def test_rows_are_whole(self) -> None:
         """Every row says something for every column."""
-        for section in ("link", "handlers"):
+        for section in ("link", "handlers", "console"):
             for name, row in GOLDEN[section].items():
                 self.assertEqual(len(row), len(COLUMNS), name)
 
@@ -51,7 +51,11 @@ class ColumnTests(MatrixTestCase):
         """Ask for everything in a column; the verbs last, for some change the fleet."""
         index = COLUMNS.index(column)
         end = self.fleet.dial(self.peer(column))
-        for section, ask in (("handlers", self.handler_result), ("link", self.verb_result)):
+        for section, ask in (
+            ("handlers", self.handler_result),
+            ("console", self.console_result),
+            ("link", self.verb_result),
+        ):
             rows = GOLDEN[section]
             got = {name: ask(end, name, column) for name in sorted(rows)}
             self.assertEqual(got, {name: row[index] for name, row in rows.items()})

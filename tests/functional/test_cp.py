@@ -108,7 +108,7 @@ class CopyTests(FleetCase):
             (2, ("--limit", "fast", file, place)),
             (2, (file,)),
             (255, (file, "no-such-device:/tmp/")),
-            (255, (file, "Bad Name:/tmp/")),
+            (2, (file, "Bad Name:/tmp/")),
             (255, (file, f"pump-1:{self.device}/new/")),
             (255, ("--as", "no-such-login", file, place)),
             (1, (str(self.here / "nothing"), place)),

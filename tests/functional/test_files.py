@@ -92,7 +92,7 @@ class ListTests(FilesCase):
             done.stdout.decode("utf-8")
 
     def test_failures(self) -> None:
-        """What is missing fails alone with 1; a device that is missing, with 255."""
+        """What is missing fails alone with 1; a device that is missing, with 255; nonsense is 2."""
         self.tree()
         done = self.fleet.rshell("ls", self.at("missing"), self.at("a.log"))
         self.assertEqual((1, f"{self.base}/a.log\n".encode()), (done.status, done.stdout))
@@ -103,7 +103,7 @@ class ListTests(FilesCase):
         self.assertIn(b"a.log", done.stdout)
         for word in ("/etc", "root@pump-1:/", ":x"):
             done = self.fleet.rshell("ls", word)
-            self.assertEqual(255, done.status)
+            self.assertEqual(2, done.status)
             self.assert_one_line(done.stderr)
 
 

@@ -74,12 +74,6 @@ class CommandTests(SshCase):
         self.assertNotIn(b"\x1b", done.stderr)
         self.assertIn(b"rshell devices", self.fleet.ssh("nope", "id").stderr)
 
-    def test_console(self) -> None:
-        """The console is not served, and says so."""
-        done = self.fleet.ssh("console", "id")
-        self.assertEqual(255, done.status)
-        self.assertIn(b"no console", done.stderr)
-
     def test_too_long(self) -> None:
         """A command that does not fit is refused in one line, and runs nowhere."""
         done = self.fleet.ssh("pump-1", "true " + "x" * 50_000)

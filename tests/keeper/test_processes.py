@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import time
+from pathlib import Path
 
 from rshell_agent.keeper import wire
 from tests.keeper.client import Stream, b64
@@ -239,6 +240,21 @@ class PipeTests(KeeperCase):
             pid = stream.opened["pid"]
             stream.send(wire.RESET, body)
             self.eventually(lambda pid=pid: not alive(pid))
+
+    def test_reset_with_unread_output(self) -> None:
+        """What a cancelled process wrote has no reader: its session ends with the process (K30)."""
+        folder = f"/proc/{self.keeper.process.pid}/fd"
+        control = self.keeper.control()
+        control.call("sessions")
+        before = len(os.listdir(folder))
+        stream = self.keeper.open(self.session, "cat", "/dev/zero", limit=1000)
+        stream.until(bytes(1000))
+        pid = stream.opened["pid"]
+        # As long as there is room, it sleeps nowhere in a pipe.
+        self.eventually(lambda: "pipe" in Path(f"/proc/{pid}/wchan").read_text())
+        control.call("sessions")
+        stream.send(wire.RESET, {"code": "cancelled", "message": ""})
+        self.eventually(lambda: len(os.listdir(folder)) == before)
 
 
 class StartTests(KeeperCase):

@@ -67,6 +67,7 @@ class Session:
         self._drain_left = self._times.drain
         self._drain_began: float | None = None
         self._read_since_exit = 0
+        self._unwanted = False  # given up: what it wrote has no reader, and is not waited for
         self._unsettled: set[int] = set()  # outputs that may hold what the ended process wrote
         self._timers: dict[str, loops.Timer] = {}
         self.started = self._loop.now()
@@ -192,6 +193,7 @@ class Session:
             self.connection.close("")
         self.detached()
         if code != "link-lost":
+            self._unwanted = True
             self.stop(None)
 
     def _event(self, event: Map) -> None:
@@ -401,6 +403,8 @@ class Session:
         self._unsettled = set(self.process.outputs)
         self._read_or_pause()
         self._read_all()
+        if self._unwanted and self.state == DRAINING:
+            self._finish()
 
     def _ended_as(self, code: int, status: int) -> Map:
         """Return the outcome for waitid's code and status."""

@@ -1,0 +1,127 @@
+"""``sessions``, ``links``, ``why()``, ``metrics()``: what the gateway tells, as tables."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rshell.client import Client, LinkRecord, SessionInfo
+from rshell.client import Device as DeviceRow
+from rshell.doors.console.results import Call, Rows, Shown
+
+__all__ = ["Links", "Sessions", "Text", "metrics_of", "why_of"]
+
+
+class Text(str, Shown):
+    """Text that is shown as it is, not as a literal."""
+
+    __slots__ = ()
+
+    def look(self, columns: int) -> str:
+        from rshell.doors.console.painting import safe_text
+
+        return safe_text(self)
+
+
+class Sessions:
+    """The sessions that live on devices: ``sessions``, ``sessions("site=berlin")``."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    def __repr__(self) -> str:
+        return "<sessions>"
+
+    def __call__(self, selector: str = "", *, everybodys: bool = True) -> Call[Rows]:
+        """List them, on the devices that a selector picks."""
+
+        async def work() -> Rows:
+            found = await self._client.sessions(selector, everybodys=everybodys)
+            headings = ("SESSION", "DEVICE", "HANDLER", "STATE", "OPERATOR", "STARTED")
+            return Rows(found, headings, _session_cells, "no sessions")
+
+        return Call("sessions", work)
+
+    def default_call(self) -> Call[Rows]:
+        """Return what is shown for ``sessions`` alone."""
+        return self()
+
+    def end(self, session: str | SessionInfo) -> Call[None]:
+        """End a session, by its record or whole id."""
+        name = session if isinstance(session, str) else session.session
+        return Call(f"end of session {name}", lambda: self._client.end_session(name))
+
+
+def _session_cells(info: SessionInfo) -> tuple[str, ...]:
+    return (
+        info.session[:8],
+        info.device,
+        info.handler,
+        info.state,
+        info.operator,
+        info.started_at or "",
+    )
+
+
+class Links:
+    """The devices' links: ``links``, ``links("site=berlin")``."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    def __repr__(self) -> str:
+        return "<links>"
+
+    def __call__(self, selector: str = "") -> Call[Rows]:
+        """List them, of the devices that a selector picks."""
+
+        async def work() -> Rows:
+            found = [row for row in await self._client.devices(selector) if row.live]
+            headings = ("DEVICE", "STATE", "EPOCH", "ADDRESS", "CONNECTED", "SILENT", "AGENT")
+            return Rows(found, headings, _link_cells, "no device is connected")
+
+        return Call("links", work)
+
+    def default_call(self) -> Call[Rows]:
+        """Return what is shown for ``links`` alone."""
+        return self()
+
+
+def _link_cells(row: DeviceRow) -> tuple[str, ...]:
+    silent = "" if row.silent_ms is None else f"{row.silent_ms / 1000:.0f} s"
+    return (
+        row.name,
+        row.state,
+        "" if row.epoch is None else f"{row.epoch:x}",
+        row.address or "",
+        row.connected_at or "",
+        silent,
+        row.agent_version or "",
+    )
+
+
+def why_of(client: Client, device: Any, limit: int) -> Call[Rows]:
+    """Return what happened to a device's link."""
+    name = device if isinstance(device, str) else device.name
+
+    async def work() -> Rows:
+        found = await client.why(name, limit)
+        return Rows(found, ("WHEN", "WHO", "WHAT", "MESSAGE"), _why_cells, "nothing is recorded")
+
+    return Call(f"why {name}", work)
+
+
+def _why_cells(record: LinkRecord) -> tuple[str, ...]:
+    message = record.message
+    if record.seconds is not None:
+        message += f" ({record.seconds:.1f} s)"
+    return (record.at, record.source, record.kind, message)
+
+
+def metrics_of(client: Client, containing: str) -> Call[Text]:
+    """Return the gateway's counters, those whose lines contain a text."""
+
+    async def work() -> Text:
+        lines = (await client.metrics()).splitlines()
+        return Text("\n".join(one for one in lines if containing in one and one[:1] != "#"))
+
+    return Call("metrics", work)
