@@ -132,6 +132,13 @@ class StreamDispatcher:
                 handler, link, number, request, refusal, self, self._served, self._clock
             )
             self._served.add(run)
+            # By this id the gateway's audit log finds the same session.
+            self._log.info(
+                "session {session} of {operator}: {handler}",
+                session=request.session.hex(),
+                operator=request.operator,
+                handler=request.handler,
+            )
             run.start(self._device())
 
     def end_sessions(self, sessions: list[bytes]) -> None:

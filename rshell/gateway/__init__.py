@@ -20,8 +20,13 @@
       session_audit.py   what the audit log is told of sessions
       unsettled.py       the end of sessions that neither operator nor device has
       session_witness.py what becomes of a joined attempt
+      recording_tap.py   listens between a device's link and the door, if the session is recorded
       session_table.py   which sessions live on which device, for listings
     session_services.py  the verbs about sessions
+    recordings.py    which sessions are recorded, from their first attempt to their end
+      live_recording.py  one that grows; recording_files.py its file; recording_services.py verbs
+    audit_feed.py    who waits for rows; checkpoints; audit_services.py the verbs
+      audit_spool.py     ends that the store could not take; audit_shipping.py rows to a syslog
     verbs.py         what the gateway itself answers (``gateway.*``), and for whom
     services.py      those verbs' work; link_services.py of links, device_rows.py a device's row
     fact_services.py what devices say of themselves, and who asks for it

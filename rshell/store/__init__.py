@@ -12,6 +12,7 @@ import SQLAlchemy.
       threads.py    where work runs: inline (tests) or threads (the gateway)
       database.py   engines, pragmas, migrations, errors in plain words
     devices.py operators.py roles.py keys.py tokens.py audit.py meta.py facts.py
+    recordings.py verifying.py (the audit's chain and checkpoints)
                   the queries: plain functions of a connection, no threads
     schema.py     the tables;  migrations/ makes them;  records.py what callers see
 
