@@ -82,20 +82,22 @@ class GoodTests(ConfirmCase):
         self.assertIn("not known", self.outcome(done)["message"])
         self.assertEqual(0, self.undone("conf-a2"))
 
+    def commands(self, device: str) -> set[str]:
+        """Return the commands' sessions that are known of on a device."""
+        rows = json.loads(self.fleet.rshell("sessions", "--json", device).stdout)
+        return {row["session"] for row in rows if row["handler"] == "exec"}
+
     def test_by_another_command(self) -> None:
         """A change whose rshell is gone can be confirmed by `rshell confirm`, or undone at once."""
         for option, undone in (([], 0), (["--rollback"], 1)):
+            before = self.commands("pump-1")
             program = self.change("pump-1", 60, "--confirm-failed", "pump-1", "--",
                                   "echo begun; sleep 2; exit 3")  # fmt: skip
             assert program.process.stdout is not None
             self.assertEqual(b"begun\n", program.process.stdout.readline())
             program.process.send_signal(signal.SIGKILL)
             program.process.wait()
-            (session,) = [
-                row["session"]
-                for row in json.loads(self.fleet.rshell("sessions", "--json", "pump-1").stdout)
-                if row["handler"] == "exec"
-            ]
+            (session,) = self.commands("pump-1") - before
             done = self.fleet.rshell("confirm", *option, session[:8])
             self.assertEqual(undone, self.undone("pump-1"), done)
             self.assert_status(255 if undone else 3, done)
