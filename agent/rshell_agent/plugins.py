@@ -94,7 +94,9 @@ def _owns(distribution: Any, wanted: Path) -> bool:
     direct = json.loads(distribution.read_text("direct_url.json") or "{}")
     if not direct.get("dir_info", {}).get("editable"):
         return False
-    return wanted.is_relative_to(Path(unquote(urlsplit(direct["url"]).path)).resolve())
+    checkout = Path(unquote(urlsplit(direct["url"]).path)).resolve()
+    # In it, or in a folder such as src: deeper down lie other people's files, as in a .venv.
+    return checkout in wanted.parents[2:4]
 
 
 def find_plugins(problems: list[PluginProblem]) -> Iterator[tuple[str, Any]]:
