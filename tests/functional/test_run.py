@@ -42,7 +42,7 @@ class ExitStatusTests(FleetCase):
         done = self.run_on("away-1", "true")
         self.assert_status(255, done)
         self.assert_one_line(done.stderr)
-        self.assertIn(b"away-1: offline", done.stderr)
+        self.assertIn(b"away-1 is offline", done.stderr)
 
     def test_never_seen(self) -> None:
         """A device that joined and never connected is offline too."""
@@ -50,7 +50,7 @@ class ExitStatusTests(FleetCase):
         self.addCleanup(self.fleet.remove, agent)
         done = self.run_on("never-1", "true")
         self.assert_status(255, done)
-        self.assertIn(b"never-1: offline", done.stderr)
+        self.assertIn(b"never-1 is offline", done.stderr)
         self.assertEqual("never", self.fleet.device("never-1")["state"])
 
     def test_refused_login(self) -> None:
