@@ -111,7 +111,10 @@ def _command(commands: Any, name: str, summary: str, example: str) -> argparse.A
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit status: 0, 1 for a failure, 2 for wrong usage."""
+    """Run the command and return its exit status: 0, 1 for a failure, 2 for wrong usage.
+
+    141 if nobody reads its output any more.
+    """
     parser = _parser()
     options, rest = parser.parse_known_args(arguments)
     # argparse takes all words of `check` at once: what stands behind an option is left over
@@ -132,6 +135,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except _Failed as error:
         print(f"rshell-agent: {error}", file=sys.stderr)
         return 1
+    except BrokenPipeError:  # as `| head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or the interpreter complains at its end
+        return 141
     except OSError as error:
         print(f"rshell-agent: {error}", file=sys.stderr)
         return 1
