@@ -8,6 +8,8 @@ import json
 import os
 import pwd
 import shutil
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -299,3 +301,21 @@ class CommandTests(CheckCase):
             found, out, err = self.run_main(*words)
             self.assertEqual(found, status, (words, out, err))
             self.assertEqual(bool(err), status == 2 or "--policy" in words, (words, err))
+
+    def test_nobody_reads(self) -> None:
+        """Output that nobody reads any more ends it quietly, as SIGPIPE would."""
+        reading, writing = os.pipe()
+        os.close(reading)
+        command = [sys.executable, "-P", "-m", "rshell_agent", "policy", "check"]
+        try:
+            done = subprocess.run(
+                [*command, "--home", str(self.home)],
+                check=False,
+                stdout=writing,
+                stderr=subprocess.PIPE,
+                env={**os.environ, "PYTHONUNBUFFERED": "1"},
+                timeout=60,
+            )
+        finally:
+            os.close(writing)
+        self.assertEqual((141, b""), (done.returncode, done.stderr))
