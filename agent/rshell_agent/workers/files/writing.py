@@ -220,6 +220,7 @@ class _Upload:
         if self._unsynced >= SYNC_BYTES or now - self._synced_at >= SYNC_SECONDS:
             Space.at(self._part.fd).demand(0)
             os.fdatasync(self._part.fd)
+            crash_point("put.synced")
             self._unsynced, self._synced_at = 0, now
 
     def _copy(self, offset: int, length: int) -> None:

@@ -6,6 +6,7 @@ import os
 import signal
 from typing import Any
 
+from rshell_agent.workers.files.writing import SYNC_LEAST_BYTES
 from tests.agent.workers.files.driver import (
     DATA,
     TRANSFER,
@@ -78,6 +79,20 @@ class CrashTests(CrashCase):
             self.assertEqual(["f"], self.names(), point)
             if left and point != "put.created":
                 self.assertEqual(0, answer.last["written"], point)
+
+    def test_synced_on_the_way(self) -> None:
+        """What was synced in the middle of a large file is gone on with."""
+        large = NEW * 140
+        self.crash("put.synced", put_frames(1, b"f", large))
+        self.assertEqual(OLD, (self.home / "f").read_bytes())
+        size = os.stat(self.home / PART).st_size
+        self.assertGreaterEqual(size, SYNC_LEAST_BYTES)
+        self.assertEqual(large[:size], (self.home / PART).read_bytes())
+        child = self.child()
+        child.send(put_frames(1, b"f", large, resume={"from": size}))
+        self.assertEqual(len(large) - size, child.answer().last["written"])
+        self.assertEqual((0, b""), child.finish()[::2])
+        self.assertEqual(large, (self.home / "f").read_bytes())
 
     def test_link(self) -> None:
         """A link that replaces a file is there, or the file is; what is left is swept one day."""
