@@ -104,21 +104,21 @@ class RevokedTests(FleetCase):
 
     def test_all_that_they_do_ends(self) -> None:
         """Copy, tail, forward and command end with 255 and a line; the device is rid of them."""
-        agent = self.added("gone-1")
-        own = self.fleet.base / "gone-operator"
-        string = self.fleet.invite("operator", "gone", "--role", "admin")
+        agent = self.added("parted-1")
+        own = self.fleet.base / "parted-operator"
+        string = self.fleet.invite("operator", "parted", "--role", "admin")
         self.assert_status(0, self.fleet.command([*CLI, "--home", str(own), "join", "-"], string))
-        big = self.fleet.base / "gone-big"
+        big = self.fleet.base / "parted-big"
         big.write_bytes(os.urandom(4 << 20))
-        log = self.fleet.base / "gone.log"
+        log = self.fleet.base / "parted.log"
         log.write_bytes(b"begun\n")
         started = {
             verb: self.fleet.start([*CLI, "--home", str(own), verb, *words])
             for verb, *words in (
-                ["cp", "--limit", "200k", str(big), f"gone-1:{big}-there"],
-                ["tail", "-f", f"gone-1:{log}"],
-                ["run", "gone-1", "--", "sleep", "60"],
-                ["forward", "gone-1", "0:localhost:1"],
+                ["cp", "--limit", "200k", str(big), f"parted-1:{big}-there"],
+                ["tail", "-f", f"parted-1:{log}"],
+                ["run", "parted-1", "--", "sleep", "60"],
+                ["forward", "parted-1", "0:localhost:1"],
             )
         }
         # The last of these two lines says that the forward listens; the keeper has the rest.
@@ -129,7 +129,7 @@ class RevokedTests(FleetCase):
         keeper = agent.keeper_pid()
         until(lambda: len(children(keeper)) == 3, lambda: str(children(keeper)), 20)
         with self.quiet_gateway(self.fleet):
-            self.assert_status(0, self.fleet.rshell("revoke", "operator", "gone"))
+            self.assert_status(0, self.fleet.rshell("revoke", "operator", "parted"))
             for verb, program in started.items():
                 with self.subTest(verb):
                     done = program.finish(seconds=30)
