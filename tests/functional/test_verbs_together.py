@@ -61,24 +61,24 @@ class AwayTests(FleetCase):
 
     def test_every_verb_says_so(self) -> None:
         """One line that names the device, status 255; with --json the code is offline."""
-        agent = self.added("away-1")
+        agent = self.added("absent-1")
         agent.kill()
-        until(lambda: self.fleet.device("away-1")["state"] == "lost", self.fleet.log_tail)
+        until(lambda: self.fleet.device("absent-1")["state"] == "lost", self.fleet.log_tail)
         here = self.fleet.base / "away-here"
         here.write_bytes(b"x")
         verbs = [
-            ["cp", str(here), "away-1:/tmp/"],
-            ["ls", "away-1:/tmp"],
-            ["cat", "away-1:/etc/hostname"],
-            ["rm", "-y", "away-1:/tmp/away"],
-            ["tail", "away-1:/etc/hostname"],
-            ["reboot", "away-1"],
-            ["reboot", "--status", "away-1"],
-            ["reboot", "--cancel", "away-1"],
-            ["run", "away-1", "--", "true"],
-            ["run", "--confirm", "9", "--rollback", "true", "away-1", "--", "true"],
-            ["call", "away-1", "sftp"],
-            ["facts", "--refresh", "away-1"],
+            ["cp", str(here), "absent-1:/tmp/"],
+            ["ls", "absent-1:/tmp"],
+            ["cat", "absent-1:/etc/hostname"],
+            ["rm", "-y", "absent-1:/tmp/away"],
+            ["tail", "absent-1:/etc/hostname"],
+            ["reboot", "absent-1"],
+            ["reboot", "--status", "absent-1"],
+            ["reboot", "--cancel", "absent-1"],
+            ["run", "absent-1", "--", "true"],
+            ["run", "--confirm", "9", "--rollback", "true", "absent-1", "--", "true"],
+            ["call", "absent-1", "sftp"],
+            ["facts", "--refresh", "absent-1"],
         ]
         for json_too in (False, True):
             started = [
@@ -95,7 +95,7 @@ class AwayTests(FleetCase):
                         self.assertIn(b'"code":"offline"', done.stdout, done)
                     else:
                         self.assert_one_line(done.stderr)
-                        self.assertIn(b"away-1", done.stderr)
+                        self.assertIn(b"absent-1", done.stderr)
                         self.assertIn(b"offline", done.stderr)
 
 
