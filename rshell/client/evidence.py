@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from abc import abstractmethod
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any
 
@@ -25,8 +26,9 @@ _UNPACK_BYTES = 1024 * 1024
 class Evidence:
     """Asks a gateway; the part of `rshell.client.Client` about what has happened."""
 
+    @abstractmethod
     async def _ask(self, verb: str, kind: Any, request: Mapping[str, Any]) -> Any:
-        raise NotImplementedError
+        """Ask the gateway: `GatewayVerbs` does."""
 
     async def audit(
         self, *, limit: int = 100, before: int | None = None, **wanted: Any

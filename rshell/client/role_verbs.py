@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,8 +16,9 @@ __all__ = ["RoleVerbs"]
 class RoleVerbs:
     """Asks a gateway about roles; all but `check_role` of oneself need an administrator."""
 
+    @abstractmethod
     async def _ask(self, verb: str, kind: Any, request: Mapping[str, Any]) -> Any:
-        raise NotImplementedError  # of GatewayVerbs
+        """Ask the gateway: `GatewayVerbs` does."""
 
     async def roles(self, name: str | None = None) -> list[Role]:
         """Return all roles, or the one of that name.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable
 from typing import Any
 
@@ -18,11 +19,13 @@ class RecordingCalls:
 
     _now: Callable[[], int]
 
+    @abstractmethod
     def _write(self, work: Callable[..., Any], *args: Any, **kwargs: Any) -> Deferred[Any]:
-        raise NotImplementedError
+        """Run it in the writer's thread: `Store` does."""
 
+    @abstractmethod
     def _read(self, work: Callable[..., Any], *args: Any, **kwargs: Any) -> Deferred[Any]:
-        raise NotImplementedError
+        """Run it in a reader's thread: `Store` does."""
 
     def begin_recording(self, recording: NewRecording) -> Deferred[Recording]:
         """Note that a session is recorded; a second time returns what is there."""

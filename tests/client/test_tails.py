@@ -88,7 +88,7 @@ class TailTests(SynchronousTestCase):
         self.notices.append(notice)
 
     def tail(self, request: TailRequest = FOLLOW) -> Tail:
-        tail = Tail(self.client, "pump", request, self, self.clock)  # type: ignore[arg-type]
+        tail = Tail(self.client, "pump", request, self, self.clock)  # type: ignore[arg-type]  # a double
         tail.link_changed = self.changes.append
         tail.start()
         return tail

@@ -6,6 +6,7 @@ prompt, so ``fleet["pump-1"].run("uptime")`` does what it says; in an expression
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Coroutine, Generator, Sequence
 from typing import Any, Generic, TypeVar
 
@@ -44,9 +45,9 @@ class Call(Generic[T]):
 class Shown:
     """Something with a look of its own at the prompt."""
 
+    @abstractmethod
     def look(self, columns: int) -> str:
         """Return safe text, perhaps with colours, for a terminal of that width; 0 is none."""
-        raise NotImplementedError
 
 
 class Rows(list[Any], Shown):

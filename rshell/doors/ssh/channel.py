@@ -8,6 +8,7 @@ Both directions are bounded::
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
@@ -74,9 +75,9 @@ class DoorChannel:
         self.remote_window = window
         self._packet = min(max_packet, MAX_PACKET)
 
+    @abstractmethod
     def open(self) -> None:
         """The peer asked for it: confirm, now or later."""
-        raise NotImplementedError
 
     def _confirm(self) -> None:
         self.confirmed = True
@@ -249,6 +250,6 @@ class DoorChannel:
     def link_changed(self, away: str | None) -> None:
         """Likewise."""
 
+    @abstractmethod
     def session_ended(self, outcome: Outcome) -> None:
         """Likewise."""
-        raise NotImplementedError

@@ -163,7 +163,7 @@ class NameTests(SynchronousTestCase):
         one = transfer_id("pump-1", b"/a", 1, 2)
         self.assertEqual(one, transfer_id("pump-1", b"/a", 1, 2))
         others = [("pump-2", b"/a", 1, 2), ("pump-1", b"/b", 1, 2), ("pump-1", b"/a", 1, 3)]
-        self.assertNotIn(one, [transfer_id(*other) for other in others])  # type: ignore[arg-type]
+        self.assertNotIn(one, [transfer_id(*other) for other in others])  # type: ignore[arg-type]  # tuples
         self.assertIsNotNone(PART_NAME.match(part_name(one)))
         self.assertIsNone(PART_NAME.match(b"x.rshell-abcdefgh.part"))
         self.assertIsNone(PART_NAME.match(part_name(one) + b"\n"))
