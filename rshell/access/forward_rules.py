@@ -54,7 +54,9 @@ _SPECIAL = tuple(
         "fe80::/10",
         "100.100.100.200/32",
         "168.63.129.16/32",
+        "192.0.0.192/32",
         "fd00:ec2::254/128",
+        "fd20:ce::254/128",
         "0.0.0.0/8",
         "::/128",
         "224.0.0.0/4",
@@ -62,11 +64,15 @@ _SPECIAL = tuple(
         "240.0.0.0/4",
     )
 )
-#: IPv4 addresses in another form, and by how many bits they are shifted there.
+#: IPv4 addresses in another form, by how many bits they are shifted there, and which are turned:
+#: compatible, translated, NAT64 twice, 6to4, Teredo.
 _WRAPPED = (
-    (IPv6Network("::/96"), 0),
-    (IPv6Network("64:ff9b::/96"), 0),
-    (IPv6Network("2002::/16"), 80),
+    (IPv6Network("::/96"), 0, 0),
+    (IPv6Network("::ffff:0:0:0/96"), 0, 0),
+    (IPv6Network("64:ff9b::/96"), 0, 0),
+    (IPv6Network("64:ff9b:1::/48"), 0, 0),
+    (IPv6Network("2002::/16"), 80, 0),
+    (IPv6Network("2001::/32"), 0, 0xFFFFFFFF),
 )
 
 
@@ -165,9 +171,9 @@ def _special(address: Address) -> Network | None:
         if address in network:
             return network
     if isinstance(address, IPv6Address) and not _is_loopback(address):
-        for form, shift in _WRAPPED:
+        for form, shift, turned in _WRAPPED:
             if address in form:
-                inner = IPv4Address(int(address) >> shift & 0xFFFFFFFF)
+                inner = IPv4Address(int(address) >> shift & 0xFFFFFFFF ^ turned)
                 if _special(inner) is not None or _is_loopback(inner):
                     return ip_network(address)
     return None

@@ -6,7 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
+from rshell.access import forward_rules
 from rshell.access.forward_rules import ANY, BadRule, Place, parse_rule, place_of
+from rshell_agent.keeper import addresses
 from rshell_agent.keeper import targets as device
 
 #: rule: what it grants of PLACES; the golden list that both ends are held to.
@@ -146,3 +148,16 @@ class AgreementTests(SynchronousTestCase):
         host = f"[{address}]" if ":" in str(address) else str(address)
         text = f"{host}:{port}"
         self.assertEqual(parse_rule(rule).admits(place(text)), on_device(rule, text))
+
+
+class SameRangesTests(SynchronousTestCase):
+    def test_what_must_be_named(self) -> None:
+        """Both ends know the same ranges that must be named, and the same disguises of IPv4."""
+        self.assertEqual(
+            [f"{network.address}/{network.prefix}" for network, _ in addresses._SPECIAL],
+            [str(network) for network in forward_rules._SPECIAL],
+        )
+        self.assertEqual(
+            [(f"{net.address}/{net.prefix}", *form) for net, *form in addresses._WRAPPED],
+            [(str(network), *form) for network, *form in forward_rules._WRAPPED],
+        )
