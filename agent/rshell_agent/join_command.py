@@ -35,7 +35,15 @@ _INTERRUPTED = 130
 
 
 class CannotJoin(Exception):
-    """The command ends with this line."""
+    """The command ends with this line.
+
+    Attributes:
+        status: Of the exit; 2 for wrong usage.
+    """
+
+    def __init__(self, message: str, status: int = 1) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 def join_command(home: Path, text: str | None, name: str | None, force: bool, no_wait: bool) -> int:
@@ -71,7 +79,7 @@ def _wish(home: Path, text: str | None, name: str | None, force: bool) -> tuple[
             raise CannotJoin(str(error)) from None
         if found is None:
             raise CannotJoin(
-                f"give a join string: {home} waits for none (rshell invite device makes one)"
+                f"give a join string: {home} waits for none (rshell invite device makes one)", 2
             )
         return JoinWish(found.join_string, name or found.name, force or found.force), True
     if text == "-":

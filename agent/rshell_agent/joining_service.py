@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from twisted.application.service import Service
-from twisted.internet.defer import CancelledError, Deferred, succeed
+from twisted.internet.defer import CancelledError, Deferred, maybeDeferred, succeed
 from twisted.logger import Logger
 
 from rshell.identity.credentials import CredentialsDamaged, CredentialStore
@@ -109,8 +109,7 @@ class JoiningAgent(Service):
     def stopService(self) -> Deferred[None]:
         super().stopService()  # type: ignore[no-untyped-call]  # Twisted's is untyped
         if self._agent is not None:
-            stopped: Deferred[None] = self._agent.stopService()
-            return stopped
+            return maybeDeferred(self._agent.stopService)
         if self._working is not None:
             self._working.cancel()
         self._watchdog.stop()

@@ -47,7 +47,7 @@ _RECENT = 5
 
 
 class _Failed(Exception):
-    """The command ends with this line and status 1."""
+    """The command ends with this line and status 1, or that which is its second argument."""
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -162,8 +162,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return commands[options.command](home, options)
     except _Failed as error:
-        print(f"rshell-agent: {error}", file=sys.stderr)
-        return 1
+        line, status = (*error.args, 1)[:2]
+        print(f"rshell-agent: {line}", file=sys.stderr)
+        return int(status)
     except BrokenPipeError:  # as `| head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or the interpreter complains at its end
         return 141
@@ -179,7 +180,7 @@ def _join(home: Path, options: argparse.Namespace) -> int:
     try:
         return join_command(home, options.join, options.name, options.force, options.no_wait)
     except CannotJoin as error:
-        raise _Failed(str(error)) from None
+        raise _Failed(str(error), error.status) from None
 
 
 def _key(home: Path, options: argparse.Namespace) -> int:

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from rshell.access.audit import AuditRecord
 from rshell.gateway.metrics import Metrics
 from rshell.identity.keys import fingerprint
 from rshell.link.clock import TimerWheel, WheelTimer
+from rshell.store.errors import StoreError
 from rshell.store.store import Store
 
 __all__ = ["Pending", "poll_seconds"]
@@ -84,8 +86,14 @@ class Pending:
 
     def _due(self) -> None:
         sweeping = Deferred.fromCoroutine(self.sweep())
-        sweeping.addErrback(lambda failure: self._log.failure("devices cannot expire", failure))
+        sweeping.addErrback(self._failed)
         sweeping.addBoth(lambda _: self._arm())
+
+    def _failed(self, failure: Failure) -> None:
+        if failure.check(StoreError):  # a full disk: tried again at the next turn
+            self._log.error("devices cannot expire: {why}", why=failure.getErrorMessage())
+        else:
+            self._log.failure("devices cannot expire", failure)
 
     async def sweep(self) -> None:
         gone = await self._store.expire_pending()
