@@ -344,8 +344,8 @@ class KeyInviteTests(PendingCase):
         self.assertEqual(self.join(string, two), _REFUSED)
         self.assertEqual(self.join(string, three), _REFUSED)
         self.assertEqual(self.ask(self.end, "gateway.invites").answer(), [])
-        (row,) = self.ask(self.end, "gateway.invites", all=True).answer()[:1]
-        self.assertEqual((row["id"], row["state"]), (invite, "revoked"))
+        every = self.ask(self.end, "gateway.invites", all=True).answer()
+        self.assertIn((invite, "revoked"), [(row["id"], row["state"]) for row in every])
         self.assertTrue(self.fleet.device("tank-1").active)
 
     def test_more_keys(self) -> None:
