@@ -187,7 +187,7 @@ def _invite_row(one: Invite) -> Sequence[str]:
     how = {"join": "at once", "accept": "when accepted", "keys": "by key"}.get(one.mode, one.mode)
     return (
         one.id,
-        one.name or one.pattern or "any name",
+        f"{one.kind} {one.name or one.pattern or '(any name)'}",
         f"{how}, public" if one.public and one.mode == "accept" else how,
         f"{one.uses}/{one.uses_max}",
         str(one.waiting),

@@ -194,7 +194,12 @@ class Joiner:
             now = datetime.fromtimestamp(self.wall(), UTC)
             made, not_after = issue(self.home, grant.kind, owner, public_key, now)
             chain = await self.store.keep_certificate(grant, made, not_after)
-            details = {"fingerprint": fingerprint(grant.spki), "invite": grant.token_id.hex()}
+            details = {
+                "fingerprint": fingerprint(grant.spki),
+                "invite": grant.token_id.hex(),
+                # "key": an operator accepted it, or registered it beforehand
+                "by": "key" if grant.bound else "secret",
+            }
             await self._audit("join", request, address, name=name, owner=owner, details=details)
             self.metrics.joins.labels("joined").inc()
             _log.info(

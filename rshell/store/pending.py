@@ -11,7 +11,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 import msgspec
-from sqlalchemy import Connection, Row, and_, delete, func, insert, or_, select, update
+from sqlalchemy import Connection, Row, Select, and_, delete, func, insert, or_, select, update
 
 from rshell.store.pending_records import Applicant, PendingDevice, Waiting
 from rshell.store.records import Refusal, TokenRefused
@@ -110,18 +110,14 @@ def counts(connection: Connection) -> dict[bytes, int]:
 
 def find(connection: Connection, now: int) -> list[PendingDevice]:
     """Return the devices that wait, the newest last; those of a revoked invite wait in vain."""
-    query = (
-        select(table, *_OF_INVITE)
-        .join(tokens, tokens.c.id == table.c.token_id)
-        .where(_WAITING, tokens.c.revoked.is_(False), table.c.last_seen > now - EXPIRES_AFTER)
-        .order_by(table.c.first_seen, table.c.spki)
-    )
+    query = _that_wait(now).order_by(table.c.first_seen, table.c.spki)
     return [_pending(row) for row in connection.execute(query)]
 
 
 def one(connection: Connection, spki: bytes, now: int) -> PendingDevice | None:
     """Return the device with that key if it waits."""
-    return next((found for found in find(connection, now) if found.spki == spki), None)
+    row = connection.execute(_that_wait(now).where(table.c.spki == spki)).one_or_none()
+    return None if row is None else _pending(row)
 
 
 def reject(connection: Connection, spki: bytes, now: int) -> PendingDevice | None:
@@ -163,6 +159,14 @@ def expire(connection: Connection, now: int) -> list[PendingDevice]:
 
 
 _OF_INVITE = (tokens.c.name_pattern, tokens.c.labels, tokens.c.created_by)
+
+
+def _that_wait(now: int) -> Select[Any]:
+    return (
+        select(table, *_OF_INVITE)
+        .join(tokens, tokens.c.id == table.c.token_id)
+        .where(_WAITING, tokens.c.revoked.is_(False), table.c.last_seen > now - EXPIRES_AFTER)
+    )
 
 
 def _full(connection: Connection, token_id: bytes, source: str) -> bool:
