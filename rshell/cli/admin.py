@@ -128,6 +128,8 @@ def invite_device(
         raise click.UsageError(str(error)) from None
     if name is not None and (uses > 1 or keys):
         raise click.UsageError("a name is one device's: not with --uses or --key")
+    if name is not None and pending:
+        raise click.UsageError("who waits is named when it is accepted: rshell accept --name")
     if auto_accept and (pending or keys):
         raise click.UsageError("--auto-accept is for a string that is a secret")
     if keys and (pending or uses > 1):

@@ -177,6 +177,8 @@ def _check_device_invite(request: InviteRequest) -> None:
         raise BadRequest("a name is for one device: leave it out or invite once (--uses 1)")
     if not request.keys and request.ttl_s > MAX_TTL_SECONDS:
         raise BadRequest(f"a join string holds for {MAX_TTL_SECONDS // 86_400} days at most")
+    if request.name is not None and (request.public or request.wait):
+        raise BadRequest("who waits is named when it is accepted: rshell accept --name")
     if request.public and request.wait is False:
         raise BadRequest("a public join string gives no right: its devices wait to be accepted")
     if request.keys and (request.public or request.wait or request.name or request.uses > 1):

@@ -151,6 +151,7 @@ class SiteTests(LettingIn):
             ("--from", "10.0.0.1/8"),
             ("--from", "berlin"),
             ("--pending", "--auto-accept"),
+            ("--pending", "--name", "pump-77"),
             ("--name", "pump-77", "--uses", "2"),
             ("--key", "/nowhere"),
             ("--key", "/dev/null"),

@@ -294,6 +294,8 @@ class DecisionTests(PendingCase):
             {"sources": ["elsewhere"]},
             {"sources": [f"10.{n}.0.0/16" for n in range(17)]},
             {"public": True, "wait": False},
+            {"public": True, "name": "pump-9"},
+            {"wait": True, "name": "pump-9"},
             {"ttl_s": 31 * DAY},
             {"keys": [key], "uses": 2},
             {"keys": [key], "public": True},
