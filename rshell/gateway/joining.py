@@ -85,9 +85,10 @@ class Joiner:
         home: Whose CAs sign.
         store: Where invites and keys are.
         gateways: Returns the ``host:port`` list that joiners are told to dial.
-        refusals: How many rows the refused uses of one invite may add to the audit log.
+        refusals: How many rows the refused uses of one invite may add to the audit log, and lines
+            about what is too much of one source to the other one.
         wall: Returns seconds since 1970.
-        guesses: How often one source may be refused; beyond, it is not even looked at.
+        guesses: How often one source may be refused; beyond, only who is known is looked at.
         pending: The devices that wait.
         metrics: What is counted.
     """
@@ -108,8 +109,6 @@ class Joiner:
         kind: OwnerKind = "operator" if request.kind == "operator" else "device"
         host = host_of(address)
         source = source_of(host)
-        if self.guesses.exhausted(source):
-            return self._overload(address, "too many refused tries from there")
         try:
             public_key = read_csr(request.csr)
         except BadCertificateRequest as error:
@@ -117,6 +116,9 @@ class Joiner:
             self.metrics.joins.labels("refused").inc()
             return GoAway(code=ErrorCode.BAD_REQUEST.value, message=str(error)[:256])
         spki = spki_hash(public_key)
+        # Who waits, or was accepted, must not pay for what others behind the same NAT try.
+        if self.guesses.exhausted(source) and not await self.store.knows_joiner(spki):
+            return self._overload(source, address, "too many refused tries from there")
         proposed = suggest_name(request.name or request.facts.get("hostname", ""))
         applicant = Applicant(host=host, source=source, address=address, proposed=proposed)
         answer = await self.store.use_token(
@@ -124,14 +126,17 @@ class Joiner:
         )
         if isinstance(answer, Waiting):
             return await self._wait(request, answer, spki, address)
+        if isinstance(answer, TokenRefused) and answer.reason is Refusal.FULL:
+            return self._overload(source, address, "too many devices wait")
         if isinstance(answer, TokenRefused):
             self.guesses.admit(source)
             return await self._refuse(request, answer.reason, address, spki)
         return await self._admit(request, answer, public_key, address, proposed)
 
-    def _overload(self, address: str, why: str) -> GoAway:
+    def _overload(self, source: str, address: str, why: str) -> GoAway:
         self.metrics.joins.labels("overload").inc()
-        _log.info("refused to join {address}: {why}", address=address, why=why)
+        if self.refusals.admit(("overload", source)) is not None:
+            _log.info("refused to join {address}: {why}", address=address, why=why)
         return GoAway(
             code=ErrorCode.OVERLOAD.value,
             message=OVERLOAD_TEXT,
@@ -140,8 +145,6 @@ class Joiner:
 
     async def _refuse(self, request: Join, reason: Refusal, address: str, spki: bytes) -> GoAway:
         invite = request.id.hex() or "without an id"
-        if reason is Refusal.FULL:
-            return self._overload(address, f"too many devices wait, of invite {invite} or in all")
         self.metrics.joins.labels("refused").inc()
         _log.info(
             "refused to join {address}: invite {id} is {reason}",

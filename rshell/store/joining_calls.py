@@ -72,6 +72,10 @@ class JoiningCalls:
             tokens.use_token, token_id, secret_hash, spki, kind, self._now(), applicant
         )
 
+    def knows_joiner(self, spki: bytes) -> Deferred[bool]:
+        """Say whether a key waits, or was accepted or known beforehand."""
+        return self._read(tokens.knows, spki)
+
     def keep_certificate(
         self, grant: TokenGrant, certificate: str, not_after: int
     ) -> Deferred[str]:

@@ -33,6 +33,7 @@ __all__ = [
     "forget",
     "one",
     "reject",
+    "waits",
 ]
 
 #: In all: some MB in the store, and more than anybody compares by eye.
@@ -118,6 +119,12 @@ def one(connection: Connection, spki: bytes, now: int) -> PendingDevice | None:
     """Return the device with that key if it waits."""
     row = connection.execute(_that_wait(now).where(table.c.spki == spki)).one_or_none()
     return None if row is None else _pending(row)
+
+
+def waits(connection: Connection, spki: bytes) -> bool:
+    """Say whether the device with that key waits."""
+    query = select(table.c.spki).where(table.c.spki == spki, _WAITING)
+    return connection.execute(query).first() is not None
 
 
 def reject(connection: Connection, spki: bytes, now: int) -> PendingDevice | None:

@@ -32,6 +32,7 @@ __all__ = [
     "current_use",
     "find_tokens",
     "keep_certificate",
+    "knows",
     "revoke_created_by",
     "revoke_for",
     "revoke_token",
@@ -213,6 +214,16 @@ def _first(
     use = _use(connection, token.id, spki)
     assert use is not None
     return _grant(connection, token, use)
+
+
+def knows(connection: Connection, spki: bytes) -> bool:
+    """Say whether a key waits, or was granted something by itself: its owner does not guess."""
+    bound = select(token_uses.c.spki).where(token_uses.c.spki == spki, token_uses.c.bound.is_(True))
+    return (
+        pending.waits(connection, spki)
+        or token_keys.named(connection, spki) is not None
+        or connection.execute(bound).first() is not None
+    )
 
 
 def accept_use(connection: Connection, token_id: bytes, spki: bytes, now: int) -> TokenGrant:
