@@ -124,6 +124,31 @@ class PlaybookTests(AnsibleCase):
         self.assertIn(b"Host key verification failed", done.stdout + done.stderr)
 
 
+class SshConfigTests(SshCase):
+    def test_host_for_every_device(self) -> None:
+        """With what --ssh-config prints, ssh needs a device's name only, and the key is pinned."""
+        printed = self.fleet.rshell("inventory", "--ssh-config", "--known-hosts-file", "pin file")
+        self.assert_status(0, printed)
+        config = self.fleet.base / "rshell.conf"
+        config.write_bytes(printed.stdout)
+        ssh = [
+            "ssh",
+            "-F",
+            str(config),
+            "-oBatchMode=yes",
+            "-oControlPath=none",
+            "-oLogLevel=ERROR",
+        ]
+        key = ["-oIdentitiesOnly=yes", "-i", str(self.fleet.base / "id")]
+        done = self.fleet.command([*ssh, *key, "pump-2", "echo $RSHELL_SESSION"])
+        self.assert_status(0, done)
+        self.assertRegex(done.stdout, rb"^[0-9a-f]{32}\n$")
+        (self.fleet.base / "pin file").write_text("rshell-gateway ssh-ed25519 AAAA\n")
+        done = self.fleet.command([*ssh, *key, "pump-2", "true"])
+        self.assertEqual(done.status, 255)
+        self.assertIn(b"verification failed", done.stderr)
+
+
 class FactTests(AnsibleCase):
     def test_no_template_is_taken(self) -> None:
         """What a device tells of itself is text to Ansible, and never evaluated on its machine."""
