@@ -149,7 +149,7 @@ def inventory(
     themselves.
     """
     if kind is None:
-        if context.args or selector or host or listed:
+        if any(value for name, value in context.params.items() if name != "kind"):
             raise click.UsageError("say for whom: --ansible, --ssh-config or --known-hosts")
         say(context.get_help() + "\n")
         return 0

@@ -265,6 +265,8 @@ class CommandTests(CliCase):
         for words in (
             ("site=berlin",),
             ("--list",),
+            ("--as", "root"),
+            ("--ssh-address", "gw"),
             ("--ssh-config", "--host", "x"),
             ("--known-hosts", "--facts", "os"),
             ("--ansible", "--list", "--host", "x"),
