@@ -33,13 +33,16 @@ class AnsibleCase(SshCase):
         """Run a program of Ansible's in a folder, with a home that ends with the test."""
         home = folder / "home"
         home.mkdir(mode=0o700, exist_ok=True)
+        others = [f"--unset={name}" for name in os.environ if name.startswith("ANSIBLE_")]
         return self.fleet.command(
-            ["env", "-C", str(folder), str(ANSIBLE / program), *words],
+            ["env", "-C", str(folder), *others, str(ANSIBLE / program), *words],
             seconds=150,
             environ={
                 "HOME": str(home),
                 "PATH": f"{folder / 'bin'}:{ANSIBLE}:{os.environ['PATH']}",
                 "ANSIBLE_NOCOLOR": "1",
+                "LC_ALL": "C.UTF-8",  # Ansible starts in no other
+                "SSH_AUTH_SOCK": "",
                 # The device's Python is the one that runs us; looking for one is not the point.
                 "ANSIBLE_PYTHON_INTERPRETER": sys.executable,
                 **environ,
@@ -53,11 +56,17 @@ class PlaybookTests(AnsibleCase):
         folder = self.fleet.base / f"ansible-{time.monotonic_ns()}"
         shutil.copytree(EXAMPLE, folder)
         self.addCleanup(shutil.rmtree, folder, ignore_errors=True)
+        self.addCleanup(self.end_masters, folder)
         (folder / "bin").mkdir()
         command = folder / "bin" / "rshell"
         command.write_text(f'#!/bin/sh\nexec {shlex.join(CLI)} "$@"\n')
         command.chmod(0o755)
         return folder
+
+    def end_masters(self, folder: Path) -> None:
+        """End the connections that ssh keeps for the next command."""
+        for socket in folder.glob("home/.ansible/cp/*"):
+            self.fleet.command(["ssh", "-F", "/dev/null", "-S", str(socket), "-O", "exit", "x"])
 
     def play(self, folder: Path, out: str, *words: str, **environ: str) -> Finished:
         return self.ansible(
@@ -88,8 +97,11 @@ class PlaybookTests(AnsibleCase):
             copied = (folder / "out" / f"{name}.txt").read_bytes()
             self.assertEqual(copied, (EXAMPLE / "files" / "notes.txt").read_bytes())
         self.assertFalse((folder / "out" / "kiln-3.conf").exists())
-        rows = self.fleet.rshell("audit", "--json", "--device", "kiln-1", "--handler", "exec")
-        self.assertGreater(len(json.loads(rows.stdout)), 3)
+        done = self.fleet.rshell("audit", "--json", "--device", "kiln-1", "--handler", "exec")
+        addresses = [row["address"] for row in json.loads(done.stdout)]
+        self.assertGreater(len(addresses), 8)
+        # ControlPersist: one connection for all of them.
+        self.assertEqual(len(set(addresses)), 1, addresses)
 
         # Again, with modules as files, through standard input instead of sftp, on one device.
         words = ("--limit", "rshell_live:&site_kiln:!kiln-2")
