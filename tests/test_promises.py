@@ -46,6 +46,11 @@ class NamedTests(SynchronousTestCase):
             self.assertIsNotNone(namedAny(name), name)
             self.assertRegex(name, r"\.test_\w+(\.\w+(\.test_\w+)?)?$")
 
+    def test_everywhere(self) -> None:
+        """No page names a test that is not there."""
+        for page in DOCS.glob("*.md"):
+            self.check(page.read_text("utf-8"))
+
     def test_guarantees(self) -> None:
         """Each guarantee of the table in architecture.md names at least one test."""
         found = rows(section("architecture.md", "What survives what"))
