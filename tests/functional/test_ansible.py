@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pwd
 import shlex
 import shutil
 import sys
@@ -28,6 +29,18 @@ class AnsibleCase(SshCase):
             if REQUIRE_ALL:
                 self.fail("ansible-core is not installed")
             self.skipTest("ansible-core is not installed")
+        # Where modules land on our devices: in the home of who runs the tests.
+        home = Path(pwd.getpwuid(os.getuid()).pw_dir)
+        for place in (home / ".ansible", home / ".ansible" / "tmp"):
+            if not place.exists():
+                self.addCleanup(self.remove_empty, place)
+
+    @staticmethod
+    def remove_empty(place: Path) -> None:
+        try:
+            place.rmdir()
+        except OSError:
+            pass  # somebody else's by now
 
     def ansible(self, folder: Path, program: str, *words: str, **environ: str) -> Finished:
         """Run a program of Ansible's in a folder, with a home that ends with the test."""
@@ -36,13 +49,14 @@ class AnsibleCase(SshCase):
         others = [f"--unset={name}" for name in os.environ if name.startswith("ANSIBLE_")]
         return self.fleet.command(
             ["env", "-C", str(folder), *others, str(ANSIBLE / program), *words],
-            seconds=150,
+            seconds=500,
             environ={
                 "HOME": str(home),
                 "PATH": f"{folder / 'bin'}:{ANSIBLE}:{os.environ['PATH']}",
                 "ANSIBLE_NOCOLOR": "1",
                 "LC_ALL": "C.UTF-8",  # Ansible starts in no other
                 "SSH_AUTH_SOCK": "",
+                "ANSIBLE_TIMEOUT": "100",  # to log in, on a machine with much else to do
                 # The device's Python is the one that runs us; looking for one is not the point.
                 "ANSIBLE_PYTHON_INTERPRETER": sys.executable,
                 **environ,
