@@ -155,6 +155,8 @@ def inventory(
         return 0
     if kind != "ansible" and (host or listed or facts or group_by):
         raise click.UsageError("--list, --host, --facts and --group-by-fact go with --ansible")
+    if kind == "known-hosts" and (selector or login):
+        raise click.UsageError("--known-hosts is about the gateway: no SELECTOR and no --as")
     if host and listed:
         raise click.UsageError("give either --list or --host")
     if login is not None and not _LOGIN.fullmatch(login):

@@ -269,6 +269,7 @@ class CommandTests(CliCase):
             ("--ssh-address", "gw"),
             ("--ssh-config", "--host", "x"),
             ("--known-hosts", "--facts", "os"),
+            ("--known-hosts", "pump-1"),
             ("--ansible", "--list", "--host", "x"),
             ("--ansible", "--as", "a b"),
             ("--ansible", "--as", "{{x}}"),
