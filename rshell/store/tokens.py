@@ -4,6 +4,10 @@ The use is one conditional UPDATE, so of any number of concurrent tries exactly 
 win as the invite allows, whatever the number of gateways.  The same key asking again
 within ``REPLY_WINDOW`` gets the same answer, because replies get lost; any other key does
 not.  Which of the reasons applied is told to the caller for the audit, never to the peer.
+
+A use is *bound* when an operator named the key itself, by accepting the device or by registering
+its key beforehand: then the right is the key's, and the answer is repeated until the device was
+seen, whatever has become of the invite.
 """
 
 from __future__ import annotations
