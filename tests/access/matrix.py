@@ -77,6 +77,7 @@ class MatrixTestCase(FleetTestCase):
             path="2026/01/01/x.cast",
         )
         self.fleet.got(store.begin_recording(recorded))
+        self.fleet.got(store.add_ssh_ca("old-ca", "SHA256:x", "ssh-ed25519", b"x", "c"))
         for name, grant in ROLES.items():
             self.fleet.add_role(name, grant)
         fleet = self.fleet

@@ -46,9 +46,12 @@ class DoorChannel:
         remote_window: What we may still send.
         confirmed: Whether the peer was told that it is open.
         closed: Whether this side was closed.
+        kind: ``session``, ``forward`` (to the device) or ``forwarded`` (from it).
+        opened_here: Whether we asked the peer for it.
     """
 
-    is_session = False
+    kind = "forward"
+    opened_here = False
 
     def __init__(self, connection: Connection) -> None:
         self.id = self.remote_id = 0
@@ -77,7 +80,10 @@ class DoorChannel:
 
     @abstractmethod
     def open(self) -> None:
-        """The peer asked for it: confirm, now or later."""
+        """The peer asked for it: confirm, now or later; or it has confirmed ours."""
+
+    def refused(self) -> None:
+        """The peer does not open what we asked for."""
 
     def _confirm(self) -> None:
         self.confirmed = True
@@ -196,8 +202,9 @@ class DoorChannel:
         self._output_ends = True
         self.flush()
 
-    def tell(self, text: str) -> None:
-        """Tell the person at the client something of ours."""
+    def tell(self, text: str) -> bool:
+        """Tell the person at the client something of ours; return whether they can be told."""
+        return False
 
     # -- requests and the end --------------------------------------------------------------------
 

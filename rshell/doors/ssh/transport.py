@@ -31,6 +31,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from rshell.access.printable import printable
+from rshell.doors.ssh.metrics import SshMetrics
 from rshell.doors.ssh.wire import BadPacket, Fields
 from rshell.identity.ssh_keys import SIGNATURE_ALGORITHMS
 from rshell.link.clock import TimerWheel, WheelTimer
@@ -96,12 +97,16 @@ class TransportOwner(Protocol):
 
     Attributes:
         publicKeys, privateKeys: Host keys by type, as conch wants them.
+        metrics: What is counted.
+        cpu: Seconds of processor time that this thread has used.
     """
 
     publicKeys: dict[bytes, Key]
     privateKeys: dict[bytes, Key]
     wheel: TimerWheel
     rekeying: Rekeying
+    metrics: SshMetrics
+    cpu: Callable[[], float]
 
     def authentication(self, transport: SshTransport) -> Any:
         """Return the service that lets somebody in."""
@@ -189,7 +194,16 @@ class SshTransport(SSHServerTransport):
     def dataReceived(self, data: bytes) -> None:
         if self.closing:
             return
+        self._owner.metrics.bytes_in += len(data)
         self._count(len(data))
+        if self.authenticated:
+            self._take(data)
+            return
+        begun = self._owner.cpu()
+        self._take(data)
+        self._owner.metrics.handshake_seconds += self._owner.cpu() - begun
+
+    def _take(self, data: bytes) -> None:
         try:
             super().dataReceived(data)  # type: ignore[no-untyped-call]  # untyped in Twisted
         except (struct.error, IndexError, ValueError, OverflowError, TypeError) as error:
@@ -307,6 +321,7 @@ class SshTransport(SSHServerTransport):
             if self._unread > MAX_UNREAD_ANSWERS:
                 self.abort()
                 return
+        self._owner.metrics.bytes_out += len(payload)
         self._count(len(payload))
 
     def _count(self, size: int) -> None:
