@@ -20,7 +20,7 @@ from twisted.python.failure import Failure
 from rshell.doors.ssh.logins import Credential, Known, NotAdmitted
 from rshell.doors.ssh.transport import QuietLogger, SshTransport
 from rshell.doors.ssh.wire import BadPacket, Fields
-from rshell.identity.ssh_certificates import is_certificate, read_certificate
+from rshell.identity.ssh_certificates import BadCertificate, is_certificate, read_certificate
 from rshell.identity.ssh_keys import BadSshKey, read_blob
 
 __all__ = ["MAX_TRIES", "Authentication"]
@@ -132,6 +132,9 @@ class Authentication(SSHService):
             return offered[1]  # whoever lets in looks again
         try:
             credential = read_certificate(blob) if is_certificate(blob) else read_blob(blob)
+        except BadCertificate as error:
+            self._tell(f"rshell: your certificate is not accepted: {error}\r\n")
+            return None
         except BadSshKey:
             return None
         found = await self._find(credential)

@@ -182,8 +182,8 @@ class Connection(SSHService):
         if channel is None or channel.confirmed or not channel.opened_here:
             raise BadPacket("an answer for a channel that nobody asked for")
         if not accepted:
-            del self._channels[channel.id]
             channel.refused()
+            self.forget(channel)
             return
         channel.remote_id = fields.number()
         window, packet_size = fields.number(), fields.number()
@@ -233,8 +233,13 @@ class Connection(SSHService):
             raise BadPacket("more data than the window has room for")
 
     def _closed(self, channel: DoorChannel, fields: Fields) -> None:
-        del self._channels[channel.id]
-        channel.close_received()
+        if channel.close_received():
+            self.forget(channel)
+
+    def forget(self, channel: DoorChannel) -> None:
+        """A channel is closed on both sides."""
+        if self._channels.pop(channel.id, None) is not None:
+            channel.gone()
 
     def _requested(self, channel: DoorChannel, fields: Fields) -> None:
         kind, wants_reply = fields.string(64), fields.flag()

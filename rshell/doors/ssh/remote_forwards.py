@@ -27,6 +27,7 @@ from rshell.doors.ssh.visit import NoDestination, Visit
 from rshell.doors.ssh.wire import BadPacket, Fields
 from rshell.handlers import Outcome
 from rshell.handlers.forward import CONNECTION, LISTENING, PendingConnection
+from rshell.link.core.errors import ErrorCode
 
 __all__ = ["RemoteForwards"]
 
@@ -189,8 +190,19 @@ class RemoteForwards:
                 f"{printable(self.visit.device)} listens no more at {listener.place}: {why}",
                 or_end=True,
             )
+        elif outcome.code == ErrorCode.OFFLINE:
+            self.visit.tell_absence(
+                self.visit.device, lambda more: self._away(f"{why}; {more}" if more else why)
+            )
         else:
             self._refuse(listener.place, why)
+            self._next()
+
+    def _away(self, why: str) -> None:
+        """The device is away: a client that wants nothing but ``-R`` is told so by the end."""
+        if not self._stopped:
+            self._connection.notice(f"-R is refused: {why}", or_end=True)
+            self._answer(None)
             self._next()
 
     def arrived(self, listener: _Listener, pending: PendingConnection) -> None:
@@ -346,18 +358,9 @@ class ForwardedChannel(DoorChannel):
     def refused(self) -> None:
         """The client wants none."""
         self.closed = True
-        self._over()
 
-    def _over(self) -> None:
+    def gone(self) -> None:
         self._owner.channel_over(self, taken=self._taken)
-
-    def close_received(self) -> None:
-        super().close_received()
-        self._over()
-
-    def connection_lost(self, *, on_purpose: bool) -> None:
-        super().connection_lost(on_purpose=on_purpose)
-        self._over()
 
     # -- EndReceiver -----------------------------------------------------------------------------
 

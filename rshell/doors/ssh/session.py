@@ -271,10 +271,10 @@ class SessionChannel(DoorChannel):
         self.send(f"{begin}rshell: {text}{end}".encode(), stderr=True)
         return True
 
-    def close_received(self) -> None:
+    def close_received(self) -> bool:
         if self._notice is not None:
             self._notice.cancel()
-        super().close_received()
+        return super().close_received()
 
     def connection_lost(self, *, on_purpose: bool) -> None:
         if self._notice is not None:
