@@ -8,6 +8,7 @@ section 1.10.
 
 from __future__ import annotations
 
+import socket
 import struct
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -161,6 +162,7 @@ class SshTransport(SSHServerTransport):
         #: Whether the keys of the exchange under way were agreed: NEWKEYS may come.
         self._agreed = False
         self._full = False
+        self._socket: socket.socket | None = None
         self._unread = 0
         self._since_keys = 0
         self._timer: WheelTimer | None = None
@@ -172,9 +174,9 @@ class SshTransport(SSHServerTransport):
 
     def connectionMade(self) -> None:
         transport: Any = self.transport
-        _, sock = tcp_socket_of(transport)
-        if sock is not None:
-            set_link_options(sock)
+        _, self._socket = tcp_socket_of(transport)
+        if self._socket is not None:
+            set_link_options(self._socket)
         transport.registerProducer(self, True)
         self._timer = self._owner.wheel.call_later(LOGIN_GRACE_SECONDS, self._grace_over)
         super().connectionMade()  # type: ignore[no-untyped-call]  # untyped in Twisted
@@ -199,6 +201,10 @@ class SshTransport(SSHServerTransport):
         if self.authenticated:
             self._take(data)
             return
+        if self._socket is not None:
+            # OpenSSH's client leaves Nagle on until it is in: what it sends next would wait for
+            # our acknowledgement, which the kernel may keep back for 40 ms.
+            self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
         begun = self._owner.cpu()
         self._take(data)
         self._owner.metrics.handshake_seconds += self._owner.cpu() - begun
