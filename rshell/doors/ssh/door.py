@@ -227,8 +227,6 @@ class SshDoor(Factory):
             address=caller.address,
             details={"software": transport.software, **known.details},
         )
-        used = self._logins.used(known)
-        used.addErrback(self._not_noted)
         try:
             await store.append_audit(record)
         except StoreError as error:
@@ -236,6 +234,9 @@ class SshDoor(Factory):
             self._log.error("the store failed: {reason}", reason=str(error))
             transport.disconnect("the gateway failed; try again")
             return False
+        # Behind the row, not before it: each would have a commit of its own, and this one waits.
+        used = self._logins.used(known)
+        used.addErrback(self._not_noted)
         found = await self._find(transport, known.credential)
         same = isinstance(found, Known) and found.operator.name == caller.operator.name
         return same and not self._gateway.stopping and not transport.closing
