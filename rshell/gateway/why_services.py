@@ -239,8 +239,10 @@ async def absence(gateway: Gateway, operator: Operator, name: str) -> str:
     rows = await gateway.store.link_audit(device.id, _ABSENCE_ROWS)
     entries = [*_from_audit(rows), *map(_from_refusal, gateway.flights.refusals(device.id))]
     reasons = [entry for entry in entries if entry.kind not in ("live", "enrol")]
-    # Without the state, which is known: "lost: away for 3 min 5 s".
-    words = [_as_of_now(gateway, device).message.partition(": ")[2]]
+    words = []
+    if device.last_seen is not None:
+        # Without the state, which is known: "lost: away for 3 min 5 s".
+        words.append(_as_of_now(gateway, device).message.partition(": ")[2])
     if reasons:
         last = max(reasons, key=lambda entry: (entry.at, entry.order))
         words.append(f"{last.kind}: {last.message}")
