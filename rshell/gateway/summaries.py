@@ -53,8 +53,8 @@ def _asked(details: dict[str, Any]) -> str | None:
         return printable(details["line"], MAX_SUMMARY)
     if isinstance(details.get("certificate"), dict):
         told = details["certificate"]
-        words = f"by certificate {told.get('id')} (serial {told.get('serial')})"
-        return printable(f"{words} of CA {told.get('ca')}", MAX_SUMMARY)
+        by = f"by certificate {told.get('id')} (serial {told.get('serial')})"
+        return printable(f"{by} of CA {told.get('ca')}", MAX_SUMMARY)
     if isinstance(details.get("key"), str):
         return printable(f"by key {details['key']}", MAX_SUMMARY)
     request = details.get("request")

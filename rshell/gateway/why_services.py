@@ -247,7 +247,7 @@ async def absence(gateway: Gateway, operator: Operator, name: str) -> str:
         last = max(reasons, key=lambda entry: (entry.at, entry.order))
         words.append(f"{last.kind}: {last.message}")
     # Devices hold a link as long as they can; none comes by the clock.
-    words.append("it does not check in, it dials again by itself")
+    words.append("it does not check in, it dials by itself")
     return "; ".join(words)
 
 
