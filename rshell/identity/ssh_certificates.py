@@ -21,7 +21,13 @@ from rshell.identity.ssh_keys import (
     take_string,
 )
 
-__all__ = ["BadCertificate", "SshCertificate", "is_certificate", "read_certificate"]
+__all__ = [
+    "BadCertificate",
+    "SshCertificate",
+    "UncheckedCertificate",
+    "is_certificate",
+    "read_certificate",
+]
 
 #: What a login's packet has room for; a usual one has half a kilobyte.
 MAX_BLOB_BYTES: Final = 16_384
@@ -63,7 +69,7 @@ class BadCertificate(BadSshKey):
 
 @attrs.frozen(kw_only=True)
 class SshCertificate:
-    """A user certificate whose CA's signature holds; whether the CA counts is not said.
+    """A user certificate, from `UncheckedCertificate.checked`; whether the CA counts is not said.
 
     Attributes:
         key: What was certified.
@@ -128,6 +134,35 @@ class SshCertificate:
         return any((mapped or source) in network for network in self.sources)
 
 
+@attrs.frozen
+class UncheckedCertificate:
+    """What says that it is a certificate; anybody can write one.
+
+    The CA's signature is looked at only when the CA is known: a stranger's may be made to take
+    its time.
+
+    Attributes:
+        claimed: What it says.
+    """
+
+    claimed: SshCertificate
+    _body: bytes = attrs.field(repr=False)
+    _signature: bytes = attrs.field(repr=False)
+
+    def checked(self) -> SshCertificate:
+        """Return it as a certificate.
+
+        Raises:
+            BadCertificate: The CA's signature does not hold.
+        """
+        ca = self.claimed.ca
+        algorithm, _ = take_string(self._signature)
+        known = algorithm in SIGNATURE_ALGORITHMS
+        if not known or not ca.verify(algorithm, self._signature, self._body):
+            raise BadCertificate("the CA's signature does not hold (SHA-1 is refused)")
+        return self.claimed
+
+
 def is_certificate(blob: bytes) -> bool:
     """Whether a login's key says that it is a certificate, of whatever kind."""
     try:
@@ -137,8 +172,8 @@ def is_certificate(blob: bytes) -> bool:
     return b"-cert-v" in name
 
 
-def read_certificate(blob: bytes) -> SshCertificate:
-    """Return the certificate in a wire blob, its CA's signature checked.
+def read_certificate(blob: bytes) -> UncheckedCertificate:
+    """Return what a wire blob says.
 
     Raises:
         BadCertificate: It is none, or none for users, or is damaged or says what is not known.
@@ -164,12 +199,15 @@ def read_certificate(blob: bytes) -> SshCertificate:
     extensions, rest = take_string(rest)
     _reserved, rest = take_string(rest)
     ca_blob, rest = take_string(rest)
-    ca = _signed(ca_blob, blob[: len(blob) - len(rest)], rest)
+    body = blob[: len(blob) - len(rest)]
+    signature, rest = take_string(rest)
+    if rest:
+        raise BadCertificate("something follows the certificate")
     command, sources, verified = _critical(critical)
     allowed = _options(extensions)
-    return SshCertificate(
+    claimed = SshCertificate(
         key=key,
-        ca=ca,
+        ca=_ca(ca_blob),
         serial=serial,
         key_id=_text(key_id, "key id", MAX_KEY_ID),
         principals=_principals(principals),
@@ -183,6 +221,7 @@ def read_certificate(blob: bytes) -> SshCertificate:
         allows_pty=allowed.get(b"permit-pty") == b"",
         allows_forwarding=allowed.get(b"permit-port-forwarding") == b"",
     )
+    return UncheckedCertificate(claimed, body, signature)
 
 
 def _certified(plain: bytes, strings: int, rest: bytes) -> tuple[SshPublicKey, bytes]:
@@ -194,18 +233,10 @@ def _certified(plain: bytes, strings: int, rest: bytes) -> tuple[SshPublicKey, b
     return read_blob(struct.pack(">L", len(plain)) + plain + fields), rest
 
 
-def _signed(ca_blob: bytes, body: bytes, rest: bytes) -> SshPublicKey:
-    """Return the CA's key, if what is left is its signature over all that comes before."""
-    if is_certificate(ca_blob):
+def _ca(blob: bytes) -> SshPublicKey:
+    if is_certificate(blob):
         raise BadCertificate("it is signed by a certificate: only plain keys can be CAs")
-    ca = read_blob(ca_blob)
-    signature, left = take_string(rest)
-    if left:
-        raise BadCertificate("something follows the certificate")
-    algorithm, _ = take_string(signature)
-    if algorithm not in SIGNATURE_ALGORITHMS or not ca.verify(algorithm, signature, body):
-        raise BadCertificate("the CA's signature does not hold (SHA-1 is refused)")
-    return ca
+    return read_blob(blob)
 
 
 def _says_verified(key: SshPublicKey, signature: bytes) -> bool:

@@ -13,8 +13,8 @@ from typing import Literal
 import attrs
 from sqlalchemy import Connection, and_, delete, func, insert, or_, select, update
 
+from rshell.store import operators
 from rshell.store.errors import LimitReached, NameTaken, NotFound, StoreError
-from rshell.store.operators import find_operator
 from rshell.store.records import Operator
 from rshell.store.schema import ssh_ca_revocations as revoked_table
 from rshell.store.schema import ssh_cas as table
@@ -191,9 +191,8 @@ def judge(
         ),
     )
     revoked = connection.execute(query.limit(1)).first() is not None
-    named = [find_operator(connection, name) for name in dict.fromkeys(principals)]
-    active = tuple(one for one in named if one is not None and one.active)
-    return CaVerdict(ca, revoked, active)
+    named = operators.find_named(connection, principals)
+    return CaVerdict(ca, revoked, tuple(one for one in named if one.active))
 
 
 def used(connection: Connection, fingerprint: str, now: int) -> None:

@@ -13,6 +13,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from rshell.identity.ssh_certificates import (
     MAX_PRINCIPALS,
     BadCertificate,
+    SshCertificate,
     is_certificate,
     read_certificate,
 )
@@ -30,6 +31,10 @@ KINDS: list[Private] = [
     rsa.generate_private_key(65537, 3072),
 ]
 SUFFIX = b"-cert-v01@openssh.com"
+
+
+def checked(blob: bytes) -> SshCertificate:
+    return read_certificate(blob).checked()
 
 
 def raw_of(private: ed25519.Ed25519PrivateKey) -> bytes:
@@ -68,7 +73,7 @@ class ReadTests(SynchronousTestCase):
             critical=critical,
             extensions=option(b"permit-pty") + option(b"permit-user-rc"),
         )
-        found = read_certificate(blob)
+        found = checked(blob)
         self.assertEqual((2**64 - 1, "ann-laptop"), (found.serial, found.key_id))
         self.assertEqual(("ann", "root"), found.principals)
         self.assertEqual((100, 200), (found.valid_after, found.valid_before))
@@ -81,27 +86,25 @@ class ReadTests(SynchronousTestCase):
     def test_sources(self) -> None:
         """An address is in one of its networks, in whatever family it is written."""
         networks = b"10.0.0.0/8,2001:db8::/32,192.0.2.7"
-        found = read_certificate(
-            certificate(blob_of(KEY), CA, critical=option(b"source-address", networks))
-        )
+        found = checked(certificate(blob_of(KEY), CA, critical=option(b"source-address", networks)))
         for good in ("10.1.2.3", "::ffff:10.1.2.3", "192.0.2.7", "2001:db8::1%eth0"):
             self.assertTrue(found.admits_source(good), good)
         for bad in ("11.0.0.1", "192.0.2.8", "::1", "", "nonsense"):
             self.assertFalse(found.admits_source(bad), bad)
-        self.assertTrue(read_certificate(certificate(blob_of(KEY), CA)).admits_source("::1"))
+        self.assertTrue(checked(certificate(blob_of(KEY), CA)).admits_source("::1"))
 
     def test_time(self) -> None:
         """It holds from its first second up to its last, that one not included."""
-        found = read_certificate(certificate(blob_of(KEY), CA, after=100, before=200))
+        found = checked(certificate(blob_of(KEY), CA, after=100, before=200))
         self.assertEqual("is not valid yet", found.time_problem(99.9))
         self.assertIsNone(found.time_problem(100) or found.time_problem(199.9))
         self.assertEqual("has expired", found.time_problem(200))
-        self.assertIsNone(read_certificate(certificate(blob_of(KEY), CA)).time_problem(1e12))
+        self.assertIsNone(checked(certificate(blob_of(KEY), CA)).time_problem(1e12))
 
     def test_kinds(self) -> None:
         """Keys of each kind are certified by CAs of each kind, and sign as what they are."""
         for index, key in enumerate(KINDS):
-            found = read_certificate(certificate(blob_of(key), KINDS[index - 1]))
+            found = checked(certificate(blob_of(key), KINDS[index - 1]))
             plain = found.key.type.encode()
             for name in (b"rsa-sha2-512", b"rsa-sha2-256") if plain == b"ssh-rsa" else (plain,):
                 signature = sign(key, DATA, name)
@@ -117,7 +120,7 @@ class ReadTests(SynchronousTestCase):
             (b"", (1, 5), (0, 4)),
             (option(b"verify-required"), (5,), (0, 1, 4)),
         ):
-            found = read_certificate(certificate(sk_blob(KEY), CA, critical=critical))
+            found = checked(certificate(sk_blob(KEY), CA, critical=critical))
             for flags in good:
                 self.assertTrue(found.verify(name, sk_sign(KEY, DATA, flags), DATA), flags)
             for flags in bad:
@@ -125,7 +128,7 @@ class ReadTests(SynchronousTestCase):
 
     def test_verified_by_a_plain_key(self) -> None:
         """A key that is no security key can never say that its user was verified."""
-        found = read_certificate(certificate(blob_of(KEY), CA, critical=option(b"verify-required")))
+        found = checked(certificate(blob_of(KEY), CA, critical=option(b"verify-required")))
         self.assertFalse(found.verify(b"ssh-ed25519" + SUFFIX, sign(KEY, DATA), DATA))
 
     def test_security_key_as_ca(self) -> None:
@@ -138,15 +141,15 @@ class ReadTests(SynchronousTestCase):
                 signed=lambda body, flags=flags: sk_sign(CA, body, flags),  # type: ignore[misc]  # its default
             )
             if holds:
-                self.assertEqual(sk_blob(CA), read_certificate(blob).ca.blob)
+                self.assertEqual(sk_blob(CA), checked(blob).ca.blob)
             else:
-                self.assertRaises(BadCertificate, read_certificate, blob)
+                self.assertRaises(BadCertificate, checked, blob)
 
 
 class RefusedTests(SynchronousTestCase):
     def _refused(self, why: str, **fields: Any) -> None:
         with self.assertRaises(BadSshKey, msg=why) as caught:
-            read_certificate(certificate(blob_of(KEY), CA, **fields))
+            checked(certificate(blob_of(KEY), CA, **fields))
         self.assertIn(why, str(caught.exception))
         self.assertTrue(str(caught.exception).isprintable())
 
@@ -200,15 +203,15 @@ class RefusedTests(SynchronousTestCase):
         blob = string(b"ssh-rsa") + string(line.e.to_bytes(3, "big"))
         blob += string(b"\0" + line.n.to_bytes(256, "big"))
         with self.assertRaises(BadSshKey):
-            read_certificate(certificate(blob, CA))
+            checked(certificate(blob, CA))
         self._refused("2048 bits", ca_blob=blob, signed=lambda body: sign(weak, body))
 
     def test_damaged(self) -> None:
         """No prefix of one, and none with a bit turned, is one."""
         blob = certificate(blob_of(KEY), CA)
         for end in range(len(blob)):
-            self.assertRaises(BadSshKey, read_certificate, blob[:end])
+            self.assertRaises(BadSshKey, checked, blob[:end])
         for index in range(len(blob)):
             turned = bytearray(blob)
             turned[index] ^= 0x10
-            self.assertRaises(BadSshKey, read_certificate, bytes(turned))
+            self.assertRaises(BadSshKey, checked, bytes(turned))

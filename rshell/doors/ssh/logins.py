@@ -14,14 +14,19 @@ from twisted.internet.defer import Deferred, succeed
 from rshell.access.printable import printable
 from rshell.gateway.core import Gateway
 from rshell.gateway.revocation import CertificateUse
-from rshell.identity.ssh_certificates import SshCertificate
+from rshell.identity.ssh_certificates import (
+    BadCertificate,
+    SshCertificate,
+    UncheckedCertificate,
+)
 from rshell.identity.ssh_keys import SshPublicKey
 from rshell.store.records import Operator
 from rshell.store.times import SECOND
 
 __all__ = ["UNLIMITED", "Credential", "Known", "Limits", "Logins", "NotAdmitted"]
 
-Credential = SshPublicKey | SshCertificate
+#: What somebody shows; a certificate is checked when its CA is known.
+Credential = SshPublicKey | UncheckedCertificate | SshCertificate
 
 
 @attrs.frozen(kw_only=True)
@@ -58,7 +63,7 @@ class Known:
     """
 
     operator: Operator
-    credential: Credential
+    credential: SshPublicKey | SshCertificate
     use: str | CertificateUse
     limits: Limits = UNLIMITED
     details: dict[str, Any]
@@ -97,7 +102,7 @@ class Logins:
         Raises:
             StoreError: The store failed.
         """
-        if isinstance(credential, SshCertificate):
+        if not isinstance(credential, SshPublicKey):
             return await self._by_certificate(credential, source)
         found = await self._gateway.store.ssh_key(credential.fingerprint)
         if found is None or found[0].blob != credential.blob or not self._active(found[1]):
@@ -124,15 +129,17 @@ class Logins:
         return operator.active and not revoked
 
     async def _by_certificate(
-        self, certificate: SshCertificate, source: str
+        self, shown: UncheckedCertificate | SshCertificate, source: str
     ) -> Known | NotAdmitted | None:
+        claimed = shown.claimed if isinstance(shown, UncheckedCertificate) else shown
         verdict = await self._gateway.store.judge_ssh_certificate(
-            certificate.ca.fingerprint,
-            certificate.serial,
-            certificate.key_id,
-            certificate.principals,
+            claimed.ca.fingerprint, claimed.serial, claimed.key_id, claimed.principals
         )
-        if verdict is None or verdict.ca.blob != certificate.ca.blob:
+        if verdict is None or verdict.ca.blob != claimed.ca.blob:
+            return None
+        try:
+            certificate = shown.checked() if isinstance(shown, UncheckedCertificate) else shown
+        except BadCertificate:
             return None
         if verdict.revoked:
             return NotAdmitted("is revoked")

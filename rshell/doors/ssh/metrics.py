@@ -29,7 +29,7 @@ class SshMetrics(Collector):
         turned_away: Connections from sources that have to wait.
         channels: Opened, by kind.
         channels_refused: Before anything was asked of a device.
-        bytes_in, bytes_out: On the wire's inside: packets' payloads, both ways.
+        bytes_in, bytes_out: As they came, and packets' payloads as they went.
         handshakes: Connections that came as far as keys and a login.
         handshake_seconds: Processor time of all connections before their login.
     """

@@ -102,6 +102,7 @@ class LoginTests(CertificateCase):
         stranger = ed25519.Ed25519PrivateKey.generate()
         for why, fields in (
             ("", {"ca": stranger}),
+            ("", {"signed": lambda body: sign(stranger, body)}),
             ("names no operator (nobody, pump-1)", {"principals": (b"nobody", b"pump-1")}),
             ("names no operator (eve)", {"principals": (b"eve",)}),
             ("several operators (ann and bob)", {"principals": (b"ann", b"bob")}),
