@@ -304,7 +304,8 @@ class _Listener(_Nobody):
             return b"forwarded-streamlocal@openssh.com", _string(self.place.path) + _string("")
         # The client knows it by what it asked for, not by the address that was connected to.
         fields = _string(self.place.host) + struct.pack(">L", self._port)
-        return b"forwarded-tcpip", fields + _string(pending.host) + struct.pack(">L", pending.port)
+        peer = _string(printable(pending.host, 64)) + struct.pack(">L", pending.port)
+        return b"forwarded-tcpip", fields + peer
 
     # -- EndReceiver -----------------------------------------------------------------------------
 

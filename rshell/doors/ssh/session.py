@@ -63,7 +63,7 @@ class SessionChannel(DoorChannel):
         self._environment: list[tuple[bytes, bytes]] = []
         self._handler = ""
         #: What is not served here, to be told when something runs.
-        self._refused: list[str] = []
+        self._refused: dict[str, None] = {}
         self._notice: WheelTimer | None = None
         self._noticed = False
         #: Whether the client throws output away: what it pipes it into has ended.
@@ -94,9 +94,9 @@ class SessionChannel(DoorChannel):
                 self._reader_gone = True
                 return True
             case b"auth-agent-req@openssh.com":
-                self._refused.append(NO_AGENT)
+                self._refused[NO_AGENT] = None
             case b"x11-req":
-                self._refused.append(NO_X11)
+                self._refused[NO_X11] = None
         return False
 
     def _pty(self, fields: Fields) -> bool:
