@@ -45,9 +45,18 @@ def summary(details: dict[str, Any], attempt: int | None = None) -> str | None:
 
 
 def _asked(details: dict[str, Any]) -> str | None:
-    """Return the command line, or the parameters, of a request; or a line of the console."""
+    """Return the command line, or the parameters, of a request; or a line of the console.
+
+    Of a login by SSH it is the key or certificate.
+    """
     if isinstance(details.get("line"), str):
         return printable(details["line"], MAX_SUMMARY)
+    if isinstance(details.get("certificate"), dict):
+        told = details["certificate"]
+        by = f"by certificate {told.get('id')} (serial {told.get('serial')})"
+        return printable(f"{by} of CA {told.get('ca')}", MAX_SUMMARY)
+    if isinstance(details.get("key"), str):
+        return printable(f"by key {details['key']}", MAX_SUMMARY)
     request = details.get("request")
     if not isinstance(request, dict) or not request:
         return _joiner(details)

@@ -8,6 +8,7 @@ section 1.10.
 
 from __future__ import annotations
 
+import socket
 import struct
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -31,6 +32,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from rshell.access.printable import printable
+from rshell.doors.ssh.metrics import SshMetrics
 from rshell.doors.ssh.wire import BadPacket, Fields
 from rshell.identity.ssh_keys import SIGNATURE_ALGORITHMS
 from rshell.link.clock import TimerWheel, WheelTimer
@@ -96,12 +98,16 @@ class TransportOwner(Protocol):
 
     Attributes:
         publicKeys, privateKeys: Host keys by type, as conch wants them.
+        metrics: What is counted.
+        cpu: Seconds of processor time that this thread has used.
     """
 
     publicKeys: dict[bytes, Key]
     privateKeys: dict[bytes, Key]
     wheel: TimerWheel
     rekeying: Rekeying
+    metrics: SshMetrics
+    cpu: Callable[[], float]
 
     def authentication(self, transport: SshTransport) -> Any:
         """Return the service that lets somebody in."""
@@ -156,6 +162,7 @@ class SshTransport(SSHServerTransport):
         #: Whether the keys of the exchange under way were agreed: NEWKEYS may come.
         self._agreed = False
         self._full = False
+        self._socket: socket.socket | None = None
         self._unread = 0
         self._since_keys = 0
         self._timer: WheelTimer | None = None
@@ -167,9 +174,9 @@ class SshTransport(SSHServerTransport):
 
     def connectionMade(self) -> None:
         transport: Any = self.transport
-        _, sock = tcp_socket_of(transport)
-        if sock is not None:
-            set_link_options(sock)
+        _, self._socket = tcp_socket_of(transport)
+        if self._socket is not None:
+            set_link_options(self._socket)
         transport.registerProducer(self, True)
         self._timer = self._owner.wheel.call_later(LOGIN_GRACE_SECONDS, self._grace_over)
         super().connectionMade()  # type: ignore[no-untyped-call]  # untyped in Twisted
@@ -189,7 +196,20 @@ class SshTransport(SSHServerTransport):
     def dataReceived(self, data: bytes) -> None:
         if self.closing:
             return
+        self._owner.metrics.bytes_in += len(data)
         self._count(len(data))
+        if self.authenticated:
+            self._take(data)
+            return
+        if self._socket is not None:
+            # OpenSSH's client leaves Nagle on until it is in: what it sends next would wait for
+            # our acknowledgement, which the kernel may keep back for 40 ms.
+            self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
+        begun = self._owner.cpu()
+        self._take(data)
+        self._owner.metrics.handshake_seconds += self._owner.cpu() - begun
+
+    def _take(self, data: bytes) -> None:
         try:
             super().dataReceived(data)  # type: ignore[no-untyped-call]  # untyped in Twisted
         except (struct.error, IndexError, ValueError, OverflowError, TypeError) as error:
@@ -307,6 +327,7 @@ class SshTransport(SSHServerTransport):
             if self._unread > MAX_UNREAD_ANSWERS:
                 self.abort()
                 return
+        self._owner.metrics.bytes_out += len(payload)
         self._count(len(payload))
 
     def _count(self, size: int) -> None:
