@@ -74,7 +74,7 @@ class Options(usage.Options):
             None,
             "TOML file: [gateway] links, ssh, web, advertise; "
             "[admission] handshakes_per_second; [clones] action; [recordings] shell, keep_days, "
-            "keep_bytes, on_failure; [audit] syslog.",
+            "keep_bytes, on_failure; [audit] syslog; [ssh] rekey_bytes, rekey_seconds.",
         ],
         [
             "ssh",
@@ -227,6 +227,7 @@ class GatewayService(service.Service):
             # Late: conch takes a while to import, and is needed for this door only.
             from rshell.doors.ssh.door import SshDoor
             from rshell.doors.ssh.host_key import HostKeyDamaged, load_host_key
+            from rshell.doors.ssh.transport import Rekeying
         except ImportError as error:
             raise CannotStart(
                 f"--ssh needs {error.name}: pip install 'rshell[gateway]', or leave --ssh out"
@@ -235,7 +236,13 @@ class GatewayService(service.Service):
             key = load_host_key(self._home.path)
         except (HostKeyDamaged, OSError) as error:
             raise CannotStart(f"the ssh door: {error}") from None
-        return SshDoor(gateway, key, console=None if consoles is None else consoles.for_door)
+        config = self._config
+        return SshDoor(
+            gateway,
+            key,
+            console=None if consoles is None else consoles.for_door,
+            rekeying=Rekeying(config.ssh_rekey_bytes, config.ssh_rekey_seconds),
+        )
 
     def _serve_consoles(self, gateway: Gateway, door: LinkDoor) -> None:
         try:
