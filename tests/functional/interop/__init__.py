@@ -9,5 +9,11 @@
     libraries.py         paramiko and asyncssh: programs of ours, one process each
     paramiko_client.py   such a program
     asyncssh_client.py   such a program
+    crowd.py             asyncssh, many times in one process
+    asyncssh_crowd.py    that process
+    sshd.py              a device's own sshd, to jump to
     test_interop.py      the list, once for each client: the test names are the matrix
+    test_crowds.py       many at once: operators, strangers, guessers, and one who never reads
+    test_tools.py        rsync, git, tar, sshfs over ssh
+    test_audit.py        what ssh-audit says of the door
 """

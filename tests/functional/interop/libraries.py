@@ -21,7 +21,7 @@ __all__ = ["Asyncssh", "Paramiko"]
 class _Library(Client):
     """Its program takes what to do as JSON; each run is one connection."""
 
-    module = ""
+    module = program = ""
     key_exchange = b"mlkem768x25519-sha256"
 
     def __init__(self, fleet: SshFleet) -> None:
@@ -41,7 +41,7 @@ class _Library(Client):
             "host_key": self.host_key(),
             **more,
         }
-        program = Path(__file__).with_name(f"{self.module}_client.py")
+        program = Path(__file__).with_name(self.program)
         return [sys.executable, "-P", str(program), json.dumps(told)]
 
     def run(self, user: str, line: str, *, rekey: bool = False, verbose: bool = False) -> Command:
@@ -77,11 +77,11 @@ class _Library(Client):
 class Paramiko(_Library):
     """paramiko."""
 
-    module = "paramiko"
+    module, program = "paramiko", "paramiko_client.py"
 
 
 class Asyncssh(_Library):
     """asyncssh."""
 
-    module = "asyncssh"
+    module, program = "asyncssh", "asyncssh_client.py"
     tells_signal = b"TERM"
