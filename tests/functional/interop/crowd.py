@@ -35,7 +35,11 @@ class Crowd(Asyncssh):
         found: dict[str, Any] = json.loads(done.stdout)
         return found
 
-    def echo_ms(self, user: str, rounds: int) -> dict[str, float]:
-        """Return the median and p95 of one session's echoes, in milliseconds."""
-        found = self.result(self.echoing([user], 1, rounds, pause=0.005))
-        return {name: found[name] * 1000 for name in ("p50", "p95")}
+    def echo_ms(self, user: str, rounds: int, times: int = 1) -> dict[str, float]:
+        """Return the median and p95 of one session's echoes, in milliseconds.
+
+        The best of several times: what else the machine does comes and goes, what is looked for
+        would stay.
+        """
+        found = [self.result(self.echoing([user], 1, rounds, pause=0.005)) for _ in range(times)]
+        return {name: min(one[name] for one in found) * 1000 for name in ("p50", "p95")}

@@ -191,23 +191,29 @@ class _Count:
 
 
 class StalledReaderTests(_Case):
-    def stalled(self, size: int, rounds: int) -> tuple[dict[str, float], dict[str, float]]:
-        """One session's client stops reading; return the echo of another without and with it."""
+    def stalled(
+        self, size: int, rounds: int, times: int = 1, *, own: bool = False
+    ) -> tuple[dict[str, float], dict[str, float]]:
+        """One session's client stops reading; return the echo of another without and with it.
+
+        With ``own`` that client is ``rshell run``, over a link, else it is OpenSSH.
+        """
         fleet = self.fleet
         crowd = Crowd(fleet)
-        idle = crowd.echo_ms("pump-2", rounds)
+        idle = crowd.echo_ms("pump-2", rounds, times)
         done = fleet.base / f"{self.id()}.done"
         line = f"head -c {size} /dev/zero; touch {done}"
-        program = fleet.start(fleet.ssh_command("pump-1", line))
+        run = fleet.cli("run", "pump-1", "--", line)
+        program = fleet.start(run if own else fleet.ssh_command("pump-1", line))
         self.addCleanup(program.kill)
         received = _Count(program)
         until(lambda: received.size > MIB, "bytes flow")
         program.process.send_signal(signal.SIGSTOP)
         reset_peak(fleet.gateway_pid)
         before = rss_kb(fleet.gateway_pid)
-        beside = crowd.echo_ms("pump-2", rounds)
+        beside = crowd.echo_ms("pump-2", rounds, times)
         # On the same device, too.
-        crowd.echo_ms("pump-1", rounds // 4)
+        crowd.echo_ms("pump-1", 10)
         stalled = peak_kb(fleet.gateway_pid) - before
         self.assertFalse(done.exists())
         program.process.send_signal(signal.SIGCONT)
@@ -226,8 +232,18 @@ class StalledReaderTests(_Case):
         """300 MB for a client that reads nothing for a while: the gateway holds next to nothing."""
         self.stalled(300_000_000, 40)
 
+    def test_stalled_link(self) -> None:
+        """The same for an operator at the door of links."""
+        self.stalled(300_000_000, 40, own=True)
+
+    @lasting("10 GB")
+    def test_stalled_link_long(self) -> None:
+        """10 GB there."""
+        idle, beside = self.stalled(10_000_000_000, 300, 5, own=True)
+        self.assertLess(beside["p95"] - idle["p95"], 2)
+
     @lasting("10 GB")
     def test_stalled_long(self) -> None:
         """10 GB; and meanwhile the echo of others is not 2 ms slower than when nothing happens."""
-        idle, beside = self.stalled(10_000_000_000, 1000)
+        idle, beside = self.stalled(10_000_000_000, 300, 5)
         self.assertLess(beside["p95"] - idle["p95"], 2)

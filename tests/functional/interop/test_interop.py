@@ -333,6 +333,5 @@ class DropbearTests(_Items, _Case):
 
 def _listens(port: int) -> bool:
     """Whether a port is listened at, without connecting to it."""
-    wanted = f":{port:04X} "
-    lines = Path("/proc/net/tcp").read_text().splitlines()
-    return any(wanted in line.split(" ", 6)[4] + " " and " 0A " in line for line in lines)
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    return any(row[1].endswith(f":{port:04X}") and row[3] == "0A" for row in rows)
