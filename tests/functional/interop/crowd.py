@@ -23,9 +23,10 @@ class Crowd(Asyncssh):
         told = {"users": users, "sessions": sessions, "rounds": rounds, "bytes": size}
         return self.fleet.start(self._command("crowd", "", pause=pause, **told))
 
-    def guessing(self, attempts: int, keys: int) -> Program:
-        """Guess keys, and a password with each connection."""
-        return self.fleet.start(self._command("guess", "", attempts=attempts, keys=keys))
+    def guessing(self, source: str, attempts: int, keys: int) -> Program:
+        """Guess keys, and a password with each connection, from an address."""
+        told = {"source": source, "attempts": attempts, "keys": keys}
+        return self.fleet.start(self._command("guess", "", **told))
 
     @staticmethod
     def result(program: Program, seconds: float = 120) -> dict[str, Any]:
