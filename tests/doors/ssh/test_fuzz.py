@@ -18,12 +18,13 @@ from twisted.logger import globalLogPublisher
 from rshell.doors.ssh.channel import LOCAL_WINDOW
 from rshell.doors.ssh.connection import MAX_CHANNELS, MAX_FORWARDS
 from rshell.doors.ssh.transport import LOGIN_GRACE_SECONDS, MAX_UNAUTHENTICATED_BYTES
+from rshell.gateway.parking import GRACE_SECONDS
 from tests.doors.ssh.client import Client, SshTestCase, u32
 from tests.gateway.ends import DeviceEnd
 from tests.gateway.wires import Wire
 
-#: How many connections each test makes.
-CONNECTIONS = 120
+#: How many connections each test makes: of strangers, of operators, and with a MiB sent on each.
+CONNECTIONS, OPERATORS, LARGE = 120, 50, 25
 #: Most of what a server of SSH knows, and some that it does not.
 NUMBERS = (*range(2, 8), 20, 21, *range(30, 35), *range(50, 54), 60, 61, *range(80, 83))
 CHANNEL_NUMBERS = tuple(range(90, 101))
@@ -112,9 +113,9 @@ class FuzzCase(SshTestCase):
         if str(event.get("log_namespace", "")).startswith("rshell."):
             self.lines.append(str(event.get("log_format")))
 
-    def each(self, run: Callable[[random.Random, str], None]) -> None:
+    def each(self, run: Callable[[random.Random, str], None], count: int = CONNECTIONS) -> None:
         """Run something with a generator and an address of its own, again and again."""
-        for seed in range(CONNECTIONS):
+        for seed in range(count):
             self.fleet.wires = [wire for wire in self.fleet.wires if not wire.over]
             self.lines.clear()
             try:
@@ -315,15 +316,20 @@ class OperatorTests(FuzzCase):
                 client.wire.cut()
             self.fleet.pump()
             self.assertIsNone(server.service)
+            gateway = self.fleet.gateway
+            self.assertEqual((0, 0), (gateway.revocation.links_of("ann"), len(gateway._links)))
             entered = "operator {name} entered by ssh from {address}"
             told = ("operator {name} at {address} left", entered)
             self.assertEqual([], [line for line in self.lines if line not in told])
 
-        self.each(run)
+        self.each(run, OPERATORS)
         self.assertEqual(0, len(self.door._waiting))
+        # What the device still runs is waited for, and not for ever.
+        self.fleet.advance(GRACE_SECONDS + 5, 1)
+        self.assertEqual(0, len(self.fleet.gateway.switchboard))
         # That most of them were judged, not cut off with the first.
-        self.assertGreater(taken, 20 * CONNECTIONS)
-        self.assertGreater(len(device.requests), 2 * CONNECTIONS)
+        self.assertGreater(taken, 20 * OPERATORS)
+        self.assertGreater(len(device.requests), 2 * OPERATORS)
 
     def test_damaged_packets(self) -> None:
         """A stream that is damaged on its way ends at the damage; nothing of it is believed."""
@@ -353,4 +359,4 @@ class OperatorTests(FuzzCase):
                 whole = bad.startswith(packets[0])
                 self.assertEqual(before + whole, len(device.requests))
 
-        self.each(run)
+        self.each(run, LARGE)

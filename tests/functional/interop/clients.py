@@ -119,9 +119,12 @@ class Client:
         """Return how often keys were agreed, by what the client told; None: it tells nothing."""
         return None
 
-    def agreed(self, told: bytes) -> bytes:
-        """Return the name of the key exchange that was agreed, by what the client told."""
-        return self.key_exchange
+    def agreed(self, told: bytes) -> bytes | None:
+        """Return the key exchange that was agreed, by what the client told; None: it tells nothing.
+
+        That there was one then says which: the door has no other that such a client knows.
+        """
+        return None
 
 
 class _MakeCommand:
