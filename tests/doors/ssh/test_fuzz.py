@@ -176,7 +176,7 @@ class StrangerTests(FuzzCase):
             pieces = list(words)
             at = rng.randrange(len(pieces))
             pieces[at] = mutated(rng, pieces[at])
-            if rng.random() < 0.2:
+            if rng.random() < 0.4:
                 rng.shuffle(pieces)
             server, wire = self.raw(host, pieces)
             self.assertFalse(server.authenticated)
