@@ -36,6 +36,8 @@ from tests.functional.terminal import Terminal
 
 #: Sessions at once on one connection.
 CHANNELS = 10
+#: A client that has not moved its bytes after this long, and 2 s for each MiB, never will.
+STALL_SECONDS = 90
 
 
 @functools.cache
@@ -139,6 +141,10 @@ class _Case(SshCase):
                     sent.update(data)
                     stdin.write(data)
 
+        # One that stalls is ended, so that what it told is seen, and the run goes on.
+        watchdog = threading.Timer(STALL_SECONDS + size_mib * 2, program.process.kill)
+        watchdog.start()
+        self.addCleanup(watchdog.cancel)
         with ThreadPoolExecutor(2) as pool:
             sending, telling = pool.submit(send), pool.submit(stderr.read)
             count = 0
@@ -146,9 +152,10 @@ class _Case(SshCase):
                 received.update(data)
                 count += len(data)
                 program.sample()
-            sending.result(60)
             told = telling.result(60)
-        self.assertEqual((0, size_mib * MIB), (process.wait(60), count), told[-2000:])
+            error = sending.exception(60)
+        watchdog.cancel()
+        self.assertEqual((0, size_mib * MIB, None), (process.wait(60), count, error), told[-2000:])
         self.assertEqual(sent.digest(), received.digest())
         grown = peak_kb(fleet.gateway_pid) - resident
         if size_mib > 100:
