@@ -38,7 +38,7 @@ from rshell.doors.ssh.remote_forwards import RemoteForwards
 from rshell.doors.ssh.session import SessionChannel
 from rshell.doors.ssh.transport import Rekeying, SshTransport
 from rshell.doors.ssh.visit import ConsoleFactory, Visit
-from rshell.doors.ssh.wire import Fields
+from rshell.doors.ssh.wire import Fields, clear_disconnect
 from rshell.gateway.callers import Caller
 from rshell.gateway.core import Gateway
 from rshell.gateway.throttle import Throttle
@@ -58,11 +58,16 @@ EXPIRY_CHECK_SECONDS = 30.0
 
 
 class _TurnedAway(Protocol):
-    """A connection from a source that has to wait."""
+    """A connection from a source that has to wait.
+
+    It is told in SSH's own words, in the clear: of a line before the version, as OpenSSH's server
+    sends it, clients show nothing.
+    """
 
     def connectionMade(self) -> None:
         transport: Any = self.transport
-        transport.write(b"Not allowed at this time: try again in a few minutes\r\n")
+        told = b"Not allowed at this time: try again in a few minutes"
+        transport.write(SshTransport.ourVersionString + b"\r\n" + clear_disconnect(told))
         transport.loseConnection()
 
 
