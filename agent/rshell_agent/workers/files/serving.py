@@ -86,7 +86,7 @@ class Server:
         path: bytes | None = None
         try:
             request.fields = parse_map(frame.payload)
-            name = request.fields.text("op", 32)
+            name = request.op = request.fields.text("op", 32)
             operation = OPERATIONS.get(name)
             if operation is None:
                 raise Fault("bad-request", f"there is no operation {name!a}")
@@ -95,6 +95,8 @@ class Server:
             if operation is not writing.put:
                 self._desk.group.commit()
             operation(self._desk, request)
+            if operation is not writing.put:  # which may still wait to be committed
+                self._desk.touched(request)
         except Fault as fault:
             self._fail(request, fault, path)
         except OSError as error:
@@ -106,6 +108,7 @@ class Server:
     def _fail(self, request: Request, fault: Fault, path: bytes | None) -> None:
         self._desk.group.commit()  # answers keep their order
         request.fail(fault, path)
+        self._desk.touched(request, fault.code)
         self._failed = request.id
 
 
@@ -116,7 +119,8 @@ def serve(
     if argument.get("version") != VERSION:
         os.write(errors, b"files: this device speaks version 1 of the files protocol\n")
         return BROKEN
-    out = Output.to(output)
+    out = Output.to(output, confined.touches.flush)
+    confined.touches.catch_term()
     poll = select.poll()
     poll.register(input, select.POLLIN)
     reader = Input(lambda size: os.read(input, size), lambda: bool(poll.poll(0)))
