@@ -14,7 +14,7 @@ from rshell.link.core.messages import Open, Welcome
 from rshell_agent.keeper_client import KeeperUnavailable
 from rshell_agent.touch_report import PACE_SECONDS, RETRY_SECONDS, TouchSender
 from tests.agent.pair import LinkPair
-from tests.agent.test_renewal import Nobody
+from tests.agent.test_link_watch import Nobody
 
 
 class FakeKeeper:
@@ -57,7 +57,7 @@ class SenderTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.pair = LinkPair()
         self.clock = self.pair.clock
-        self.link = self.pair.agent
+        self.link = self.pair.device
         self.link.peer = Peer("touched")
         self.keeper = FakeKeeper()
         self.told: list[int] = []
