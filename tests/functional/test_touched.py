@@ -11,6 +11,7 @@ from typing import Any
 from tests.functional.fleet import Fleet
 from tests.functional.processes import lasting, until
 from tests.functional.test_sftp import SftpCase
+from tests.hostile import acting
 
 
 class TouchedCase(SftpCase):
@@ -110,6 +111,38 @@ class NamesTests(TouchedCase):
         until(lambda: self.named(self.fleet, "valve-1"), "its name", 30)
 
 
+class HostileNamesTests(TouchedCase):
+    def test_names(self) -> None:
+        """Names of files that would act on a terminal do so in no listing, message or log."""
+        evil = [
+            b"a\x1b[2J\x1b]52;c;eA==\x07",
+            b"b\n\rc",
+            b"\xc2\x9b6n\xe2\x80\xae",
+            b"\xff\xc0\xaf\xed\xa0\x80",
+        ]
+        for name in evil:
+            (Path(os.fsdecode(os.fsencode(self.there) + b"/" + name))).write_bytes(b"x")
+        there, fleet = f"pump-1:{self.there}", self.fleet
+        for words in (
+            ("ls", there), ("ls", "-l", there), ("--json", "ls", there),
+            ("cp", "-r", there, self.here), ("--json", "cp", "-r", there, self.here / "again"),
+            ("cat", f"{there}/a\x1bnothing"), ("tail", f"{there}/a\x1bnothing"),
+            ("--json", "tail", f"{there}/a\x1bnothing"),
+            ("rm", "-r", "-y", f"{there}/a\x1bnothing"), ("rm", "-r", "-y", there),
+        ):  # fmt: skip
+            done = fleet.rshell(*map(str, words))
+            for text in (done.stdout, done.stderr):
+                self.assertEqual([], acting(text), words)
+        until(lambda: self.named(fleet, "pump-1", "get"), "what was read", 30)
+        for words in (
+            ("audit", "--file", f"{self.there}/*"),
+            ("--json", "audit", "--files"),
+            ("audit", "export", "--format", "syslog"),
+            ("audit", "export"),
+        ):
+            self.assertEqual([], acting(fleet.rshell(*words).stdout), words)
+
+
 class SurvivalTests(TouchedCase):
     """Nothing is lost and nothing is doubled."""
 
@@ -146,11 +179,11 @@ class SurvivalTests(TouchedCase):
 
     def test_agent_killed(self) -> None:
         """An agent that is killed in the middle of a copy loses and doubles no name."""
-        self.copied(1_500, 1, "agent")
+        self.copied(800, 1, "agent")
 
     def test_gateway_killed(self) -> None:
         """Nor does a gateway that is killed."""
-        self.copied(1_500, 1, "gateway")
+        self.copied(800, 1, "gateway")
 
     @lasting("killed again and again")
     def test_killed_often(self) -> None:
@@ -160,7 +193,7 @@ class SurvivalTests(TouchedCase):
     def test_client_killed(self) -> None:
         """What the worker still did after its operator was gone is told as well."""
         fleet = self.fleet
-        copy = fleet.start(fleet.cli("cp", "-r", self.tree(1_500), f"valve-1:{self.there}/"))
+        copy = fleet.start(fleet.cli("cp", "-r", self.tree(800), f"valve-1:{self.there}/"))
         self.wait_landed(200)
         copy.process.kill()
         copy.process.wait()
