@@ -29,7 +29,7 @@ class TouchedCase(SftpCase):
 
     def named(self, fleet: Fleet, device: str, op: str = "put") -> Counter[str]:
         return Counter(
-            entry["path"]
+            entry.get("path") or entry["path_b64"]
             for entry in self.touched(fleet, device, f"{self.there}/*")
             if entry["op"] == op
         )

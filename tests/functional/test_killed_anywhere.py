@@ -1,0 +1,168 @@
+"""A gateway that dies by SIGKILL anywhere: what it keeps as evidence is sound and complete.
+
+Killed at random moments and at points inside the store's writer and the recorder, with sessions
+beginning and ending meanwhile.  A file on the device is the witness of what really ran.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+import shutil
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import create_engine, text
+
+from rshell.access.asciicast import read_cast
+from rshell.store.audit import unfinished
+from rshell.store.verifying import verify
+from tests.functional.fleet import Fleet
+from tests.functional.processes import lasting, until
+from tests.functional.test_recordings import EvidenceCase
+
+#: In the normal form, which has to be short.
+KILLS = 8
+#: Of each fleet: everybody's back-off grows with each kill (rule C6).
+IN_A_ROW = 4
+POINTS = (
+    "store.before-commit",
+    "store.committed",
+    "recording.appended",
+    "recording.compressed",
+    "recording.renamed",
+)
+
+
+class Evidence:
+    """What a dead gateway left behind, read from a copy."""
+
+    def __init__(self, home: Path, scratch: Path) -> None:
+        for name in ("rshell.sqlite", "rshell.sqlite-wal"):
+            if (home / name).exists():
+                shutil.copy(home / name, scratch / name)
+        engine = create_engine(f"sqlite:///{scratch / 'rshell.sqlite'}")
+        with engine.connect() as connection:
+            self.verdict = verify(connection)
+            self.open = unfinished(connection)
+            found = connection.execute(
+                text("select distinct session from audit where kind = 'session' and opens = 1")
+            )
+            self.sessions = {row.session for row in found}
+        engine.dispose()
+        for path in scratch.glob("rshell.sqlite*"):
+            path.unlink()
+
+
+class KilledAnywhereTests(EvidenceCase):
+    def kill_some(self, rng: random.Random, kills: int) -> None:
+        fleet = self.own_fleet("felled-1")
+        witness, scratch = fleet.base / "witness", fleet.base / "scratch"
+        scratch.mkdir()
+        witness.touch()
+        for turn in range(kills):
+            shown = self.felled(fleet, witness, rng)
+            evidence = Evidence(fleet.home, scratch)
+            self.assertTrue(evidence.verdict.sound, evidence.verdict)
+            self.assert_witnessed(witness, evidence)
+            self.assert_readable(fleet, shown)
+            fleet.gateway_prefix = ()
+            if turn < kills - 1:
+                self.arm(fleet, rng)
+            self.come_back(fleet)
+        self.settled(fleet, witness, scratch)
+
+    def arm(self, fleet: Fleet, rng: random.Random) -> None:
+        """Have the next gateway die at a point, unless it is killed before."""
+        if rng.random() < 0.6:
+            turn = rng.randrange(1, 30)
+            fleet.gateway_prefix = ("env", f"RSHELL_CRASH_AT={rng.choice(POINTS)}:{turn}")
+
+    def come_back(self, fleet: Fleet) -> None:
+        for _ in range(3):
+            try:
+                fleet.restart_gateway()
+                break
+            except AssertionError:  # it died while it started
+                fleet.gateway_prefix = ()
+        agent = fleet.agents["felled-1"]
+        agent.kill()
+        agent.start()
+
+    def felled(self, fleet: Fleet, witness: Path, rng: random.Random) -> int:
+        """Let sessions begin and end until the gateway dies; return what a shell had shown."""
+        gateway = fleet.gateway
+        assert gateway is not None
+        command = f"echo $RSHELL_SESSION >> {witness}; sleep 0.{rng.randrange(4)}"
+        runs = [
+            fleet.start(fleet.cli("run", "felled-1", "--", command), stdin=subprocess.DEVNULL)
+            for _ in range(2)
+        ]
+        shown = 0
+        deadline = time.monotonic() + 4 + 3 * rng.random()
+        shell: Any = None
+        try:
+            until(lambda: gateway.poll() is not None or self.is_live(fleet), "it is back", 60)
+            if gateway.poll() is None:
+                shell = self.shell(fleet, "felled-1")
+                shell.type("i=0; while sleep 0.05; do i=$((i+1)); echo n$i; done\n")
+                shown = int(shell.expect(r"^n(\d+)\r\n", 20).group(1))
+                deadline = time.monotonic() + 1.5 + rng.random()
+        except AssertionError:
+            self.assertIsNotNone(gateway.poll(), "only a gateway that died may fail us")
+        while gateway.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.02)  # the moment of death is what is random
+        if gateway.poll() is None:
+            fleet.kill_gateway()
+        else:
+            shown = 0  # it died earlier than what was shown had to be written
+        for run in runs:
+            run.process.kill()
+            run.process.wait()
+        if shell is not None:
+            shell.close()
+        return shown
+
+    def is_live(self, fleet: Fleet) -> bool:
+        done = fleet.rshell("devices", "--json")
+        return done.status == 0 and b'"state":"live"' in done.stdout
+
+    def assert_witnessed(self, witness: Path, evidence: Evidence) -> None:
+        ran = set(witness.read_text().split())
+        self.assertEqual(set(), ran - evidence.sessions, "it ran, and no row says so")
+
+    def assert_readable(self, fleet: Fleet, shown: int) -> None:
+        texts = []
+        for path in sorted((fleet.home / "recordings").rglob("*.cast")):
+            data = path.read_bytes()
+            if data:
+                texts.append(self.text(list(read_cast(data)[1])))
+        if shown:
+            numbers = [int(n) for told in texts for n in re.findall(r"^n(\d+)\r$", told, re.M)]
+            self.assertIn(shown, numbers)
+
+    def settled(self, fleet: Fleet, witness: Path, scratch: Path) -> None:
+        """In the end the log is sound, signed, and says of each session that it ended."""
+        fleet.wait_live("felled-1", seconds=60)
+        self.assert_status(0, fleet.rshell("audit", "--verify"))
+        for row in self.recordings(fleet):
+            self.fetched(fleet, row["session"])
+        fleet.kill_gateway()
+        evidence = Evidence(fleet.home, scratch)
+        self.assertTrue(evidence.verdict.sound, evidence.verdict)
+        self.assert_witnessed(witness, evidence)
+        self.assertEqual([], [row.record for row in evidence.open if row.record.kind == "session"])
+        self.assertTrue(evidence.sessions)
+
+    def test_anywhere(self) -> None:
+        """The log is sound, recordings are readable, and nothing ran without a row."""
+        for seed in range(KILLS // IN_A_ROW):
+            self.kill_some(random.Random(seed), IN_A_ROW)
+
+    @lasting("200 kills")
+    def test_often(self) -> None:
+        """However often."""
+        for seed in range(100, 100 + 200 // IN_A_ROW):
+            self.kill_some(random.Random(seed), IN_A_ROW)
