@@ -12,7 +12,6 @@ import shutil
 import subprocess
 import time
 from pathlib import Path
-from typing import Any
 
 from sqlalchemy import create_engine, text
 
@@ -20,7 +19,8 @@ from rshell.access.asciicast import read_cast
 from rshell.store.audit import unfinished
 from rshell.store.verifying import verify
 from tests.functional.fleet import Fleet
-from tests.functional.processes import lasting, until
+from tests.functional.processes import environment, lasting, until
+from tests.functional.terminal import Terminal
 from tests.functional.test_recordings import EvidenceCase
 
 #: In the normal form, which has to be short.
@@ -57,8 +57,13 @@ class Evidence:
 
 
 class KilledAnywhereTests(EvidenceCase):
+    def setUp(self) -> None:
+        self.terminals: list[Terminal] = []
+        self.logged = 0
+
     def kill_some(self, rng: random.Random, kills: int) -> None:
         fleet = self.own_fleet("felled-1")
+        self.logged = 0
         witness, scratch = fleet.base / "witness", fleet.base / "scratch"
         scratch.mkdir()
         witness.touch()
@@ -89,6 +94,7 @@ class KilledAnywhereTests(EvidenceCase):
                 fleet.gateway_prefix = ()
         agent = fleet.agents["felled-1"]
         agent.kill()
+        self.logged = len(agent.log_text())
         agent.start()
 
     def felled(self, fleet: Fleet, witness: Path, rng: random.Random) -> int:
@@ -96,38 +102,40 @@ class KilledAnywhereTests(EvidenceCase):
         gateway = fleet.gateway
         assert gateway is not None
         command = f"echo $RSHELL_SESSION >> {witness}; sleep 0.{rng.randrange(4)}"
-        runs = [
-            fleet.start(fleet.cli("run", "felled-1", "--", command), stdin=subprocess.DEVNULL)
-            for _ in range(2)
-        ]
+        run = fleet.start(fleet.cli("run", "felled-1", "--", command), stdin=subprocess.DEVNULL)
         shown = 0
         deadline = time.monotonic() + 4 + 3 * rng.random()
-        shell: Any = None
         try:
-            until(lambda: gateway.poll() is not None or self.is_live(fleet), "it is back", 60)
+            until(lambda: gateway.poll() is not None or self.is_back(fleet), "it is back", 60)
             if gateway.poll() is None:
-                shell = self.shell(fleet, "felled-1")
+                shell = self.opened(fleet)
+                shell.expect(r"[#$>] ", 60)
                 shell.type("i=0; while sleep 0.05; do i=$((i+1)); echo n$i; done\n")
-                shown = int(shell.expect(r"^n(\d+)\r\n", 20).group(1))
+                shown = int(shell.expect(r"^n(\d+)\r\n", 60).group(1))
                 deadline = time.monotonic() + 1.5 + rng.random()
         except AssertionError:
-            self.assertIsNotNone(gateway.poll(), "only a gateway that died may fail us")
+            if gateway.poll() is None:
+                raise  # only a gateway that died may fail us
         while gateway.poll() is None and time.monotonic() < deadline:
             time.sleep(0.02)  # the moment of death is what is random
         if gateway.poll() is None:
             fleet.kill_gateway()
         else:
             shown = 0  # it died earlier than what was shown had to be written
-        for run in runs:
-            run.process.kill()
-            run.process.wait()
-        if shell is not None:
-            shell.close()
+        run.process.kill()
+        run.process.wait()
+        while self.terminals:
+            self.terminals.pop().close()
         return shown
 
-    def is_live(self, fleet: Fleet) -> bool:
-        done = fleet.rshell("devices", "--json")
-        return done.status == 0 and b'"state":"live"' in done.stdout
+    def opened(self, fleet: Fleet) -> Terminal:
+        terminal = Terminal(fleet.cli("shell", "felled-1"), environment(fleet.base), fleet.base)
+        self.addCleanup(terminal.close)
+        self.terminals.append(terminal)
+        return terminal
+
+    def is_back(self, fleet: Fleet) -> bool:
+        return "connected to" in fleet.agents["felled-1"].log_text()[self.logged :]
 
     def assert_witnessed(self, witness: Path, evidence: Evidence) -> None:
         ran = set(witness.read_text().split())

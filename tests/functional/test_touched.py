@@ -124,22 +124,14 @@ class HostileNamesTests(TouchedCase):
             (Path(os.fsdecode(os.fsencode(self.there) + b"/" + name))).write_bytes(b"x")
         there, fleet = f"pump-1:{self.there}", self.fleet
         for words in (
-            ("ls", there), ("ls", "-l", there), ("--json", "ls", there),
-            ("cp", "-r", there, self.here), ("--json", "cp", "-r", there, self.here / "again"),
-            ("cat", f"{there}/a\x1bnothing"), ("tail", f"{there}/a\x1bnothing"),
-            ("--json", "tail", f"{there}/a\x1bnothing"),
-            ("rm", "-r", "-y", f"{there}/a\x1bnothing"), ("rm", "-r", "-y", there),
+            ("ls", "-l", there), ("--json", "ls", there), ("--json", "cp", "-r", there, self.here),
+            ("tail", f"{there}/a\x1bnothing"), ("rm", "-r", "-y", there),
         ):  # fmt: skip
             done = fleet.rshell(*map(str, words))
             for text in (done.stdout, done.stderr):
                 self.assertEqual([], acting(text), words)
         until(lambda: self.named(fleet, "pump-1", "get"), "what was read", 30)
-        for words in (
-            ("audit", "--file", f"{self.there}/*"),
-            ("--json", "audit", "--files"),
-            ("audit", "export", "--format", "syslog"),
-            ("audit", "export"),
-        ):
+        for words in (("audit", "--file", f"{self.there}/*"), ("--json", "audit", "--files")):
             self.assertEqual([], acting(fleet.rshell(*words).stdout), words)
 
 

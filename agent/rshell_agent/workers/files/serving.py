@@ -56,12 +56,19 @@ class Server:
         self._output = output
         self._last = 0
         self._failed = 0
+        self._now: Request | None = None
         desk.input.before_wait = self._settle
+        desk.confined.touches.before_end = self._break_off
 
     def _settle(self) -> None:
         """Do and say all that is owed."""
         self._desk.group.commit()
         self._output.flush()
+
+    def _break_off(self) -> None:
+        """Tell what is under way: a file that was read in part was read."""
+        if self._now is not None:
+            self._desk.touched(self._now, "unfinished")
 
     def run(self) -> None:
         """Serve.
@@ -82,7 +89,7 @@ class Server:
         if frame.id <= self._last:
             raise Violation(f"request {frame.id} after request {self._last}")
         self._last = frame.id
-        request = Request(frame.id, Fields({}), self._output)
+        request = self._now = Request(frame.id, Fields({}), self._output)
         path: bytes | None = None
         try:
             request.fields = parse_map(frame.payload)
@@ -104,6 +111,7 @@ class Server:
         except (RecursionError, MemoryError, OverflowError, ValueError) as error:
             # What a limit of ours should have caught: still no reason to end the session.
             self._fail(request, Fault("io", f"{type(error).__name__}: {error}"[:200]), path)
+        self._now = None
 
     def _fail(self, request: Request, fault: Fault, path: bytes | None) -> None:
         self._desk.group.commit()  # answers keep their order

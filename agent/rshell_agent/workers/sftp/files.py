@@ -11,6 +11,7 @@ from rshell_agent.workers.sftp.failures import Failed
 from rshell_agent.workers.sftp.handles import OpenFile, OpenFolder
 from rshell_agent.workers.sftp.state import State
 from rshell_agent.workers.sftp.wire import Fields, Reply
+from rshell_agent.workers.touched import code_of
 
 __all__ = ["REQUESTS", "mode_mask", "told", "write_all"]
 
@@ -58,9 +59,15 @@ def close(state: State, fields: Fields) -> Reply:
     """CLOSE: a file or folder."""
     handle = fields.string()
     opened = state.handles.any(handle)
-    if isinstance(opened, OpenFile):
-        state.closing(opened)
-    state.handles.close(handle)
+    code = None
+    try:
+        state.handles.close(handle)
+    except OSError as error:
+        code = code_of(error)
+        raise
+    finally:
+        if isinstance(opened, OpenFile):
+            state.closing(opened, code)
     return _DONE
 
 
