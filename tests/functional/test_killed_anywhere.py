@@ -6,11 +6,14 @@ beginning and ending meanwhile.  A file on the device is the witness of what rea
 
 from __future__ import annotations
 
+import json
 import random
 import re
 import shutil
+import sqlite3
 import subprocess
 import time
+from contextlib import closing
 from pathlib import Path
 
 from sqlalchemy import create_engine, text
@@ -163,6 +166,44 @@ class KilledAnywhereTests(EvidenceCase):
         self.assert_witnessed(witness, evidence)
         self.assertEqual([], [row.record for row in evidence.open if row.record.kind == "session"])
         self.assertTrue(evidence.sessions)
+
+    def spooled(self, point: str) -> None:
+        """Let an end wait in the spool because the store is locked, and die at a point."""
+        fleet = self.own_fleet("felled-1")
+        fleet.kill_gateway()
+        fleet.gateway_prefix = ("env", f"RSHELL_CRASH_AT={point}")
+        self.logged = len(fleet.agents["felled-1"].log_text())
+        self.come_back(fleet)
+        until(lambda: self.is_back(fleet), "it is back", 60)
+        go, gateway = fleet.base / "go", fleet.gateway
+        assert gateway is not None
+        command = f"echo begun; while [ ! -e {go} ]; do sleep 0.1; done; exit 3"
+        run = fleet.start(fleet.cli("run", "felled-1", "--", command), stdin=subprocess.DEVNULL)
+        assert run.process.stdout is not None
+        self.assertEqual(b"begun\n", run.process.stdout.readline())
+        with closing(sqlite3.connect(fleet.home / "rshell.sqlite", isolation_level=None)) as lock:
+            lock.execute("begin immediate")
+            go.touch()
+            until(lambda: (fleet.home / "audit.spool").read_bytes()[:1] == b"{", "it waits", 60)
+            lock.execute("rollback")
+        until(lambda: gateway.poll() is not None, "the gateway's end", 60)
+        run.process.kill()
+        run.process.wait()
+        fleet.gateway_prefix = ()
+        self.come_back(fleet)
+        done = fleet.rshell("audit", "--kind", "session", "--json")
+        ends = [row for row in json.loads(done.stdout) if row["refers"] is not None]
+        self.assertEqual([("exit", 3)], [(row["status"], row["exit_code"]) for row in ends])
+        self.assert_status(0, fleet.rshell("audit", "--verify"))
+
+    def test_spool(self) -> None:
+        """An end that waits for a locked store is written by the next gateway, as it was."""
+        self.spooled("spool.noted")
+
+    @lasting("waits for a locked store once more")
+    def test_spool_written(self) -> None:
+        """Nor is one written twice that was written just before the gateway died."""
+        self.spooled("spool.written")
 
     def test_anywhere(self) -> None:
         """The log is sound, recordings are readable, and nothing ran without a row."""
