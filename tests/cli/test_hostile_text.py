@@ -43,6 +43,10 @@ TABLE: dict[str, str | list[list[str]]] = {
     "facts": [["facts", "pump"]],
     "forward": [["forward", "refusing", "0:localhost:1"]],
     "handlers": [["handlers", "pump"], ["handlers"]],
+    "inventory": [
+        ["inventory", "--ansible", "--facts", "os", "--group-by-fact", "os"],
+        ["inventory", "--ssh-config"], ["inventory", "--known-hosts"],
+    ],
     "invite": [["invite", "device", "--name", "a"]],
     "join": "asks a gateway that it does not know for nothing but a certificate",
     "keys": [["keys", "list", "ann"]],
@@ -90,6 +94,7 @@ def answers() -> dict[str, Any]:
         },
         "audit-verify": hostile(records.AuditVerdict) | {"sound": False},
         "devices": devices,
+        "doors": hostile(records.Doors),
         "facts": hostile(records.DeviceFacts),
         "handlers": [hostile(records.Handler) | {"name": "evil"}],
         "invite": hostile(records.Invitation) | {"join": "J"},
