@@ -10,10 +10,13 @@ from typing import Any
 import msgspec
 
 from rshell.access.printable import printable
+from rshell.access.touched import touched_line
 
 __all__ = ["kept", "summary"]
 
 MAX_SUMMARY = 240
+#: Of a hundred, a few show what it is about.
+MAX_SHOWN_FILES = 3
 
 
 def kept(request: dict[str, Any]) -> dict[str, Any]:
@@ -49,6 +52,8 @@ def _asked(details: dict[str, Any]) -> str | None:
 
     Of a login by SSH it is the key or certificate.
     """
+    if isinstance(details.get("files"), list):
+        return _touched(details["files"], details.get("left_out"))
     if isinstance(details.get("line"), str):
         return printable(details["line"], MAX_SUMMARY)
     if isinstance(details.get("certificate"), dict):
@@ -79,6 +84,22 @@ def _joiner(details: dict[str, Any]) -> str | None:
     if not isinstance(key, str):
         return None
     return printable(f"key {key} as {name}" if name else f"key {key}", MAX_SUMMARY)
+
+
+def _touched(files: list[Any], left_out: Any) -> str | None:
+    """Return the first of the files that a device told of, and how many there are."""
+    words, rest = [], len(files)
+    for entry in files[:MAX_SHOWN_FILES]:
+        words.append(touched_line(entry))
+        rest -= 1
+        if sum(map(len, words)) > MAX_SUMMARY // 2:
+            break
+    if rest:
+        words.append(f"{rest} more")
+    if isinstance(left_out, dict) and left_out:
+        counts = ", ".join(f"{count} {op}" for op, count in left_out.items())
+        words.append(f"not named: {counts}")
+    return printable("; ".join(words), MAX_SUMMARY) or None
 
 
 def _text(value: object) -> str:
