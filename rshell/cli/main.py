@@ -22,6 +22,7 @@ __all__ = ["VERBS", "cli", "main"]
 VERBS: dict[str, tuple[str, str]] = {
     "attach": ("rshell.cli.sessions:attach", "Continue a session, or watch it."),
     "audit": ("rshell.cli.audit:audit", "Show who did what to which device."),
+    "ca": ("rshell.cli.ca:ca", "Keep the root safe, certify and revoke gateways."),
     "call": ("rshell.cli.call:call", "Call any handler of one device or of many."),
     "cat": ("rshell.cli.files:cat", "Show files of devices."),
     "confirm": ("rshell.cli.confirm:confirm", "Let a change stand that waits for it."),

@@ -38,6 +38,7 @@ _READ_ONLY = frozenset(
         "audit-key",
         "audit-rows",
         "audit-verify",
+        "ca",
         "devices",
         "facts",
         "handlers",
