@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 import click
 import msgspec
 
 from rshell.cli.ca_home import (
+    certified_beside,
     certify,
     export_root,
     failing,
@@ -23,6 +23,7 @@ from rshell.cli.ca_home import (
     issuer,
     opened,
     own_home,
+    remember,
     request,
     utc_now,
 )
@@ -322,12 +323,17 @@ def grant(
     rshell ca certify --bundle fleet.bundle --days 30 --name gw.example.net < req.pem > leaf.pem
 
     Look at the names and the fingerprint that it says: whoever holds that key is a gateway of the
-    fleet from then on. The clock of this machine has to be right.
+    fleet from then on. It is listed in FILE.certified. The clock of this machine has to be right.
     """
     data = _read(file, MAX_CHAIN_BYTES)
     found = _opened(bundle, passphrase_file)
     home = _home(context) if bundle is None else None
     chain = certify(issuer(home, found), data, names, days, utc_now())
+    if bundle is not None:
+        try:
+            remember(bundle, chain[0])
+        except OSError as error:
+            _remark(f"{certified_beside(bundle)} cannot be written: {error.strerror or error}")
     _put(chain_to_pem(chain), out)
     leaf = chain[0]
     _remark(
@@ -387,6 +393,33 @@ def _status(used: bool | None) -> int:
     return 0
 
 
+@ca.command("new-admin", short_help="A new key for the local administrator.")
+@common_options
+@click.pass_context
+def new_admin(context: click.Context) -> int:
+    """Give the operator admin a new key in HOME/admin, and revoke all that it had.
+
+    \b
+    rshell ca new-admin --home /var/lib/rshell
+
+    For a home of which somebody has a copy. The gateway has to be stopped.
+    """
+    home = _home(context)
+    # Late: with the store's libraries.
+    from rshell.gateway.home import HomeError
+    from rshell.gateway.new_admin import replace_admin
+
+    try:
+        count = replace_admin(home.home, utc_now())
+    except HomeError as error:
+        raise RshellError("bad-request", str(error), "") from None
+    if settings_of(context).json:
+        print_json({"revoked_keys": count})
+    else:
+        say(f"the local administrator has a new key; {count} before it are revoked\n")
+    return 0
+
+
 # -- revoked gateways --------------------------------------------------------------------------
 
 
@@ -399,6 +432,13 @@ def _status(used: bool | None) -> int:
     type=click.Path(path_type=Path),
     help="The list before, if it is neither beside the bundle nor in --home.",
 )
+@click.option(
+    "--except",
+    "spared",
+    multiple=True,
+    metavar="FINGERPRINT|CERT",
+    help="Not these, although a file holds them; may be repeated.",
+)
 @click.option("--force", is_flag=True, help="Also the key that the gateway in --home uses.")
 @out_option
 @common_options
@@ -409,6 +449,7 @@ def revoke(
     bundle: Path | None,
     passphrase_file: Path | None,
     previous: Path | None,
+    spared: tuple[str, ...],
     force: bool,
     out: Path | None,
     keys: tuple[str, ...],
@@ -417,6 +458,7 @@ def revoke(
 
     \b
     rshell ca revoke-gateway --bundle fleet.bundle old.pem --out revoked.json
+    rshell ca revoke-gateway --bundle fleet.bundle fleet.bundle.certified --except leaf.pem
     rshell ca revoke-gateway 3f9c2a71                       with the root's key in the home
 
     A key is named by its fingerprint (rshell ca show) or by a file with certificates; HOME/ca/
@@ -426,7 +468,9 @@ def revoke(
     """
     with_home = bundle is None or settings_of(context).home is not None
     home = _home(context) if with_home else None
-    wanted = revoked_keys(keys, home)
+    wanted = revoked_keys(keys, home) - revoked_keys(spared, home)
+    if not wanted:
+        raise RshellError("bad-request", "nothing is left to be revoked", "")
     authorities = issuer(home, _opened(bundle, passphrase_file))
     root = authorities.root.certificate
     lists = [path for path in (previous, kept_beside(bundle) if bundle else None) if path]
@@ -451,14 +495,8 @@ def _placed(context: click.Context, home: FleetHome, placed: Placed) -> int:
     told = placed.told
     used = gateway_uses(home, lambda state: state.revoked >= told.number)
     if settings_of(context).json:
-        print_json(
-            {"number": told.number, "keys": _sorted(told.keys), "news": placed.news, "in_use": used}
-        )
+        print_json({"number": told.number, "keys": told.keys, "news": placed.news, "in_use": used})
     else:
         was = "is" if placed.news else "was already"
         say(f"list {told.number} ({len(told.keys)} keys) {was} in place{_said(used)}\n")
     return _status(used)
-
-
-def _sorted(keys: Sequence[str]) -> list[str]:
-    return sorted(keys)

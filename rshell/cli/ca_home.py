@@ -29,8 +29,14 @@ from rshell.identity.bundle import (
     write_new,
 )
 from rshell.identity.ca_journal import note
-from rshell.identity.files import UnsafeDirectory, make_private_dir
-from rshell.identity.fleet_home import DamagedHome, FleetHome, GatewayLeaf, HomeBusy
+from rshell.identity.files import UnsafeDirectory, make_private_dir, write_atomic
+from rshell.identity.fleet_home import (
+    DamagedHome,
+    FleetHome,
+    GatewayLeaf,
+    HomeBusy,
+    chain_to_pem,
+)
 from rshell.identity.gateway_leaf import (
     BadLeaf,
     answer,
@@ -45,6 +51,9 @@ from rshell.identity.keys import BadCertificateRequest, spki_hash
 from rshell.identity.revoked import RevokedMemory
 
 __all__ = [
+    "LOCK_SECONDS",
+    "Installed",
+    "certified_beside",
     "certify",
     "export_root",
     "failing",
@@ -54,7 +63,9 @@ __all__ = [
     "noted",
     "opened",
     "own_home",
+    "remember",
     "request",
+    "utc_now",
 ]
 
 #: A gateway that looks at its home holds the lock for milliseconds, an export for a second.
@@ -182,27 +193,27 @@ def export_root(home: FleetHome, target: Path, passphrase: str, keep: bool, now:
                 "see: rshell ca show; check the bundle with: rshell ca check FILE",
             )
         here = Bundle(keys.fleet, keys.root, keys.gateway)
+        root = spki_hash(keys.root.certificate.public_key()).hex()
         if not path.exists():
-            _write_bundle(home, path, here, passphrase, keep, now)
+            data = _sealed(here, passphrase)
+            noted(home, "export-root", now, bundle=str(path), root=root, kept=keep)
+            write_new(path, data)
+        elif not keep:
+            noted(home, "export-root", now, bundle=str(path), root=root, kept=keep, finished=True)
         _prove(path, here, passphrase)
         if not keep:
             home.remove_exported()
         return path
 
 
-def _write_bundle(
-    home: FleetHome, path: Path, here: Bundle, passphrase: str, keep: bool, now: datetime
-) -> None:
+def _sealed(here: Bundle, passphrase: str) -> bytes:
     if here.root.key is None or here.gateway.key is None:
         raise RshellError(
             "exported",
             "one of the two keys was moved away already: an export was cut short",
             "finish it with the bundle that it wrote: rshell ca export-root FILE",
         )
-    data = seal_bundle(here, passphrase)
-    root = spki_hash(here.root.certificate.public_key()).hex()
-    noted(home, "export-root", now, bundle=str(path), root=root, kept=keep)
-    write_new(path, data)
+    return seal_bundle(here, passphrase)
 
 
 def _prove(path: Path, here: Bundle, passphrase: str) -> None:
@@ -267,6 +278,22 @@ def request(home: FleetHome, names: Sequence[str]) -> tuple[bytes, tuple[str, ..
             return make_request(home.request_key(), names), tuple(names)
         except ValueError as error:
             raise RshellError("bad-request", str(error), "") from None
+
+
+def certified_beside(bundle: Path) -> Path:
+    """Return where every certificate made with a bundle is listed: they are no secret."""
+    return bundle.with_name(bundle.name + ".certified")
+
+
+def remember(bundle: Path, leaf: x509.Certificate) -> None:
+    """Add a certificate to that list, before it is handed out.
+
+    Raises:
+        OSError: The list cannot be written: its disk may be read-only.
+    """
+    path = certified_beside(bundle.absolute())
+    before = path.read_bytes() if path.exists() else b""
+    write_atomic(path, before + chain_to_pem((leaf,)))
 
 
 def certify(

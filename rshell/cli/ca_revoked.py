@@ -74,8 +74,8 @@ def list_at(path: Path, root: x509.Certificate) -> RevokedGateways | None:
     return read_list(data, root)
 
 
-def revoked_keys(words: Iterable[str], home: FleetHome | None) -> dict[bytes, str]:
-    """Return the hashes that words stand for, each with the word.
+def revoked_keys(words: Iterable[str], home: FleetHome | None) -> set[bytes]:
+    """Return the hashes that words stand for.
 
     Args:
         words: Fingerprints (64 hexadecimal digits; of a gateway that the home knows the first 8
@@ -83,13 +83,13 @@ def revoked_keys(words: Iterable[str], home: FleetHome | None) -> dict[bytes, st
         home: Knows certificates.
     """
     known = [] if home is None else [fingerprint(leaf) for leaf in home.leaves()]
-    found: dict[bytes, str] = {}
+    found: set[bytes] = set()
     for word in words:
         digits = word.lower().removeprefix("sha256:").replace(":", "")
         if _HEX.fullmatch(digits) and not Path(word).exists():
-            found[bytes.fromhex(_whole(word, digits, known))] = word
+            found.add(bytes.fromhex(_whole(word, digits, known)))
         else:
-            found.update((key, word) for key in _keys_in(Path(word)))
+            found.update(_keys_in(Path(word)))
     return found
 
 

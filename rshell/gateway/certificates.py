@@ -46,8 +46,8 @@ __all__ = ["Certificates"]
 
 #: Three looks at a directory entry, some 10 µs: whoever installed something waits for it.
 LOOK_SECONDS = 1.0
-#: The certificate lives for months.
-CARE_SECONDS = 3600.0
+#: The certificate lives for months, but a clock may be set at any moment.
+CARE_SECONDS = 600.0
 #: What only a person can change is said once a day.
 REMIND_SECONDS = 86_400.0
 #: 7 KB each at the worst: 300 links a second are 2 MB.

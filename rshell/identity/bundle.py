@@ -46,9 +46,10 @@ MIN_PASSPHRASE = 10
 MAX_PASSPHRASE = 1024
 #: Two certificates and two keys are 4 KB; a file given by mistake is not read whole.
 MAX_BUNDLE_BYTES = 65_536
-# RFC 7914: 128 * r * n bytes. What is read may be harder by four times, not by more: a crafted
-# bundle shall not take the machine's memory.
-_SCRYPT_N, _SCRYPT_R, _SCRYPT_P = 2**17, 8, 1
+#: RFC 7914: 128 * r * n bytes. What is read may be harder by four times, not by more: a crafted
+#: bundle shall not take the machine's memory.
+SCRYPT_N = 2**17
+_SCRYPT_R, _SCRYPT_P = 8, 1
 _SCRYPT_MAX_N = 2**19
 
 
@@ -108,13 +109,13 @@ class Bundle:
     gateway: CertificateAuthority
 
 
-def seal_bundle(bundle: Bundle, passphrase: str, n: int = _SCRYPT_N) -> bytes:
+def seal_bundle(bundle: Bundle, passphrase: str, n: int | None = None) -> bytes:
     """Return a bundle's file.
 
     Args:
         bundle: with both keys.
         passphrase: at least `MIN_PASSPHRASE` characters.
-        n: scrypt's cost; smaller for tests only.
+        n: scrypt's cost, `SCRYPT_N` if None; smaller for tests only.
 
     Raises:
         BadBundle: the passphrase is too short or too long.
@@ -125,7 +126,7 @@ def seal_bundle(bundle: Bundle, passphrase: str, n: int = _SCRYPT_N) -> bytes:
     header = _Header(
         rshell_bundle=1,
         fleet=bundle.fleet,
-        kdf=_Kdf("scrypt", n, _SCRYPT_R, _SCRYPT_P, os.urandom(16)),
+        kdf=_Kdf("scrypt", n or SCRYPT_N, _SCRYPT_R, _SCRYPT_P, os.urandom(16)),
         cipher=_Cipher("aes-256-gcm", os.urandom(12)),
         certificates=_Certificates(_pem(bundle.root), _pem(bundle.gateway)),
     )
