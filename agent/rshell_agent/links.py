@@ -185,7 +185,7 @@ class AgentLinks:
         journal: Is told how each link fared.
         flights: Tells the gateway what the journal kept.
         facts: Tells the gateway what this device is.
-        revoked: Gateways that are not believed any more; none, and none kept, if absent.
+        revoked: Gateways that are not believed any more.
     """
 
     _log = Logger()
@@ -209,7 +209,7 @@ class AgentLinks:
         journal: Journal | None = None,
         flights: FlightSender | None = None,
         facts: FactsSender | None = None,
-        revoked: RevokedMemory | None = None,
+        revoked: RevokedMemory,
     ) -> None:
         self.current: LinkProtocol | None = None
         self._reactor = reactor
@@ -225,7 +225,7 @@ class AgentLinks:
         self._journal: Journal = journal or Unheard()
         self._flights = flights
         self._facts = facts
-        self._revoked = revoked or RevokedMemory(None, identity.current.root)
+        self._revoked = revoked
         self._local_host = ""
         self._watch: LinkWatch | None = None
         self._live: set[LinkProtocol] = set()
