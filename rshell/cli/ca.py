@@ -7,12 +7,12 @@ only ``show`` asks a gateway elsewhere.
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 
 import click
 import msgspec
 
+from rshell.cli.ca_files import opened, passphrase, put_output, read_input, remark
 from rshell.cli.ca_home import (
     certified_beside,
     certify,
@@ -21,7 +21,6 @@ from rshell.cli.ca_home import (
     gateway_uses,
     install_chain,
     issuer,
-    opened,
     own_home,
     remember,
     request,
@@ -43,7 +42,6 @@ from rshell.cli.running import Surroundings, run_with_client
 from rshell.cli.tables import print_table
 from rshell.client import Client, RshellError
 from rshell.gateway.ca_report import Report, report
-from rshell.identity.bundle import MAX_PASSPHRASE, Bundle, write_new
 from rshell.identity.files import write_atomic
 from rshell.identity.fleet_home import FleetHome, chain_to_pem
 from rshell.identity.gateway_leaf import MAX_CHAIN_BYTES, fingerprint, names_of
@@ -107,54 +105,6 @@ def _home(context: click.Context) -> FleetHome:
     return own_home(_home_path(context))
 
 
-def _passphrase(file: Path | None, *, confirm: bool = False) -> str:
-    """Return the passphrase of a bundle, from a file's first line or the terminal."""
-    if file is not None:
-        with failing(), file.open("rb") as opened_file:
-            line = opened_file.readline(4 * MAX_PASSPHRASE)
-        return line.rstrip(b"\r\n").decode("utf-8", "surrogateescape")
-    try:
-        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY))
-    except OSError:
-        raise RshellError(
-            "no-terminal", "there is no terminal to ask for the passphrase", "--passphrase-file F"
-        ) from None
-    text: str = click.prompt(
-        "Passphrase of the bundle", hide_input=True, confirmation_prompt=confirm, err=True
-    )
-    return text
-
-
-def _opened(bundle: Path | None, passphrase_file: Path | None) -> Bundle | None:
-    if bundle is None:
-        return None
-    with failing():
-        bundle.stat()  # before anybody types a passphrase
-    return opened(bundle, _passphrase(passphrase_file))
-
-
-def _read(file: str, limit: int) -> bytes:
-    """Return what is in a file, or comes on standard input; more than the limit is cut there."""
-    with failing():
-        if file == "-":
-            return sys.stdin.buffer.read(limit + 1)
-        with open(file, "rb") as opened_file:
-            return opened_file.read(limit + 1)
-
-
-def _put(data: bytes, out: Path | None) -> None:
-    if out is None:
-        say(data.decode("utf-8"))
-        return
-    with failing():
-        write_new(out.absolute(), data)
-
-
-def _remark(text: str) -> None:
-    sys.stderr.write(f"rshell: {text}\n")
-    sys.stderr.flush()
-
-
 # -- showing -----------------------------------------------------------------------------------
 
 
@@ -204,7 +154,7 @@ def _show(as_json: bool, found: Report) -> None:
             count = len(found.revoked)
             say(f"\nlist {found.revoked_number} of revoked gateways: {count} keys\n")
     for line in found.warnings:
-        _remark(f"warning: {line}")
+        remark(f"warning: {line}")
 
 
 # -- the root's key ----------------------------------------------------------------------------
@@ -230,7 +180,7 @@ def export(context: click.Context, target: Path, keep: bool, passphrase_file: Pa
     without it nobody can ever certify a gateway of this fleet again.
     """
     home = _home(context)
-    secret = _passphrase(passphrase_file, confirm=True)
+    secret = passphrase(passphrase_file, confirm=True)
     path = export_root(home, target, secret, keep, utc_now())
     if settings_of(context).json:
         print_json({"bundle": str(path), "kept": keep})
@@ -251,7 +201,7 @@ def check(context: click.Context, bundle: Path, passphrase_file: Path | None) ->
     \b
     rshell ca check /media/stick/rshell-fleet.bundle
     """
-    found = _opened(bundle, passphrase_file)
+    found = opened(bundle, passphrase_file)
     assert found is not None
     root = found.root.certificate
     pin = spki_hash(root.public_key()).hex()
@@ -268,20 +218,22 @@ def check(context: click.Context, bundle: Path, passphrase_file: Path | None) ->
 
 @ca.command("request", short_help="Ask for a certificate of this gateway.")
 @click.option("--name", "names", multiple=True, metavar="DNS|ADDRESS", help="May be repeated.")
+@click.option("--new-key", is_flag=True, help="Not the key of a request that still waits.")
 @out_option
 @common_options
 @click.pass_context
-def ask(context: click.Context, names: tuple[str, ...], out: Path | None) -> int:
+def ask(context: click.Context, names: tuple[str, ...], new_key: bool, out: Path | None) -> int:
     """Print a request for a certificate of this gateway; its new key stays here.
 
     \b
     rshell ca request --out req.pem
     rshell ca request --name gw.example.net --name 10.0.0.5 > req.pem
 
-    Without --name it proposes the names that the gateway's certificate has now.
+    Without --name it proposes the names that the gateway's certificate has now. A request that is
+    made again has the same key until its certificate is in place; of a home that was copied the
+    copy has that key too: then give --new-key.
     """
-    data, _ = request(_home(context), names)
-    _put(data, out)
+    put_output(request(_home(context), names, new_key), out)
     return 0
 
 
@@ -325,18 +277,18 @@ def grant(
     Look at the names and the fingerprint that it says: whoever holds that key is a gateway of the
     fleet from then on. It is listed in FILE.certified. The clock of this machine has to be right.
     """
-    data = _read(file, MAX_CHAIN_BYTES)
-    found = _opened(bundle, passphrase_file)
+    data = read_input(file, MAX_CHAIN_BYTES)
+    found = opened(bundle, passphrase_file)
     home = _home(context) if bundle is None else None
     chain = certify(issuer(home, found), data, names, days, utc_now())
     if bundle is not None:
         try:
             remember(bundle, chain[0])
         except OSError as error:
-            _remark(f"{certified_beside(bundle)} cannot be written: {error.strerror or error}")
-    _put(chain_to_pem(chain), out)
+            remark(f"{certified_beside(bundle)} cannot be written: {error.strerror or error}")
+    put_output(chain_to_pem(chain), out)
     leaf = chain[0]
-    _remark(
+    remark(
         f"certified {fingerprint(leaf)} as {', '.join(names_of(leaf))} "
         f"until {leaf.not_valid_after_utc:%Y-%m-%d}"
     )
@@ -360,7 +312,7 @@ def install(context: click.Context, file: str, force: bool) -> int:
     New connections see a new certificate within a second or two; links in use keep running. A list
     of revoked gateways is told to every device and operator that is connected, and to all who come.
     """
-    home, data = _home(context), _read(file, MAX_CHAIN_BYTES)
+    home, data = _home(context), read_input(file, MAX_CHAIN_BYTES)
     if data.lstrip().startswith(b"{"):
         with failing():
             root = home.load().root.certificate
@@ -471,7 +423,7 @@ def revoke(
     wanted = revoked_keys(keys, home) - revoked_keys(spared, home)
     if not wanted:
         raise RshellError("bad-request", "nothing is left to be revoked", "")
-    authorities = issuer(home, _opened(bundle, passphrase_file))
+    authorities = issuer(home, opened(bundle, passphrase_file))
     root = authorities.root.certificate
     lists = [path for path in (previous, kept_beside(bundle) if bundle else None) if path]
     lists += [home.revoked_path] if home else []
@@ -479,7 +431,7 @@ def revoke(
     if previous is not None and before[0] is None:
         raise RshellError("file", f"{previous}: no such file", "")
     if bundle is not None and not any(before):
-        _remark("no list was made before, or it is not known here (--previous): this is the first")
+        remark("no list was made before, or it is not known here (--previous): this is the first")
     placed = revoke_in(authorities, before, wanted, utc_now())
     if home is not None:
         placed = install_list(home, placed.told, force, utc_now())
@@ -487,7 +439,7 @@ def revoke(
         with failing():
             write_atomic(kept_beside(bundle.absolute()), list_to_bytes(placed.told))
     if home is None or out is not None:
-        _put(list_to_bytes(placed.told), out)
+        put_output(list_to_bytes(placed.told), out)
     return 0 if home is None else _placed(context, home, placed)
 
 

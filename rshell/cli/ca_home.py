@@ -61,7 +61,6 @@ __all__ = [
     "install_chain",
     "issuer",
     "noted",
-    "opened",
     "own_home",
     "remember",
     "request",
@@ -158,12 +157,6 @@ def _alive(pid: int) -> bool:
 # -- the bundle --------------------------------------------------------------------------------
 
 
-def opened(path: Path, passphrase: str) -> Bundle:
-    """Open a bundle."""
-    with failing():
-        return open_bundle(read_bundle(path), passphrase)
-
-
 def export_root(home: FleetHome, target: Path, passphrase: str, keep: bool, now: datetime) -> Path:
     """Move the keys of root and gateway CA into a bundle.
 
@@ -177,7 +170,7 @@ def export_root(home: FleetHome, target: Path, passphrase: str, keep: bool, now:
         RshellError: Nothing was removed here, unless the bundle is complete and proven.
     """
     with failing(), home.locked(LOCK_SECONDS):
-        keys = home.load(issuing=True)
+        keys = home.load(issuing=True, root=True)
         path = target / f"rshell-{keys.fleet}.bundle" if target.is_dir() else target
         path = path.absolute()
         if path.resolve().is_relative_to(home.home.resolve()):
@@ -255,7 +248,7 @@ def issuer(home: FleetHome | None, bundle: Bundle | None) -> Bundle:
         assert bundle is not None
         return bundle
     with failing():
-        keys = home.load(issuing=bundle is None)
+        keys = home.load(issuing=bundle is None, root=bundle is None)
     if bundle is None:
         return Bundle(keys.fleet, keys.root, keys.gateway)
     if bundle.root.certificate != keys.root.certificate:
@@ -266,8 +259,14 @@ def issuer(home: FleetHome | None, bundle: Bundle | None) -> Bundle:
 # -- the gateway's certificate -----------------------------------------------------------------
 
 
-def request(home: FleetHome, names: Sequence[str]) -> tuple[bytes, tuple[str, ...]]:
-    """Return a request in PEM and the names in it: those given, else those it has now."""
+def request(home: FleetHome, names: Sequence[str], new_key: bool = False) -> bytes:
+    """Return a request in PEM, with the names given, else those it has now.
+
+    Args:
+        home: Of the gateway; its new key is kept there.
+        names: DNS names and addresses.
+        new_key: Make another key, although one waits for its certificate.
+    """
     with failing(), home.locked(LOCK_SECONDS):
         if not names:
             leaf = home.load_leaf()
@@ -275,7 +274,7 @@ def request(home: FleetHome, names: Sequence[str]) -> tuple[bytes, tuple[str, ..
                 raise RshellError("bad-request", "this home has no certificate yet", "give --name")
             names = names_of(leaf.chain[0])
         try:
-            return make_request(home.request_key(), names), tuple(names)
+            return make_request(home.request_key(fresh=new_key), names)
         except ValueError as error:
             raise RshellError("bad-request", str(error), "") from None
 

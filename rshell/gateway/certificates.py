@@ -120,6 +120,8 @@ class Certificates:
 
     def _again(self, what: str, delay_seconds: float) -> None:
         call = {"look": self._look, "care": self._care, "tell": self._tell}[what]
+        if what in self._timers:
+            self._timers[what].cancel()
         if not self._stopped:
             self._timers[what] = self._gateway.wheel.call_later(delay_seconds, call)
 
@@ -137,13 +139,13 @@ class Certificates:
         )
         if self._stamp() == self._seen and not noted:
             return
-        notes: list[Note] = []
+        notes: list[Note] | None = None
         try:
             with self._home.locked():
                 self._seen = self._stamp()
                 self._use_leaf()
                 self._use_list()
-                notes = taken(self._home.home) if noted else []
+                notes = taken(self._home.home) if noted else None
         except HomeBusy:
             self._seen = ()
             return
@@ -151,7 +153,7 @@ class Certificates:
             self._log.error("the home cannot be read: {error}", error=error)
             self._audit_not_before = self._gateway.wheel.seconds() + AUDIT_RETRY_SECONDS
         self._say()
-        if noted:
+        if notes is not None:
             self._auditing = Deferred.fromCoroutine(self._audit(notes))
 
     def _use_leaf(self) -> None:
@@ -242,7 +244,7 @@ class Certificates:
 
         In the reactor's thread: a few small synced writes, once in months.
         """
-        keys = self._home.load(issuing=True)
+        keys = self._home.load(issuing=True)  # not the root's: that makes no leaves
         if keys.gateway.key is None:
             return
         key = new_key()

@@ -18,7 +18,7 @@ from rshell.gateway.home import ADMIN_NAME, HomeError, lock_home
 from rshell.identity.credentials import Credentials, CredentialsDamaged, CredentialStore
 from rshell.identity.files import make_private_dir
 from rshell.identity.fleet_home import FleetHome, chain_to_pem
-from rshell.identity.keys import spki_hash
+from rshell.identity.keys import new_key, spki_hash
 from rshell.store.errors import StoreError
 from rshell.store.store import Store
 from rshell.store.threads import InlineThreads
@@ -66,14 +66,14 @@ async def _replace(path: Path, store: Store, now: datetime) -> int:
             f"the operator {ADMIN_NAME} is revoked, or was never made: start the gateway"
         )
     credentials = CredentialStore(make_private_dir(path / "admin"))
-    key = credentials.pending_key()
+    # Not the pending key of a renewal: whoever copied the home has that too.
+    key = new_key()
     spki = spki_hash(key.public_key())
     keys = FleetHome(path).load()
     certificate = keys.issue_operator(key.public_key(), ADMIN_NAME, keys.moment(now))
-    # A run that was cut off may have come as far as this.
-    if await store.operator_by_spki(spki) is None:
-        not_after = int(certificate.not_valid_after_utc.timestamp() * 1_000_000)
-        await store.add_key(ADMIN_NAME, spki, not_after, "made again on the gateway")
+    # Cut off after this, the next run revokes it with the others.
+    not_after = int(certificate.not_valid_after_utc.timestamp() * 1_000_000)
+    await store.add_key(ADMIN_NAME, spki, not_after, "made again on the gateway")
     chain = chain_to_pem((certificate, keys.operator.certificate))
     root = chain_to_pem((keys.root.certificate,))
     credentials.save(Credentials.new(key, chain, root, ()))

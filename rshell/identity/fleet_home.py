@@ -153,27 +153,33 @@ class FleetHome:
         finally:
             os.close(descriptor)
 
-    def load(self, *, issuing: bool = False) -> FleetKeys:
+    def load(self, *, issuing: bool = False, root: bool = False) -> FleetKeys:
         """Read the authorities; keys which were moved away are None.
 
+        A process that lives long asks for the keys that make gateways only when it needs them,
+        and does not keep them.
+
         Args:
-            issuing: read the keys of root and gateway CA too. A process that lives long asks
-                for them when it needs them, and does not keep them.
+            issuing: read the gateway CA's key too.
+            root: read the root's key too.
 
         Raises:
             DamagedHome: a certificate is missing, or something does not fit together.
             OSError: a file could not be read.
         """
+        left_out = {
+            name for name, wanted in zip(_EXPORTED, (root, issuing), strict=True) if not wanted
+        }
         found = {
-            attribute: self._load(name, with_key=issuing or name not in _EXPORTED)
+            attribute: self._load(name, with_key=name not in left_out)
             for name, attribute in _AUTHORITIES.items()
         }
-        root = found["root"].certificate
-        fleet = fleet_of(root)
+        top = found["root"].certificate
+        fleet = fleet_of(top)
         for name, attribute in _AUTHORITIES.items():
             certificate = found[attribute].certificate
             try:
-                certificate.verify_directly_issued_by(root)
+                certificate.verify_directly_issued_by(top)
             except Exception:  # each kind of mismatch has its own exception type
                 raise DamagedHome(f"ca/{name}.pem is not of the root in ca/root.pem") from None
             if fleet_of(certificate) != fleet:
@@ -199,14 +205,17 @@ class FleetHome:
             self.key_path(name).unlink(missing_ok=True)
         sync_dir(self._authorities)
 
-    def request_key(self) -> PrivateKey:
+    def request_key(self, *, fresh: bool = False) -> PrivateKey:
         """Return the key of the certificate that is asked for elsewhere, made if need be.
+
+        Args:
+            fresh: make another one, although one waits for its certificate.
 
         Raises:
             DamagedHome: there is one that cannot be used.
             OSError: it could not be stored.
         """
-        key = self.pending_request()
+        key = None if fresh else self.pending_request()
         if key is None:
             key = new_key()
             save_key(self._leaf("request.key"), key)

@@ -390,7 +390,7 @@ class RevokeTests(CaCase):
 
     def test_readmits(self) -> None:
         """A newer list that leaves out a revoked key is installed by force only."""
-        root = self.home.load(issuing=True).root
+        root = self.home.load(issuing=True, root=True).root
         self.done(self.ca("revoke-gateway", "a" * 64))
         shorter = list_to_bytes(sign_revoked(root, self.current()[0] + 1, []))
         self.refused("readmits", self.ca("install", "-", data=shorter))
@@ -439,7 +439,7 @@ class RevokeTests(CaCase):
 
     def test_too_many(self) -> None:
         """A list that is full takes no more, and stays."""
-        root = self.home.load(issuing=True).root
+        root = self.home.load(issuing=True, root=True).root
         full = sign_revoked(root, 5, [bytes([number]) * 32 for number in range(100)])
         self.home.revoked_path.write_bytes(list_to_bytes(full))
         self.refused("bad-list", self.ca("revoke-gateway", "ab" * 31 + "cd"))
@@ -453,7 +453,7 @@ class RevokeTests(CaCase):
         foreign = list_to_bytes(sign_revoked(stranger, 2**60, []))
         for data in (foreign, b"{}", b'{"number":', foreign[:-20]):
             self.refused("bad-list", self.ca("install", "-", data=data))
-        root = self.home.load(issuing=True).root
+        root = self.home.load(issuing=True, root=True).root
         for number in (before[0] - 1, before[0]):
             older = list_to_bytes(sign_revoked(root, number, []))
             self.refused("older", self.ca("install", "-", "--force", data=older))

@@ -63,7 +63,7 @@ class CaCase(FleetCase):
 class ExportTests(CaCase):
     def test_goes_on_without_the_keys(self) -> None:
         """With its keys away a gateway runs on, restarts, is certified anew, and loses no link."""
-        keys = FleetHome(self.own.home).load(issuing=True)
+        keys = FleetHome(self.own.home).load(issuing=True, root=True)
         self.export()
         self.assertFalse((self.own.home / "ca" / "root.key").exists())
         self.assertFalse((self.own.home / "ca" / "gateway-ca.key").exists())
@@ -133,6 +133,14 @@ class StolenTests(CaCase):
         self.own.restart_gateway()
         self.own.wait_live("thieved-1")
         # HOME/admin of the thief is nobody here any more, the new one is
+        (stolen / "endpoints.json").write_bytes((self.own.home / "endpoints.json").read_bytes())
+        nobody = self.own.command([*CLI, "--home", str(stolen), "devices"])
+        self.assertEqual(nobody.status, 255, nobody)
+        self.assertIn(b"revoked", nobody.stderr)
+        verified = self.own.rshell(
+            "audit", "--verify", "--key", str(self.own.base / "old-audit.pub")
+        )
+        self.assertEqual(verified.status, 0, verified)
         done = self.own.command([*CLI, "--home", str(joined), "devices"])
         self.assertEqual(done.status, 0, done)
         until(lambda: self.told() > 0, self.agent.log_text)
@@ -158,12 +166,16 @@ class StolenTests(CaCase):
         """Do what docs/operations.md says under "The gateway was stolen"."""
         base, home = self.own.base, self.own.home
         shutil.copy(home / "ca" / "gateways.pem", base / "old.pem")
-        self.ca("request", "--out", base / "req.pem")
-        self.offline("certify", base / "req.pem", "--out", base / "leaf.pem")
-        self.offline("revoke-gateway", base / "old.pem", "--out", base / "revoked.json")
-        self.ca("install", base / "leaf.pem")
+        leaf, every = base / "leaf.pem", Path(f"{self.bundle}.certified")
+        self.ca("request", "--new-key", "--out", base / "req.pem")
+        self.offline("certify", base / "req.pem", "--out", leaf)
+        words = ("revoke-gateway", base / "old.pem", every, "--except", leaf)
+        self.offline(*words, "--out", base / "revoked.json")
+        self.ca("install", leaf)
         self.ca("install", base / "revoked.json")
         self.ca("new-admin")
+        (home / "audit.key").rename(base / "old-audit.key")
+        (home / "audit.pub").rename(base / "old-audit.pub")
 
     def thief_is_refused(self, stolen: Path, joined: Path) -> None:
         """The copy answers where everybody dials, and nobody says a word to it."""

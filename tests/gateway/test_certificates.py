@@ -52,7 +52,7 @@ class CertificatesCase(FleetTestCase):
 
     def new_leaf(self, days: int = 365) -> GatewayLeaf:
         """Make a certificate as the machine with the bundle does."""
-        keys = self.files.load(issuing=True)
+        keys = self.files.load(issuing=True, root=True)
         key = new_key()
         now = datetime.fromtimestamp(self.fleet.wall(), UTC)
         leaf = issue_gateway(
@@ -67,7 +67,7 @@ class CertificatesCase(FleetTestCase):
 
     def tell(self, number: int, *spkis: bytes) -> RevokedGateways:
         """Put a list in place."""
-        told = sign_revoked(self.files.load(issuing=True).root, number, spkis)
+        told = sign_revoked(self.files.load(issuing=True, root=True).root, number, spkis)
         with self.files.locked():
             self.files.revoked_path.write_bytes(list_to_bytes(told))
         return told

@@ -196,10 +196,10 @@ class FleetHomeTests(SynchronousTestCase):
     def test_without_the_exported_keys(self) -> None:
         """Without root and gateway CA keys devices are still admitted, gateways not made."""
         self.home.create(self.keys)
-        self.assertIsNot(self.home.load(issuing=True).gateway.key, None)
+        self.assertIsNot(self.home.load(issuing=True, root=True).gateway.key, None)
         self.home.remove_exported()
         self.home.remove_exported()
-        loaded = self.home.load(issuing=True)
+        loaded = self.home.load(issuing=True, root=True)
         self.assertIs(loaded.root.key, None)
         self.assertRaises(
             KeyAbsent, loaded.issue_gateway, new_key().public_key(), ["localhost"], NOW
@@ -238,6 +238,8 @@ class FleetHomeTests(SynchronousTestCase):
         self.assertEqual(
             spki_hash(self.home.request_key().public_key()), spki_hash(key.public_key())
         )
+        fresh = self.home.request_key(fresh=True)
+        self.assertNotEqual(spki_hash(fresh.public_key()), spki_hash(key.public_key()))
         self.home.answered()
         self.assertIs(self.home.pending_request(), None)
         (self.path / "gateway.request.key").write_bytes(b"no key")
