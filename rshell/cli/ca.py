@@ -325,7 +325,8 @@ def install(context: click.Context, file: str, force: bool) -> int:
     if settings_of(context).json:
         print_json({"gateway": name, "valid_until": until, "in_use": used})
     else:
-        say(f"the certificate {name}, valid until {until}, is in place{_said(used)}\n")
+        was = "was already" if done.already else "is"
+        say(f"the certificate {name}, valid until {until}, {was} in place{_said(used)}\n")
     return _status(used)
 
 
@@ -436,8 +437,11 @@ def revoke(
     if home is not None:
         placed = install_list(home, placed.told, force, utc_now())
     if bundle is not None:
-        with failing():
+        try:
             write_atomic(kept_beside(bundle.absolute()), list_to_bytes(placed.told))
+        except OSError as error:
+            why = error.strerror or error
+            remark(f"{kept_beside(bundle)} cannot be written ({why}): give this list as --previous")
     if home is None or out is not None:
         put_output(list_to_bytes(placed.told), out)
     return 0 if home is None else _placed(context, home, placed)

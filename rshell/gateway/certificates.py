@@ -24,10 +24,12 @@ from cryptography import x509
 from OpenSSL import SSL
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from rshell.gateway.ca_report import InUse, warnings
 from rshell.identity.authority import renewal_time
-from rshell.identity.ca_journal import Note, taken, untake, waiting
+from rshell.identity.ca_journal import Note, note, taken, untake, waiting
+from rshell.identity.clock_floor import BUILD_TIME
 from rshell.identity.files import write_atomic
 from rshell.identity.fleet_home import DamagedHome, FleetHome, GatewayLeaf, HomeBusy
 from rshell.identity.gateway_leaf import fingerprint, names_of
@@ -44,7 +46,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Certificates"]
 
-#: Three looks at a directory entry, some 10 µs: whoever installed something waits for it.
+#: Four looks at a directory entry, some 10 µs: whoever installed something waits for it.
 LOOK_SECONDS = 1.0
 #: The certificate lives for months, but a clock may be set at any moment.
 CARE_SECONDS = 600.0
@@ -154,7 +156,9 @@ class Certificates:
             self._audit_not_before = self._gateway.wheel.seconds() + AUDIT_RETRY_SECONDS
         self._say()
         if notes is not None:
-            self._auditing = Deferred.fromCoroutine(self._audit(notes))
+            # It may be over before it is kept.
+            auditing = self._auditing = Deferred.fromCoroutine(self._audit(notes))
+            auditing.addBoth(self._audited)
 
     def _use_leaf(self) -> None:
         try:
@@ -205,20 +209,24 @@ class Certificates:
 
     async def _audit(self, notes: list[Note]) -> None:
         try:
-            for note in notes:
+            for noted in notes:
                 await self._gateway.store.append_audit(
                     AuditRecord(
-                        kind=note.kind,
+                        kind=noted.kind,
                         door="local",
-                        details={"user": note.user, "noted_at": note.at, **note.details},
+                        details={"user": noted.user, "noted_at": noted.at, **noted.details},
                     )
                 )
             untake(self._home.home)
         except (StoreError, OSError) as error:
             self._log.error("the notes of rshell ca wait for the audit log: {why}", why=str(error))
             self._audit_not_before = self._gateway.wheel.seconds() + AUDIT_RETRY_SECONDS
-        finally:
-            self._auditing = None
+
+    def _audited(self, result: Failure | None) -> None:
+        self._auditing = None
+        if isinstance(result, Failure):
+            self._log.failure("the notes of rshell ca were not taken", result)
+            self._audit_not_before = self._gateway.wheel.seconds() + AUDIT_RETRY_SECONDS
 
     # -- what we do ourselves ------------------------------------------------------------------
 
@@ -228,7 +236,9 @@ class Certificates:
         if self._due is None or self._due[0] != certificate:
             self._due = (certificate, renewal_time(certificate))
         now = self._now()
-        if now >= self._due[1]:
+        # One that was issued while the clock was ahead is believed by nobody once it is right.
+        ahead = BUILD_TIME <= now < certificate.not_valid_before_utc
+        if now >= self._due[1] or ahead:
             try:
                 with self._home.locked():
                     self._renew(now)
@@ -250,28 +260,19 @@ class Certificates:
         key = new_key()
         names = names_of(self.leaf.chain[0])
         certificate = keys.issue_gateway(key.public_key(), names, keys.moment(now))
-        if certificate.not_valid_after_utc <= self.leaf.chain[0].not_valid_after_utc:
+        current = self.leaf.chain[0]
+        if now >= current.not_valid_before_utc and (
+            certificate.not_valid_after_utc <= current.not_valid_after_utc
+        ):
             return  # the CA itself ends: no leaf outlives it
+        end = f"{certificate.not_valid_after_utc:%Y-%m-%d}"
+        details = {"gateway": fingerprint(certificate), "valid_until": end}
+        note(self._home.home, "ca.leaf-renewed", int(now.timestamp() * 1_000_000), details)
         self._home.save_leaf(
             GatewayLeaf(key, (certificate, keys.gateway.certificate, keys.root.certificate))
         )
         self._use_leaf()
         self._say()
-        self._auditing = self._auditing or Deferred.fromCoroutine(
-            self._audit_renewal(fingerprint(certificate), f"{certificate.not_valid_after_utc:%F}")
-        )
-
-    async def _audit_renewal(self, hexadecimal: str, end: str) -> None:
-        try:
-            await self._gateway.store.append_audit(
-                AuditRecord(
-                    kind="ca.leaf-renewed", details={"gateway": hexadecimal, "valid_until": end}
-                )
-            )
-        except StoreError as error:
-            self._log.error("the renewal has no row in the audit log: {why}", why=str(error))
-        finally:
-            self._auditing = None
 
     def _remind(self) -> None:
         seconds = self._gateway.wheel.seconds()

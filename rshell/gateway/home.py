@@ -27,6 +27,7 @@ from twisted.python.failure import Failure
 
 from rshell.access.audit_key import AuditKey, BadAuditKey, load_or_make
 from rshell.identity.authority import FleetKeys, KeyAbsent, new_fleet, renewal_time
+from rshell.identity.ca_journal import note
 from rshell.identity.credentials import Credentials, CredentialsDamaged, CredentialStore
 from rshell.identity.files import make_private_dir, write_atomic
 from rshell.identity.fleet_home import (
@@ -36,7 +37,7 @@ from rshell.identity.fleet_home import (
     HomeBusy,
     chain_to_pem,
 )
-from rshell.identity.gateway_leaf import names_of
+from rshell.identity.gateway_leaf import fingerprint, names_of
 from rshell.identity.keys import new_key, spki_hash
 from rshell.store.errors import StoreError
 from rshell.store.store import Store
@@ -173,6 +174,10 @@ def _leaf(fleet_home: FleetHome, names: Sequence[str], now: datetime) -> Gateway
         return leaf
     key = new_key()
     certificate = keys.issue_gateway(key.public_key(), names, keys.moment(now))
+    if leaf is not None:
+        end = f"{certificate.not_valid_after_utc:%Y-%m-%d}"
+        details = {"gateway": fingerprint(certificate), "valid_until": end}
+        note(fleet_home.home, "ca.leaf-renewed", int(now.timestamp() * 1_000_000), details)
     leaf = GatewayLeaf(key, (certificate, keys.gateway.certificate, keys.root.certificate))
     fleet_home.save_leaf(leaf)
     return leaf

@@ -144,6 +144,9 @@ class StolenTests(CaCase):
         done = self.own.command([*CLI, "--home", str(joined), "devices"])
         self.assertEqual(done.status, 0, done)
         until(lambda: self.told() > 0, self.agent.log_text)
+        # what an administrator elsewhere sees
+        shown = json.loads(self.ca("show", "--json", home=joined).stdout)
+        self.assertEqual([one["state"] for one in shown["gateways"]], ["revoked", "in use"])
         self.thief_is_refused(stolen, joined)
 
     def control(self, stolen: Path, joined: Path) -> None:

@@ -8,20 +8,27 @@ from typing import Any
 
 import attrs
 import msgspec
+from twisted.internet.defer import Deferred, fail
 from twisted.logger import LogEvent, formatEvent, globalLogPublisher
 
 from rshell.gateway.ca_report import in_use
-from rshell.gateway.certificates import CARE_SECONDS, REMIND_SECONDS, TELL_SECONDS
+from rshell.gateway.certificates import (
+    AUDIT_RETRY_SECONDS,
+    CARE_SECONDS,
+    REMIND_SECONDS,
+    TELL_SECONDS,
+)
 from rshell.gateway.home import prepare_home
 from rshell.gateway.new_admin import replace_admin
 from rshell.identity.authority import issue_gateway, renewal_time
-from rshell.identity.ca_journal import note
+from rshell.identity.ca_journal import note, waiting
 from rshell.identity.credentials import CredentialStore
 from rshell.identity.fleet_home import FleetHome, GatewayLeaf
 from rshell.identity.gateway_leaf import fingerprint
 from rshell.identity.keys import new_key, spki_hash
 from rshell.identity.revoked import REVOKED_FEATURE, list_to_bytes, sign_revoked
 from rshell.link.core.messages import Advice, RevokedGateways
+from rshell.store.errors import StoreUnavailable
 from tests.gateway.ends import End
 from tests.gateway.fleet import DAY, NAMES, FleetTestCase
 
@@ -107,10 +114,25 @@ class LeafTests(CertificatesCase):
         self.assertEqual(renewed, stored.chain[0])
         self.assertGreater(renewed.not_valid_after_utc - before.not_valid_after_utc, timedelta())
         self.assertEqual(len(self.files.leaves()), 3)
+        self.fleet.advance(2)
         self.assertEqual(
             [record.details["gateway"] for record in self.rows("ca.leaf-renewed")],
             [fingerprint(renewed)],
         )
+
+    def test_clock_that_was_ahead(self) -> None:
+        """What was issued while the clock was years ahead is replaced when the clock is right."""
+        keys = self.files.load(issuing=True)
+        key = new_key()
+        later = datetime.fromtimestamp(self.fleet.wall(), UTC) + timedelta(days=1000)
+        chain = (keys.gateway.certificate, keys.root.certificate)
+        leaf = keys.issue_gateway(key.public_key(), NAMES, later)
+        self.install(GatewayLeaf(key, (leaf, *chain)))
+        self.fleet.advance(2)
+        self.assertEqual(self.used, fingerprint(leaf))
+        self.fleet.clock.advance(CARE_SECONDS + 1)
+        now = self.fleet.gateway.certificates.leaf.chain[0]
+        self.assertLess(now.not_valid_before_utc, datetime.now(UTC))
 
     def test_cannot_renew(self) -> None:
         """Without the gateway CA's key it goes on with what it has, and says so once a day."""
@@ -263,6 +285,34 @@ class NotesTests(CertificatesCase):
         self.fleet.crash()
         self.fleet.advance(2)
         self.assertEqual(len(self.rows("ca.export-root")), 1)
+
+    def test_store_that_takes_nothing(self) -> None:
+        """While the log takes no rows the notes wait on disk, and are tried again."""
+        store = self.fleet.store
+
+        class Full:
+            def append_audit(self, record: Any) -> Deferred[int]:
+                return fail(StoreUnavailable("no space left"))
+
+        self.fleet.gateway.store = Full()  # type: ignore[assignment]  # all that is asked
+        note(self.fleet.path, "ca.install", 5, {})
+        self.fleet.advance(10)
+        self.assertTrue(waiting(self.fleet.path))
+        self.assertEqual(len(self.lines_with("wait for the audit log")), 1)
+        self.fleet.gateway.store = store
+        self.fleet.advance(AUDIT_RETRY_SECONDS + 2)
+        self.assertEqual(len(self.rows("ca.install")), 1)
+        self.assertFalse(waiting(self.fleet.path))
+
+    def test_notes_that_cannot_be_read(self) -> None:
+        """Notes that cannot be read are not thrown away."""
+        taken_away = self.fleet.path / "ca.journal.taken"
+        taken_away.mkdir()
+        note(self.fleet.path, "ca.install", 5, {})
+        self.fleet.advance(10)
+        taken_away.rmdir()
+        self.fleet.advance(AUDIT_RETRY_SECONDS + 2)
+        self.assertEqual(len(self.rows("ca.install")), 1)
 
 
 class ShownTests(CertificatesCase):
