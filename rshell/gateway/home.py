@@ -160,7 +160,7 @@ def prepare_home(path: Path, names: Sequence[str], now: datetime | None = None) 
 def _leaf(fleet_home: FleetHome, names: Sequence[str], now: datetime) -> GatewayLeaf:
     """Return the gateway's certificate, issued anew if it is old or lacks a name.
 
-    Only then are the keys of root and gateway CA read, and forgotten on return.
+    Only then is the gateway CA's key read, and forgotten on return; the root's never is.
     """
     leaf = fleet_home.load_leaf()
     if leaf is not None:

@@ -9,8 +9,8 @@
 
 The chain ends with the root so that a joining machine, which knows only the root's hash, sees
 it. A running gateway needs the leaf, the certificates, and the device and operator keys with
-which it admits new machines; root and gateway CA keys may be moved away. It therefore never reads
-those two but in the moment in which it issues a leaf.
+which it admits new machines; root and gateway CA keys may be moved away. It never reads the root's
+key, and the gateway CA's only in the moment in which it issues a leaf.
 """
 
 from __future__ import annotations
