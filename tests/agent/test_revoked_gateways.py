@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from typing import Any
 
 from rshell.identity.keys import spki_hash
@@ -84,4 +85,6 @@ class AgentTests(AgentCase):
         lost = len(self.gateway.lost)
         await self.gateway.until(lambda: len(self.gateway.lost) > lost)
         self.assertEqual(len(hellos), 1)
+        # what it has said has all arrived when it has ended
+        await program.kill(signal.SIGTERM)
         self.assertIn(b"this gateway's key is revoked", program.errors)
