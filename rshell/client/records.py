@@ -208,7 +208,9 @@ class Grant(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     ``select`` is a selector of names and labels.  ``handlers`` and ``logins`` may be ``*``;
     without ``logins`` only a device's default login may be used.  ``forward`` and ``forward_back``
-    are targets as in a device's policy, ``*`` for whatever that allows.
+    are targets as in a device's policy, ``*`` for whatever that allows.  ``watch``: looking on at
+    others' sessions.  ``idle_limit`` and ``time_limit`` are seconds, 0 for none; ``record`` is
+    ``output``, ``input``, ``off``, or None for what the gateway's configuration says.
     """
 
     select: str = "*"
@@ -216,6 +218,10 @@ class Grant(Struct, frozen=True, kw_only=True, omit_defaults=True):
     logins: list[str] = field(default_factory=list)
     forward: list[str] = field(default_factory=list)
     forward_back: list[str] = field(default_factory=list)
+    watch: bool = False
+    idle_limit: int = 0
+    time_limit: int = 0
+    record: str | None = None
     admin: bool = False
     console: bool = False
 
@@ -243,8 +249,27 @@ class GrantCheck(Struct, frozen=True, kw_only=True):
     missing: list[str] = field(default_factory=list)
 
 
+class SessionTerms(Struct, frozen=True, kw_only=True):
+    """What holds for a session that roles grant.
+
+    Limits are seconds, 0 for none; ``recorded`` is ``output``, ``input`` or ``off`` and concerns
+    what has a terminal.  Each ``…_rule`` is the grant it comes from, None for the configuration.
+    """
+
+    idle_limit: int = 0
+    time_limit: int = 0
+    recorded: str = "off"
+    idle_rule: str | None = None
+    time_rule: str | None = None
+    record_rule: str | None = None
+
+
 class RoleCheck(Struct, frozen=True, kw_only=True):
-    """Whether an operator may do something, by which rule, and every grant that was looked at."""
+    """Whether an operator may do something, by which rule, and every grant that was looked at.
+
+    ``terms`` is what holds for such a session, None if it is not allowed; ``watch_rule`` is what
+    lets the operator look on at others' sessions on the device, if anything does.
+    """
 
     operator: str
     device: str
@@ -255,6 +280,8 @@ class RoleCheck(Struct, frozen=True, kw_only=True):
     rule: str | None = None
     roles: list[str] = field(default_factory=list)
     grants: list[GrantCheck] = field(default_factory=list)
+    terms: SessionTerms | None = None
+    watch_rule: str | None = None
 
 
 class OperatorInfo(Struct, frozen=True, kw_only=True):

@@ -17,6 +17,7 @@ from twisted.logger import Logger
 
 from rshell.access.printable import printable
 from rshell.access.roles import Decision, GrantView, RoleBook
+from rshell.access.terms import SessionTerms
 from rshell.gateway.callers import OpenRefused
 from rshell.gateway.live_sessions import LiveSession
 from rshell.link.core.errors import ErrorCode
@@ -87,6 +88,25 @@ class Rights:
     ) -> list[GrantView]:
         """Return every grant of an operator, and what it lacks for this."""
         return self._book.explain(self.current(operator), device, handler, login, request)
+
+    def terms(
+        self,
+        operator: Operator,
+        device: Device,
+        handler: str,
+        login: str | None,
+        request: Mapping[str, Any] | None,
+    ) -> SessionTerms:
+        """Return what holds for such a session, by the roles of now."""
+        return self._book.terms(self.current(operator), device, handler, login, request)
+
+    def may_watch(self, operator: Operator, device: Device) -> str | None:
+        """Return the rule by which an operator looks on at others' sessions there, or None."""
+        return self._book.may_watch(self.current(operator), device)
+
+    def may_watch_any(self, operator: Operator) -> bool:
+        """Whether there may be sessions of others that an operator looks on at."""
+        return self._book.may_watch_any(self.current(operator))
 
     def sees(self, operator: Operator, device: Device) -> bool:
         """Whether a device exists for an operator."""
