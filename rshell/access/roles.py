@@ -64,6 +64,8 @@ class _Compiled:
     console: str | None
     #: The grants that are everything: they too say something of sessions' terms.
     everything: tuple[tuple[str, Grant], ...]
+    #: Of its time limits, in seconds; 0 if it has none.
+    shortest: int
 
     @classmethod
     def new(cls, role: Role) -> _Compiled:
@@ -73,7 +75,8 @@ class _Compiled:
         usual = [CompiledGrant.new(r, one) for r, one in rules if not (one.admin or one.console)]
         # Whoever has the console has Python in the gateway, and so everything.
         everything = tuple((rule, one) for rule, one in rules if one.admin or one.console)
-        return cls(tuple(usual), admin or console, console, everything)
+        shortest = min((one.time_limit for _, one in rules if one.time_limit), default=0)
+        return cls(tuple(usual), admin or console, console, everything, shortest)
 
 
 class RoleBook:
@@ -128,6 +131,15 @@ class RoleBook:
                 if grant.admits(device, handler, login, request):
                     return Decision(True, f"role {grant.rule}", grant.rule)
         return self._denied(operator, device, handler, login, request)
+
+    def admin_rule(self, operator: Operator) -> str | None:
+        """Return the rule that grants an operator everything, or None."""
+        return self._everything(operator, "") if operator.active else None
+
+    @property
+    def shortest_time_limit(self) -> int:
+        """The shortest time limit of any role, in seconds; 0 if none has one."""
+        return min(filter(None, (role.shortest for role in self._roles.values())), default=0)
 
     def is_admin(self, operator: Operator) -> bool:
         """Whether the operator may everything but, perhaps, use the console."""

@@ -9,6 +9,7 @@ from functools import partial
 
 import click
 
+from rshell.access.printable import printable
 from rshell.cli.listings import print_json
 from rshell.cli.options import common_options, settings_of
 from rshell.cli.pipes import say
@@ -22,42 +23,90 @@ __all__ = ["attach", "sessions"]
 
 #: As many digits of a session's id as listings show.
 SHOWN_DIGITS = 8
+STATES = ("attached", "parked", "detached", "finished")
+
+
+HEADINGS = (
+    *("SESSION", "DEVICE", "HANDLER", "LOGIN", "OPERATOR", "DOOR", "FROM"),
+    *("AGE", "IDLE", "IN", "OUT", "REC", "STATE"),
+)
 
 
 def _row(info: SessionInfo) -> list[str]:
-    state = info.state
-    if info.state == "detached":
-        state += f" {span(info.detached_ms / 1000)}"
-    if info.outcome is not None:
-        state = f"{info.state}: {info.outcome.status}"
-    if info.device_state == "lost":
-        state += " (device away)"
-    if info.viewers:
-        state += f", {info.viewers} watching"
     return [
         info.session[:SHOWN_DIGITS],
         info.device,
         info.handler,
         info.login or "-",
         info.operator,
+        info.door or "-",
+        info.address or "-",
         span(info.age_ms / 1000),
-        state,
+        "-" if info.idle_ms is None else span(info.idle_ms / 1000),
+        _size(info.bytes_in),
+        _size(info.bytes_out),
+        info.recorded or "-",
+        _state(info),
     ]
 
 
+def _size(count: int) -> str:
+    """Return a number of bytes in four characters or so: ``512``, ``3.4k``, ``28M``."""
+    size = float(count)
+    for unit in ("", "k", "M", "G"):
+        if size < 1000:
+            return f"{size:.0f}{unit}" if size >= 10 or not unit else f"{size:.1f}{unit}"
+        size /= 1000
+    return f"{size:.1f}T"
+
+
+def _state(info: SessionInfo) -> str:
+    state = info.state
+    if info.state == "detached":
+        state += f" {span(info.detached_ms / 1000)}"
+    if info.outcome is not None:
+        state = f"{info.state}: {info.outcome.status}"
+    if info.driver not in (None, info.operator):
+        state += f" by {info.driver}"
+    if info.device_state == "lost":
+        state += " (device away)"
+    if info.watchers:
+        state += f", watched by {', '.join(sorted({one.operator for one in info.watchers}))}"
+    elif info.viewers:
+        state += f", {info.viewers} watching"
+    return state
+
+
 @click.command(short_help="List sessions that live on devices.")
-@click.option("--all", "everybodys", is_flag=True, help="Of all operators, not only yours.")
+@click.option("--all", "everybodys", is_flag=True, help="All that you may watch, not only yours.")
+@click.option("--operator", metavar="NAME", default="", help="Only of this operator.")
+@click.option("--device", metavar="SELECTOR", default="", help="The same as SELECTOR.")
+@click.option("--door", metavar="DOOR", default="", help="Only through this door: link, ssh …")
+@click.option("--state", type=click.Choice(STATES), default=None, help="Only in this state.")
 @click.option("--end", "ending", metavar="SESSION", help="End this session and what runs in it.")
 @common_options
 @click.argument("selector", default="")
 @click.pass_context
-def sessions(context: click.Context, selector: str, everybodys: bool, ending: str | None) -> int:
+def sessions(
+    context: click.Context,
+    selector: str,
+    everybodys: bool,
+    operator: str,
+    device: str,
+    door: str,
+    state: str | None,
+    ending: str | None,
+) -> int:
     """List the sessions that live on the devices that SELECTOR picks, or on all.
 
     \b
     rshell sessions
     rshell sessions 'site=berlin' --all
+    rshell sessions --operator ann --door ssh --state attached
     rshell sessions --end 4f2a91c7
+
+    Sessions of all doors are listed: of this command, plain ssh, the console. IDLE is for how
+    long nobody typed, IN and OUT count bytes from and to the operator, REC is what is recorded.
 
     A session is attached while somebody's rshell holds it, and detached when nobody does: its
     link broke, its terminal was closed, or it was left with ~d. A detached shell lives on for a
@@ -65,26 +114,33 @@ def sessions(context: click.Context, selector: str, everybodys: bool, ending: st
     somebody to fetch their end. A device that is away shows what was known when it left.
     """
     settings = settings_of(context)
+    if selector and device:
+        raise click.UsageError("give devices once: SELECTOR, or --device")
 
     async def main(_surroundings: Surroundings, client: Client) -> int:
         if ending is not None:
-            info = await find_session(client, ending, everybodys=everybodys)
+            info = await find_session(client, ending)
             await client.end_session(info.session)
             say(f"ended {info.session[:SHOWN_DIGITS]} on {info.device}\n")
             return 0
-        found = await client.sessions(selector, everybodys=everybodys)
+        found = await client.sessions(
+            selector or device,
+            everybodys=everybodys or operator not in ("", client.operator),
+            operator=operator,
+            door=door,
+            state=state or "",
+        )
         if settings.json:
             print_json(found)
             return 0
-        headings = ("SESSION", "DEVICE", "HANDLER", "LOGIN", "OPERATOR", "AGE", "STATE")
-        print_table(headings, [_row(info) for info in found])
+        print_table(HEADINGS, [_row(info) for info in found], clipped="STATE")
         return 0
 
     return run_with_client(settings.home, main)
 
 
-async def find_session(client: Client, wanted: str, *, everybodys: bool = False) -> SessionInfo:
-    """Return the one session whose id begins so.
+async def find_session(client: Client, wanted: str) -> SessionInfo:
+    """Return the one session, of ours or one that we may watch, whose id begins so.
 
     Raises:
         Refused: There is none, or there are several.
@@ -95,7 +151,12 @@ async def find_session(client: Client, wanted: str, *, everybodys: bool = False)
             "a session is named by its id, or by four or more of its first digits",
             "list them with: rshell sessions",
         )
-    every = await client.sessions("", everybodys=everybodys)
+    try:
+        every = await client.sessions("", everybodys=True)
+    except Refused as error:
+        if error.code != "policy":
+            raise
+        every = await client.sessions("")
     found = [info for info in every if info.session.startswith(wanted)]
     if len(found) == 1:
         return found[0]
@@ -108,7 +169,9 @@ async def find_session(client: Client, wanted: str, *, everybodys: bool = False)
 
 
 @click.command(short_help="Continue a session, or watch it.")
-@click.option("--watch", is_flag=True, help="Only look on; nothing that you type is sent.")
+@click.option(
+    "--watch", "--view", is_flag=True, help="Only look on; nothing that you type is sent."
+)
 @click.option("--take", is_flag=True, help="Take it over from whoever holds it.")
 @common_options
 @click.argument("session")
@@ -122,8 +185,12 @@ def attach(context: click.Context, session: str, watch: bool, take: bool) -> int
     rshell attach 4f2a --watch
 
     A session has one driver. If somebody holds it already you watch it, unless you say --take:
-    then the other rshell ends. Output that nobody has seen comes first; how much was lost
-    meanwhile is said; full-screen programs paint themselves anew. ~. ends the session, ~d leaves
+    then the other end is told that you took it over, and leaves. It does not matter through which
+    door it was opened. Another operator's session you watch if a role lets you, and it needs an
+    administrator to take it (--take, always); they are told of both.
+
+    Output that nobody has seen comes first; how much was lost meanwhile is said; full-screen
+    programs paint themselves anew, but not for who only looks on. ~. ends the session, ~d leaves
     it running, ~? helps. The exit status is the session's own.
     """
     if watch and take:
@@ -139,13 +206,14 @@ def attach(context: click.Context, session: str, watch: bool, take: bool) -> int
                 f"{info.device} is away, and the session with it",
                 f"see why with: rshell why {info.device}",
             )
-        view = watch or (info.state == "attached" and not take)
+        anothers = info.operator != client.operator
+        view = watch or ((info.state in ("attached", "parked") or anothers) and not take)
         if view and info.state == "finished":
             raise Refused("not-found", "the session has ended; attach without --watch", "")
         if view and not watch:
-            sys.stderr.write(
-                "rshell: somebody holds this session; watching it (--take takes it over)\n"
-            )
+            who = f"operator {info.operator}" if anothers else "somebody"
+            text = f"rshell: {who} holds this session; watching it (--take takes it over)"
+            sys.stderr.write(printable(text) + "\n")
         talk = InteractiveShell(
             surroundings,
             info.device,

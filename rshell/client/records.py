@@ -296,13 +296,27 @@ class OperatorInfo(Struct, frozen=True, kw_only=True):
     created_at: str | None = None
 
 
+class Watcher(Struct, frozen=True, kw_only=True):
+    """Somebody who looks on at a session, and through which door, from where."""
+
+    operator: str
+    door: str = ""
+    address: str = ""
+
+
 class SessionInfo(Struct, frozen=True, kw_only=True):
     """A session that lives on a device, or ended there unheard.
 
-    ``session`` is its id in hexadecimal.  ``state`` is ``attached``, ``detached`` (nobody drives
-    it) or ``finished``; ``device_state`` tells whether the device is there: as of ``lost`` ones,
-    this is what was known last.  ``attempt`` is how often it was opened, ``viewers`` how many
-    watch it, ``outcome`` how it ended.
+    ``session`` is its id in hexadecimal.  ``state`` is ``attached``, ``parked`` (somebody waits for
+    its device), ``detached`` (nobody drives it) or ``finished``; ``device_state`` tells whether the
+    device is there: as of ``lost`` ones, this is what was known last.  ``attempt`` is how often it
+    was opened, ``outcome`` how it ended.
+
+    ``door`` and ``address`` are those of who drives it, or did last; ``driver`` who that is now,
+    which may be another than ``operator``, whose session it is.  ``idle_ms`` is for how long nobody
+    typed, or nothing passed where there is nothing to type at; None if nobody is attached.
+    ``bytes_in`` came from the operator.  ``recorded`` is ``output`` or ``input`` while it is.
+    ``watchers`` look on.
     """
 
     session: str
@@ -319,6 +333,14 @@ class SessionInfo(Struct, frozen=True, kw_only=True):
     attempt: int = 1
     viewers: int = 0
     outcome: Outcome | None = None
+    door: str | None = None
+    address: str | None = None
+    driver: str | None = None
+    idle_ms: int | None = None
+    bytes_in: int = 0
+    bytes_out: int = 0
+    recorded: str | None = None
+    watchers: list[Watcher] = field(default_factory=list)
 
 
 class Probe(Struct, frozen=True, kw_only=True):

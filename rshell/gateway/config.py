@@ -61,12 +61,17 @@ class _Audit(Struct, frozen=True, forbid_unknown_fields=True):
     syslog: Annotated[str, Meta(max_length=256)] | None = None
 
 
+class _Sessions(Struct, frozen=True, forbid_unknown_fields=True):
+    tell_watched: bool | None = None
+
+
 class _File(Struct, frozen=True, forbid_unknown_fields=True):
     gateway: _Section = msgspec.field(default_factory=_Section)
     admission: _Admission = msgspec.field(default_factory=_Admission)
     clones: _Clones = msgspec.field(default_factory=_Clones)
     recordings: _Recordings = msgspec.field(default_factory=_Recordings)
     audit: _Audit = msgspec.field(default_factory=_Audit)
+    sessions: _Sessions = msgspec.field(default_factory=_Sessions)
 
 
 @attrs.frozen(kw_only=True)
@@ -84,6 +89,7 @@ class GatewayConfig:
         recordings: which sessions are recorded, and how long that is kept.
         syslog: where rows of the audit log go too, ``unix:PATH`` or ``udp:ADDRESS:PORT``; "" is
             nowhere.
+        tell_watched: whether operators are told while somebody else watches their session.
     """
 
     home: Path
@@ -95,6 +101,7 @@ class GatewayConfig:
     clones: CloneAction = "alert"
     recordings: RecordingPolicy = attrs.field(factory=RecordingPolicy)
     syslog: str = ""
+    tell_watched: bool = True
 
     def names(self) -> tuple[str, ...]:
         """Return the hosts that the gateway's certificate has to name."""
@@ -157,7 +164,8 @@ def read_config_file(path: Path, config: GatewayConfig) -> GatewayConfig:
 
     The file has the tables ``[gateway]`` with ``links``, ``ssh``, ``web`` and ``advertise``,
     ``[admission]`` with ``handshakes_per_second``, ``[clones]`` with ``action``, ``[recordings]``
-    with ``shell``, ``keep_days``, ``keep_bytes`` and ``on_failure``, ``[audit]`` with ``syslog``.
+    with ``shell``, ``keep_days``, ``keep_bytes`` and ``on_failure``, ``[audit]`` with ``syslog``,
+    ``[sessions]`` with ``tell_watched``.
 
     Raises:
         BadConfig: It cannot be read, is not TOML, or has an unknown key or a wrong type.
@@ -189,4 +197,6 @@ def read_config_file(path: Path, config: GatewayConfig) -> GatewayConfig:
         except ValueError as error:
             raise BadConfig(f"{path}: [audit] syslog: {error}") from None
         given["syslog"] = found.audit.syslog
+    if found.sessions.tell_watched is not None:
+        given["tell_watched"] = found.sessions.tell_watched
     return attrs.evolve(config, **given)

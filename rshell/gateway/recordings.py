@@ -109,7 +109,7 @@ class Recordings:
         if live is None:
             asked = request.request
             terms = self._gateway.rights.terms(
-                session.caller.operator, session.device, session.handler, session.login, asked
+                session.owner, session.device, session.handler, session.login, asked
             )
             mode = decide_recording(self.policy, terms, asked)
             if mode == "off" or request.resume is not None:
@@ -138,7 +138,7 @@ class Recordings:
                 session=name,
                 device=session.device.id,
                 device_name=session.device.name,
-                operator=session.caller.operator.name,
+                operator=session.owner.name,
                 handler=session.handler,
                 login=session.login,
                 mode=mode,

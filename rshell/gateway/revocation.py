@@ -120,7 +120,7 @@ class Revocation:
         self._gateway.rights.forget(operator.name)
         text = f"operator {operator.name} is revoked"
         self._gateway.switchboard.end_where(
-            lambda session: session.caller.operator.name == operator.name,
+            lambda session: operator.name in (session.caller.operator.name, session.owner.name),
             ErrorCode.REVOKED,
             text,
         )

@@ -104,6 +104,14 @@ class Rights:
         """Return the rule by which an operator looks on at others' sessions there, or None."""
         return self._book.may_watch(self.current(operator), device)
 
+    def admin_rule(self, operator: Operator) -> str | None:
+        """Return the rule by which an operator is an administrator, or None."""
+        return self._book.admin_rule(self.current(operator))
+
+    def shortest_time_limit(self) -> int:
+        """Return the shortest time limit of any role, in seconds; 0 if none has one."""
+        return self._book.shortest_time_limit
+
     def may_watch_any(self, operator: Operator) -> bool:
         """Whether there may be sessions of others that an operator looks on at."""
         return self._book.may_watch_any(self.current(operator))
@@ -251,7 +259,7 @@ class Rights:
             refused = self.refusal(attempt)
             if refused is not None:
                 ended += 1
-                self._end_on_device(attempt.device.id, [attempt.session])
+                self.end_on_device(attempt.device.id, [attempt.session])
                 attempt.end(refused.code, refused.message)
         return ended
 
@@ -262,14 +270,21 @@ class Rights:
             attempt: Its device is the newest that is known.
             operator: Newer than its caller's record.
         """
+        attempt.judged = self.version
+        who = operator or attempt.caller.operator
+        if attempt.foreign:
+            rule = self.may_watch(who, attempt.device) if attempt.view else self.admin_rule(who)
+            if rule is None:
+                text = "no longer granted: this session belongs to somebody else"
+                return OpenRefused(ErrorCode.POLICY, text)
+            who = attempt.owner  # it is theirs, and ends when they lose it
         decision = self.decide(
-            operator or attempt.caller.operator,
+            who,
             attempt.device,
             attempt.handler,
             attempt.login,
             attempt.asked,
         )
-        attempt.judged = self.version
         if decision:
             return None
         return OpenRefused(ErrorCode.POLICY, f"no longer granted: {decision.reason}")
@@ -311,11 +326,12 @@ class Rights:
             story = await gateway.store.session_story(entry.session.hex())
             if not self.may_live(operator, live.device, story):
                 ended += 1
-                self._end_on_device(entry.device_id, [entry.session])
+                self.end_on_device(entry.device_id, [entry.session])
                 table.forget(entry.device_id, entry.session)
         return ended
 
-    def _end_on_device(self, device_id: str, sessions: list[bytes]) -> None:
+    def end_on_device(self, device_id: str, sessions: list[bytes]) -> None:
+        """Tell a device to end sessions, if it is there."""
         live = self._gateway.presence.find(device_id)
         if live is not None and not live.link.closed:
             # A device ignores what it does not have.

@@ -23,6 +23,7 @@ __all__ = [
     "Hello",
     "Join",
     "Joined",
+    "Notice",
     "Open",
     "Opened",
     "Outcome",
@@ -228,13 +229,25 @@ class SessionReport(
     outcome: Outcome | None = None
 
 
+class Notice(Struct, frozen=True, forbid_unknown_fields=True):
+    """What the gateway tells the operator's end of a session, for a person to read (rule S5)."""
+
+    session: Sixteen
+    code: Word
+    message: Text
+
+
 class Sessions(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
-    """The agent's list (``sessions``), or the gateway's answer (``end``, ``acknowledged``)."""
+    """The agent's list (``sessions``), or the gateway's answer (``end``, ``acknowledged``).
+
+    ``notices`` go to operators whose HELLO has the feature of that name, and to nobody else.
+    """
 
     sessions: list[SessionReport] = msgspec.field(default_factory=list)
     more: bool = False
     end: list[Sixteen] = msgspec.field(default_factory=list)
     acknowledged: list[Sixteen] = msgspec.field(default_factory=list)
+    notices: Annotated[list[Notice], Meta(max_length=16)] = msgspec.field(default_factory=list)
 
 
 class Join(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
