@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import sys
 from functools import partial
 
@@ -16,65 +15,17 @@ from rshell.cli.pipes import say
 from rshell.cli.running import Surroundings, run_with_client
 from rshell.cli.shell import InteractiveShell
 from rshell.cli.tables import print_table
-from rshell.cli.times import span
-from rshell.client import Client, Refused, RshellError, SessionInfo
+from rshell.client import Client, Refused
+from rshell.client.session_listing import (
+    SESSION_HEADINGS,
+    SHOWN_DIGITS,
+    find_session,
+    session_cells,
+)
 
 __all__ = ["attach", "sessions"]
 
-#: As many digits of a session's id as listings show.
-SHOWN_DIGITS = 8
 STATES = ("attached", "parked", "detached", "finished")
-
-
-HEADINGS = (
-    *("SESSION", "DEVICE", "HANDLER", "LOGIN", "OPERATOR", "DOOR", "FROM"),
-    *("AGE", "IDLE", "IN", "OUT", "REC", "STATE"),
-)
-
-
-def _row(info: SessionInfo) -> list[str]:
-    return [
-        info.session[:SHOWN_DIGITS],
-        info.device,
-        info.handler,
-        info.login or "-",
-        info.operator,
-        info.door or "-",
-        info.address or "-",
-        span(info.age_ms / 1000),
-        "-" if info.idle_ms is None else span(info.idle_ms / 1000),
-        _size(info.bytes_in),
-        _size(info.bytes_out),
-        info.recorded or "-",
-        _state(info),
-    ]
-
-
-def _size(count: int) -> str:
-    """Return a number of bytes in four characters or so: ``512``, ``3.4k``, ``28M``."""
-    size = float(count)
-    for unit in ("", "k", "M", "G"):
-        if size < 1000:
-            return f"{size:.0f}{unit}" if size >= 10 or not unit else f"{size:.1f}{unit}"
-        size /= 1000
-    return f"{size:.1f}T"
-
-
-def _state(info: SessionInfo) -> str:
-    state = info.state
-    if info.state == "detached":
-        state += f" {span(info.detached_ms / 1000)}"
-    if info.outcome is not None:
-        state = f"{info.state}: {info.outcome.status}"
-    if info.driver not in (None, info.operator):
-        state += f" by {info.driver}"
-    if info.device_state == "lost":
-        state += " (device away)"
-    if info.watchers:
-        state += f", watched by {', '.join(sorted({one.operator for one in info.watchers}))}"
-    elif info.viewers:
-        state += f", {info.viewers} watching"
-    return state
 
 
 @click.command(short_help="List sessions that live on devices.")
@@ -133,39 +84,10 @@ def sessions(
         if settings.json:
             print_json(found)
             return 0
-        print_table(HEADINGS, [_row(info) for info in found], clipped="STATE")
+        print_table(SESSION_HEADINGS, [session_cells(info) for info in found], clipped="STATE")
         return 0
 
     return run_with_client(settings.home, main)
-
-
-async def find_session(client: Client, wanted: str) -> SessionInfo:
-    """Return the one session, of ours or one that we may watch, whose id begins so.
-
-    Raises:
-        Refused: There is none, or there are several.
-    """
-    if not re.fullmatch(r"[0-9a-f]{4,32}", wanted):
-        raise RshellError(
-            "bad-request",
-            "a session is named by its id, or by four or more of its first digits",
-            "list them with: rshell sessions",
-        )
-    try:
-        every = await client.sessions("", everybodys=True)
-    except Refused as error:
-        if error.code != "policy":
-            raise
-        every = await client.sessions("")
-    found = [info for info in every if info.session.startswith(wanted)]
-    if len(found) == 1:
-        return found[0]
-    if found:
-        names = ", ".join(f"{info.session} on {info.device}" for info in found[:4])
-        raise Refused("bad-request", f"several sessions begin with {wanted}: {names}", "")
-    raise Refused(
-        "not-found", f"no session begins with {wanted}", "list them with: rshell sessions"
-    )
 
 
 @click.command(short_help="Continue a session, or watch it.")

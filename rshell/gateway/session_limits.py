@@ -124,11 +124,9 @@ class SessionLimits:
             use.warned = code
             idle = code == ErrorCode.IDLE_LIMIT
             why = "nobody types here" if idle else "its time is over"
-            attempt.stream.tell(
-                code.value,
-                f"this session ends in {max(1, round(left))} seconds: {why} "
-                f"(limit {seconds_words(limit)})",
-            )
+            seconds = max(1, round(left))
+            text = f"this session ends in {seconds} second{'s' * (seconds > 1)}: {why}"
+            attempt.stream.tell(code.value, f"{text} (limit {seconds_words(limit)})")
 
     def _end(self, attempt: LiveSession, code: ErrorCode, terms: SessionTerms) -> None:
         idle = code == ErrorCode.IDLE_LIMIT

@@ -102,7 +102,9 @@ class SessionRights:
             and first.record.operator != operator.name
         )
         rule = self._join_rule(operator, device, request) if foreign else None
-        if rule is None and not decision:
+        # Who knows of it, because they may watch it, is told the reason below.
+        watches = foreign and self._gateway.rights.may_watch(operator, device) is not None
+        if rule is None and not decision and not watches:
             raise OpenRefused(ErrorCode.POLICY, decision.reason)
         if request.view and request.resume is not None:
             raise OpenRefused(ErrorCode.BAD_REQUEST, "a viewer does not resume")

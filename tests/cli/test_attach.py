@@ -61,7 +61,7 @@ class SessionsTests(CliCase):
         heading, first, second, third = done.out.decode().splitlines()
         self.assertEqual(heading.split()[0], "SESSION")
         self.assertEqual(first.split()[:4], ["4f2a91c7", "pump", "shell", "root"])
-        self.assertIn("1 min 30 s", first)
+        self.assertIn("90s", first)
         self.assertTrue(first.endswith("detached 5 s"), first)
         self.assertTrue(second.endswith("attached, 2 watching"), second)
         self.assertNotIn("\x1b", second)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, MutableSequence
 from typing import Any
 
+import attrs
 from twisted.logger import Logger
 
 from rshell.access.audit import AuditRecord
@@ -168,7 +169,9 @@ class Consoles:
             owner = GatewayLink("", new_hello(), wheel)
             link = owner.link = LinkProtocol(owner, wheel, dialler=True, limits=AT_CLIENT)
             name = f"console of {caller.operator.name}"
-            join_by_wire(link, self._vouch(caller), wheel.call_next_turn, name)
+            # What is done from here came through the console, whatever door the console came by.
+            vouched = self._vouch(attrs.evolve(caller, door=CONSOLE))
+            join_by_wire(link, vouched, wheel.call_next_turn, name)
             link.hello(new_hello())
             return await owner.welcomed
 
