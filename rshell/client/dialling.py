@@ -84,7 +84,7 @@ class GatewayLink:
         lost_reason: Why it is gone; None while it lives.
         goaway: The gateway's GOAWAY, if it sent one.
         leaving: Called with a GOAWAY on a welcomed link: it takes no new streams.
-        notified: Called with each notice of the gateway's about a session (rule S5).
+        notified: Called with each notice of the gateway's about a session (rule S4).
     """
 
     def __init__(self, host: str, hello: Hello, wheel: TimerWheel) -> None:

@@ -1,4 +1,4 @@
-"""Notices: what the gateway tells of sessions, beside what their devices send (rule S5).
+"""Notices: what the gateway tells of sessions, beside what their devices send (rule S4).
 
 A session is about to end, somebody watches it, what is typed is recorded.  The words are the
 gateway's, so they come another way than a device's events, which could say the same.

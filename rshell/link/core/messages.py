@@ -230,7 +230,7 @@ class SessionReport(
 
 
 class Notice(Struct, frozen=True, forbid_unknown_fields=True):
-    """What the gateway tells the operator's end of a session, for a person to read (rule S5)."""
+    """What the gateway tells the operator's end of a session, for a person to read (rule S4)."""
 
     session: Sixteen
     code: Word
