@@ -172,22 +172,27 @@ class RoleBook:
     def terms(
         self,
         operator: Operator,
-        device: Device,
+        device: Device | None,
         handler: str,
         login: str | None = None,
         request: Mapping[str, Any] | None = None,
     ) -> SessionTerms:
-        """Return what holds for a session that `decide` grants: every grant of it has a say."""
+        """Return what holds for a session that `decide` grants: every grant of it has a say.
+
+        Without a device it is the console.
+        """
         granting: list[tuple[str, Grant]] = []
         for name in operator.roles:
             if name == ADMIN:
                 granting.append((ADMIN, Grant(admin=True)))
             elif (role := self._roles.get(name)) is not None:
-                granting += role.everything
+                granting += [
+                    (rule, grant) for rule, grant in role.everything if device or grant.console
+                ]
                 granting += [
                     (one.rule, one.grant)
                     for one in role.grants
-                    if one.admits(device, handler, login, request)
+                    if device is not None and one.admits(device, handler, login, request)
                 ]
         return terms_of(granting)
 

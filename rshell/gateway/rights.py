@@ -92,10 +92,10 @@ class Rights:
     def terms(
         self,
         operator: Operator,
-        device: Device,
+        device: Device | None,
         handler: str,
-        login: str | None,
-        request: Mapping[str, Any] | None,
+        login: str | None = None,
+        request: Mapping[str, Any] | None = None,
     ) -> SessionTerms:
         """Return what holds for such a session, by the roles of now."""
         return self._book.terms(self.current(operator), device, handler, login, request)

@@ -46,8 +46,6 @@ LOOK_SECONDS = 2.0
 LOOK_ALONE_SECONDS = 30.0
 #: Each takes a question to the store; the rest is asked at the next look.
 MAX_ALONE = 200
-#: The operator is told so long before the end, or a quarter of the limit if that is shorter.
-WARNING_SECONDS = 60.0
 
 
 class SessionLimits:
@@ -93,18 +91,16 @@ class SessionLimits:
             use.look(attempt.stream, now)
         if now - attempt.received < LOOK_SECONDS:
             return  # most commands are over before anybody asks what limits them
-        terms = self._terms(attempt)
-        for code, limit, since in (
-            (ErrorCode.TIME_LIMIT, terms.time_seconds, use.began),
-            (ErrorCode.IDLE_LIMIT, terms.idle_seconds if attempt.seat else 0, use.used),
-        ):
-            if not limit:
-                continue
-            left = since + limit - now
-            if left <= 0:
-                self._end(attempt, code, terms)
-                return
-            self._warn(attempt, code, limit, left)
+        stream = attempt.stream
+        limited = use.limited(self._terms(attempt), now, seat=attempt.seat, told=stream is not None)
+        if limited is None:
+            return
+        if limited.over:
+            self._gateway.metrics.sessions_limited.labels(limited.code.value).inc()
+            self._gateway.rights.end_on_device(attempt.device.id, [attempt.session])
+            attempt.end(limited.code.value, limited.text)
+        elif stream is not None:
+            stream.tell(limited.code.value, limited.text)
 
     def _terms(self, attempt: LiveSession) -> SessionTerms:
         use, rights = attempt.use, self._gateway.rights
@@ -114,29 +110,6 @@ class SessionLimits:
                 attempt.owner, attempt.device, attempt.handler, attempt.login, attempt.asked
             )
         return use.terms
-
-    def _warn(self, attempt: LiveSession, code: ErrorCode, limit: int, left: float) -> None:
-        use = attempt.use
-        near = left <= min(WARNING_SECONDS, limit / 4)
-        if not near and use.warned == code:
-            use.warned = ""  # somebody typed, or the limit is another by now
-        elif near and not use.warned and attempt.stream is not None:
-            use.warned = code
-            idle = code == ErrorCode.IDLE_LIMIT
-            why = "nobody types here" if idle else "its time is over"
-            seconds = max(1, round(left))
-            text = f"this session ends in {seconds} second{'s' * (seconds > 1)}: {why}"
-            attempt.stream.tell(code.value, f"{text} (limit {seconds_words(limit)})")
-
-    def _end(self, attempt: LiveSession, code: ErrorCode, terms: SessionTerms) -> None:
-        idle = code == ErrorCode.IDLE_LIMIT
-        limit, rule = (
-            (terms.idle_seconds, terms.idle_rule) if idle else (terms.time_seconds, terms.time_rule)
-        )
-        what = "nothing was typed for" if idle else "the session has lasted"
-        self._gateway.metrics.sessions_limited.labels(code.value).inc()
-        self._gateway.rights.end_on_device(attempt.device.id, [attempt.session])
-        attempt.end(code.value, f"{what} {seconds_words(limit)}, the limit of {rule}")
 
     # -- those that nobody is attached to ------------------------------------------------------
 

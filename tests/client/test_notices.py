@@ -58,7 +58,7 @@ class NoticeTests(SynchronousTestCase):
         self.assertEqual(self.unheard, [("pump-2", "watched", "bob watches")])
 
     def test_once(self) -> None:
-        """That input is recorded is said once, however often the link breaks; a warning each time."""
+        """That input is recorded is said once, however often links break; a warning each time."""
         self.notices.listen(Listener())
         for code in ("input-recorded", "input-recorded", "idle-limit", "idle-limit"):
             self.arrive(code)

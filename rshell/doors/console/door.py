@@ -212,6 +212,24 @@ class Consoles:
             except OpenRefused as error:
                 outcome = Outcome(status="refused", code=error.code, message=error.message)
                 session.end(outcome)
+            else:
+                self._limit(session)
+
+    def _limit(self, session: ConsoleSession) -> None:
+        """Warn of a limit of the role, or end the console by it."""
+        rights, metrics = self.gateway.rights, self.gateway.metrics
+        terms = rights.terms(session.caller.operator, None, CONSOLE)
+        limited = session.use.limited(
+            terms, self.gateway.wheel.seconds(), seat=session.is_interactive
+        )
+        if limited is None:
+            return
+        if limited.over:
+            code = limited.code.value
+            metrics.sessions_limited.labels(code).inc()
+            session.end(Outcome(status="timeout", code=code, message=limited.text))
+        else:
+            session.tell(limited.text)
 
 
 class _Refusal(ConsoleSession):
