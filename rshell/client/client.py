@@ -277,10 +277,8 @@ class Client(GatewayVerbs):
 
         async def newest() -> int | None:
             everybodys = info.operator not in ("", self.operator)
-            for other in await self.sessions(everybodys=everybodys):
-                if other.session == info.session:
-                    return other.attempt
-            return None
+            found = await self.sessions(everybodys=everybodys, session=info.session)
+            return found[0].attempt if found else None
 
         session.start(
             {},

@@ -23,6 +23,8 @@ _GONE = frozenset(
 )
 #: What ran was ended because its time was over.
 _TIMES = frozenset({ErrorCode.TIMEOUT, ErrorCode.IDLE_LIMIT, ErrorCode.TIME_LIMIT})
+#: How the gateway's own words begin when somebody does not hold a session any more.
+_DISPLACED = ("taken over by ", "no longer granted", "operator ")
 #: What to say where the other side gave a code and no words.
 _WORDS = {
     ErrorCode.UNKNOWN: "the device cannot tell whether it ran before, and did not run it again",
@@ -63,7 +65,7 @@ def outcome_of_closing(code: str, message: str, opened: bool) -> Outcome:
         status = "error"
     else:
         status = "refused"
-    if known is ErrorCode.DUPLICATE and opened and not message.startswith("taken over by "):
+    if known is ErrorCode.DUPLICATE and opened and not message.startswith(_DISPLACED):
         message = _WORDS[known]
     return Outcome(status=status, code=code, message=message or _WORDS.get(known))
 

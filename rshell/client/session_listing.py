@@ -25,7 +25,7 @@ class _Asks(Protocol):
     """What a client is asked for here."""
 
     async def sessions(
-        self, selector: str = "", *, everybodys: bool = False
+        self, selector: str = "", *, everybodys: bool = False, session: str = ""
     ) -> list[SessionInfo]: ...
 
 
@@ -43,11 +43,11 @@ async def find_session(client: _Asks, wanted: str) -> SessionInfo:
             "list them with: rshell sessions",
         )
     try:
-        every = await client.sessions(everybodys=True)
+        every = await client.sessions(everybodys=True, session=wanted)
     except Refused as error:
         if error.code != "policy":
             raise
-        every = await client.sessions()
+        every = await client.sessions(session=wanted)
     found = [info for info in every if info.session.startswith(wanted)]
     if len(found) == 1:
         return found[0]

@@ -241,6 +241,7 @@ class GatewayVerbs(Evidence, RoleVerbs):
         selector: str = "",
         *,
         everybodys: bool = False,
+        session: str = "",
         operator: str = "",
         door: str = "",
         state: str = "",
@@ -250,6 +251,7 @@ class GatewayVerbs(Evidence, RoleVerbs):
         Args:
             selector: Of the devices; all if it is empty.
             everybodys: Of all operators whose sessions we may watch; else only our own.
+            session: Only those whose id, in hexadecimal, begins so.
             operator: Only of this one.
             door: Only those driven through it last: ``link``, ``ssh``, ``console`` …
             state: Only ``attached``, ``parked``, ``detached`` or ``finished`` ones.
@@ -259,7 +261,7 @@ class GatewayVerbs(Evidence, RoleVerbs):
         """
         request: dict[str, Any] = {"selector": selector, "all": everybodys}
         # An older gateway knows no filters; it is asked for none that is not wanted.
-        asked = {"operator": operator, "door": door, "state": state}
+        asked = {"session": session, "operator": operator, "door": door, "state": state}
         request |= {name: value for name, value in asked.items() if value}
         found: list[SessionInfo] = await self._ask("sessions", list[SessionInfo], request)
         return found

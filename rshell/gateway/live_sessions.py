@@ -105,6 +105,13 @@ class LiveSession:
         else:
             self._refuse(ErrorCode.DUPLICATE.value, message)
 
+    def part(self, code: str, message: str) -> None:
+        """Part who joined another's session from it: that goes on without them."""
+        if self.view or self.stream is None:
+            self.end(code, message)  # a viewer's stream is only theirs
+        else:
+            self.displace(message)
+
     def _refuse(self, code: str, message: str) -> None:
         if self.refused is None:
             self.refused = OpenRefused(code, message)

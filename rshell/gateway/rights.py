@@ -257,8 +257,12 @@ class Rights:
         for attempt in attempts:
             attempt.device = device or self._newest(attempt.device)
             refused = self.refusal(attempt)
-            if refused is not None:
-                ended += 1
+            if refused is None:
+                continue
+            ended += 1
+            if attempt.foreign and self._granted_to_owner(attempt):
+                attempt.part(refused.code, refused.message)
+            else:
                 self.end_on_device(attempt.device.id, [attempt.session])
                 attempt.end(refused.code, refused.message)
         return ended
@@ -278,16 +282,16 @@ class Rights:
                 text = "no longer granted: this session belongs to somebody else"
                 return OpenRefused(ErrorCode.POLICY, text)
             who = attempt.owner  # it is theirs, and ends when they lose it
-        decision = self.decide(
-            who,
-            attempt.device,
-            attempt.handler,
-            attempt.login,
-            attempt.asked,
-        )
+        decision = self._decide(attempt, who)
         if decision:
             return None
         return OpenRefused(ErrorCode.POLICY, f"no longer granted: {decision.reason}")
+
+    def _decide(self, attempt: LiveSession, operator: Operator) -> Decision:
+        return self.decide(operator, attempt.device, attempt.handler, attempt.login, attempt.asked)
+
+    def _granted_to_owner(self, attempt: LiveSession) -> bool:
+        return bool(self._decide(attempt, attempt.owner))
 
     def may_live(self, operator: Operator | None, device: Device, story: SessionStory) -> bool:
         """Whether a session may go on, by what was asked when it began.

@@ -114,6 +114,9 @@ class SessionRights:
             return None
         if first.record.device != device.id or (foreign and rule is None):
             raise OpenRefused(ErrorCode.POLICY, "this session belongs to somebody else")
+        if foreign and not request.view and request.resume is None:
+            # What was lost on its way would run now, in another's name.
+            raise OpenRefused(ErrorCode.BAD_REQUEST, "another's session is only gone on with")
         owner = await self._operator(first.record.operator or "") if foreign else operator
         # Whatever this attempt calls itself: it joins what was asked for when the session began.
         if not self._gateway.rights.may_live(owner, device, story):

@@ -27,11 +27,12 @@ __all__: list[str] = []
 class SessionsRequest(Struct, frozen=True, forbid_unknown_fields=True):
     """Of which devices, empty for every one; own sessions, or ``all`` that may be watched.
 
-    The rest narrows that down: whose, through which door, in which state.
+    The rest narrows that down: how its id begins, whose, through which door, in which state.
     """
 
     selector: Annotated[str, Meta(max_length=4096)] = ""
     all: bool = False
+    session: Annotated[str, Meta(pattern=r"^[0-9a-f]{0,32}\Z")] = ""
     operator: Annotated[str, Meta(max_length=64)] = ""
     door: Annotated[str, Meta(max_length=16)] = ""
     state: Literal["", "attached", "parked", "detached", "finished"] = ""
@@ -56,6 +57,7 @@ async def sessions(gateway: Gateway, asker: Asker, request: SessionsRequest) -> 
         entry
         for entry in gateway.sessions.entries()
         if (request.all or entry.operator == asker.name)
+        and entry.session.hex().startswith(request.session)
         and request.operator in ("", entry.operator)
         and request.door in ("", entry.door)
     ]

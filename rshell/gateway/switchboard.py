@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from msgspec import structs
+
 from rshell.access.grants import FORWARD
 from rshell.access.roles import Decision
 from rshell.gateway.callers import Caller, OpenRefused, Petition, StreamEnder
@@ -89,6 +91,10 @@ class Switchboard:
         received = self._gateway.wheel.seconds()
         judged = self._gateway.rights.version
         found, device, decision, earlier = await self._granted(caller, request)
+        if earlier is not None and earlier.rule is not None:
+            # Of another's session nothing is asked but to join it.
+            handler = earlier.handler or request.handler
+            request = structs.replace(request, handler=handler, login=earlier.login, request={})
         session = self._live_session(caller, device, request, earlier, received, judged)
         session.row = await self._audit.opening(
             caller, device, request, decision.rule, session.owner.name

@@ -40,6 +40,10 @@ class AnothersSessionCase(GateTestCase):
     def notices(self, end: OperatorEnd) -> list[tuple[str, str]]:
         return [(one.code, one.message) for all in end.answers for one in all.notices]
 
+    def ended(self) -> list[bytes]:
+        """Return the sessions that the device was told to end."""
+        return [session for all in self.device.answers for session in all.end]
+
     def rows(self, end: OperatorEnd, **request: Any) -> list[dict[str, Any]]:
         talk = end.call("gateway.sessions", session=b"V" * 16, request=request)
         self.fleet.pump()
@@ -119,7 +123,7 @@ class WatchTests(AnothersSessionCase):
         copy, _ = self.join(self.dial("bob", "eyes"), view=True)
         self.fleet.run(self.fleet.gateway.rights.assign("bob", (), ("eyes",)))
         self.fleet.pump()
-        self.assertEqual((copy.code, talk.code), ("policy", None))
+        self.assertEqual((copy.code, talk.code, self.ended()), ("policy", None, []))
 
     def test_owner_loses_the_right(self) -> None:
         """With its owner's right the session ends for everybody."""
@@ -128,6 +132,7 @@ class WatchTests(AnothersSessionCase):
         self.fleet.run(self.fleet.gateway.rights.assign("zoe", (), ("ops",)))
         self.fleet.pump()
         self.assertEqual((talk.code, copy.code), ("policy", "policy"))
+        self.assertIn(SESSION, self.ended())
 
     def test_not_told(self) -> None:
         """The configuration may say that drivers are not told."""
@@ -161,6 +166,29 @@ class TakeOverTests(AnothersSessionCase):
         (opened,) = self.fleet.audit("session", operator="bob", opens=True)
         self.assertEqual(opened.record.details["session_of"], "zoe")
 
+    def test_only_joined(self) -> None:
+        """Nothing is asked of a device in another's name but to join what runs."""
+        self.begin(login="web", request={"environment": []})
+        bobs = self.dial("bob")
+        seen = len(self.device.requests)
+        self.assertEqual(self.ask(bobs, attempt=2).code, "bad-request")
+        self.assertEqual(len(self.device.requests), seen)
+        claims = {"login": "root", "request": {"line": "cm0gLXJmIC8="}, "resume": RESUME}
+        bobs.ask("exec", attempt=2, **claims)
+        self.fleet.pump()
+        _, told = self.device.requests[-1]
+        self.assertEqual((told.handler, told.login, told.request), ("shell", "web", {}))
+
+    def test_revoked_administrator(self) -> None:
+        """Revoking who had joined another's session does not end that, once they are gone."""
+        self.begin()
+        end = self.dial("bob")
+        _, far = self.join(end, attempt=2, resume=RESUME)
+        self.fleet.gateway.sessions.forget(self.pump.owner, SESSION)
+        self.fleet.run(self.fleet.gateway.revocation.revoke_operator("bob"))
+        self.fleet.pump()
+        self.assertEqual((end.told, far.code, self.ended()), ("revoked", "link-lost", []))
+
     def test_taken_back(self) -> None:
         """Its owner takes it back by a higher attempt."""
         self.begin()
@@ -169,13 +197,17 @@ class TakeOverTests(AnothersSessionCase):
         self.assertEqual(mine.code, "duplicate")
 
     def test_no_administrator_any_more(self) -> None:
-        """Who took it over as an administrator loses it with that role."""
+        """Who took it over as an administrator loses it with that role; it is left to its owner."""
         self.begin()
         self.fleet.add_role("boss", Grant(admin=True))
-        mine, _ = self.join(self.dial("bob", "boss", "ops"), attempt=2, resume=RESUME)
+        mine, far = self.join(self.dial("bob", "boss", "ops"), attempt=2, resume=RESUME)
         self.fleet.run(self.fleet.gateway.rights.assign("bob", (), ("boss",)))
         self.fleet.pump()
-        self.assertEqual(mine.code, "policy")
+        assert mine.closed is not None
+        self.assertEqual(mine.closed[0], "duplicate")
+        self.assertIn("no longer granted", mine.closed[1])
+        self.assertEqual((far.code, self.ended()), ("link-lost", []))
+        self.assertEqual(self.rows(self.operator)[0]["state"], "detached")
 
     def test_owner_is_revoked(self) -> None:
         """With its owner a session goes, whoever drives it."""
