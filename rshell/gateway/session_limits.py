@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 __all__ = ["SessionLimits"]
 
-#: How late a session may end, and be seen to be used.  10,000 looks take a few milliseconds.
+#: How late a session may end, and be seen to be used.  10,000 looks take 15 ms at most.
 LOOK_SECONDS = 2.0
 #: Nobody sits in front of a detached session.
 LOOK_ALONE_SECONDS = 30.0

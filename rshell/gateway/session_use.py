@@ -70,6 +70,8 @@ class SessionUse:
             seat: Somebody is supposed to type at it.
             told: Whether the operator can be told anything now.
         """
+        if not (terms.time_seconds or terms.idle_seconds):
+            return None  # as of most
         for code, limit, rule, since in (
             (ErrorCode.TIME_LIMIT, terms.time_seconds, terms.time_rule, self.began),
             (ErrorCode.IDLE_LIMIT, terms.idle_seconds * seat, terms.idle_rule, self.used),

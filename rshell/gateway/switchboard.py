@@ -124,6 +124,8 @@ class Switchboard:
         resume = request.resume
         anew = resume is None or resume.consumed == 0
         entry = self._gateway.sessions.find(device.id, request.session)
+        if entry is not None and entry.operator != asked.owner.name:
+            entry = None  # the device will say whose it is
         first = request.attempt == 1 or (resume is not None and anew)
         use = SessionUse(
             began=received - request.age_ms / 1000 if entry is None else entry.began,
