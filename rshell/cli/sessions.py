@@ -84,7 +84,7 @@ def sessions(
         if settings.json:
             print_json(found)
             return 0
-        print_table(SESSION_HEADINGS, [session_cells(info) for info in found], clipped="STATE")
+        print_table(SESSION_HEADINGS, [session_cells(info) for info in found], clipped="FROM")
         return 0
 
     return run_with_client(settings.home, main)

@@ -16,8 +16,8 @@ __all__ = ["SESSION_HEADINGS", "SHOWN_DIGITS", "find_session", "session_cells"]
 #: As many digits of a session's id as listings show.
 SHOWN_DIGITS = 8
 SESSION_HEADINGS = (
-    *("SESSION", "DEVICE", "HANDLER", "LOGIN", "OPERATOR", "DOOR", "FROM"),
-    *("AGE", "IDLE", "IN", "OUT", "REC", "STATE"),
+    *("SESSION", "DEVICE", "HANDLER", "LOGIN", "OPERATOR", "STATE"),
+    *("AGE", "IDLE", "IN", "OUT", "REC", "DOOR", "FROM"),
 )
 
 
@@ -67,14 +67,14 @@ def session_cells(info: SessionInfo) -> tuple[str, ...]:
         info.handler,
         info.login or "-",
         info.operator,
-        info.door or "-",
-        info.address or "-",
+        _state(info),
         _span(info.age_ms),
         "-" if info.idle_ms is None else _span(info.idle_ms),
         _size(info.bytes_in),
         _size(info.bytes_out),
         info.recorded or "-",
-        _state(info),
+        info.door or "-",
+        info.address or "-",
     )
 
 

@@ -62,10 +62,10 @@ class SessionsTests(CliCase):
         self.assertEqual(heading.split()[0], "SESSION")
         self.assertEqual(first.split()[:4], ["4f2a91c7", "pump", "shell", "root"])
         self.assertIn("90s", first)
-        self.assertTrue(first.endswith("detached 5s"), first)
-        self.assertTrue(second.endswith("attached, 2 watching"), second)
+        self.assertIn("  detached 5s  ", first)
+        self.assertIn("  attached, 2 watching  ", second)
         self.assertNotIn("\x1b", second)
-        self.assertTrue(third.endswith("finished: exit (device away)"), third)
+        self.assertIn("  finished: exit (device away)  ", third)
         (asked,) = self.gateway.requests
         self.assertEqual(asked.request, {"selector": "site=berlin", "all": True})
 
@@ -79,9 +79,8 @@ class SessionsTests(CliCase):
         ]
         done = await self.rshell("sessions")
         line = done.out.decode().splitlines()[1]
-        for words in ("ssh   192.0.2.7:40000  90s  2m    1.2k  28M  input", " attached by eve, "):
-            self.assertIn(words, line)
-        self.assertTrue(line.endswith("watched by bob, z\N{REPLACEMENT CHARACTER}[1me"), line)
+        self.assertTrue(line.endswith("90s  2m    1.2k  28M  input  ssh   192.0.2.7:40000"), line)
+        self.assertIn("attached by eve, watched by bob, z\N{REPLACEMENT CHARACTER}[1me  ", line)
 
     async def test_filters(self) -> None:
         """What is filtered by is asked for; another operator's need --all, which goes along."""
