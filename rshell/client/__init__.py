@@ -64,8 +64,10 @@ from rshell.client.records import (
     Role,
     RoleCheck,
     SessionInfo,
+    SessionTerms,
     SshDoor,
     SshKey,
+    Watcher,
     Whoami,
 )
 from rshell.client.session import Session, SessionReceiver
@@ -101,6 +103,7 @@ __all__ = [
     "Session",
     "SessionInfo",
     "SessionReceiver",
+    "SessionTerms",
     "SshDoor",
     "SshKey",
     "Tail",
@@ -108,6 +111,7 @@ __all__ = [
     "TailNotice",
     "TailReceiver",
     "Uplink",
+    "Watcher",
     "Whoami",
     "connect",
     "describe_outcome",
