@@ -136,13 +136,14 @@ def attach(context: click.Context, session: str, watch: bool, take: bool) -> int
             who = f"operator {info.operator}" if anothers else "somebody"
             text = f"rshell: {who} holds this session; watching it (--take takes it over)"
             sys.stderr.write(printable(text) + "\n")
+        typed = info.handler == "shell" or bool(info.terminal)
         talk = InteractiveShell(
             surroundings,
             info.device,
             partial(client.attach, info, view=view),
-            raw and info.handler == "shell",
+            raw and typed,
             attached=True,
-            watching=view or info.handler != "shell",
+            watching=view or not typed,
         )
         return await talk.run()
 

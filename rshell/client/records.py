@@ -317,8 +317,8 @@ class SessionInfo(Struct, frozen=True, kw_only=True):
     ``door`` and ``address`` are those of who drives it, or did last; ``driver`` who that is now,
     which may be another than ``operator``, whose session it is.  ``idle_ms`` is for how long nobody
     typed, or nothing passed where there is nothing to type at; None if nobody is attached.
-    ``bytes_in`` came from the operator.  ``recorded`` is ``output`` or ``input`` while it is.
-    ``watchers`` look on.
+    ``terminal``: whether it has one, None if that is not known.  ``bytes_in`` came from the
+    operator.  ``recorded`` is ``output`` or ``input`` while it is.  ``watchers`` look on.
     """
 
     session: str
@@ -338,6 +338,7 @@ class SessionInfo(Struct, frozen=True, kw_only=True):
     door: str | None = None
     address: str | None = None
     driver: str | None = None
+    terminal: bool | None = None
     idle_ms: int | None = None
     bytes_in: int = 0
     bytes_out: int = 0

@@ -202,7 +202,10 @@ class SessionRights:
             complete=not report.more,
         )
         for session_id, record in came.items():
-            table.came_by(entry.device.id, session_id, record.door or "", record.address or "")
+            asked = record.details.get("request")
+            terminal = isinstance(asked, dict) and isinstance(asked.get("terminal"), dict)
+            where = record.door or "", record.address or ""
+            table.came_by(entry.device.id, session_id, *where, terminal=terminal)
         for session_id in gone:
             self._gateway.sessions.forget(entry.device.id, session_id)
         if not entry.link.closed:

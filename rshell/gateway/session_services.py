@@ -108,6 +108,7 @@ def _row(gateway: Gateway, entry: TableEntry, device: Device, state: State) -> d
         "state": _state(entry, driver),
         "door": entry.door or None,
         "address": printable(entry.address, 64) or None,
+        "terminal": entry.terminal,
         "driver": driver.caller.operator.name if driver is not None and attached else None,
         "idle_ms": None if not attached or driver is None else _ms(now - driver.use.used),
         "bytes_in": entry.bytes_in + (stream.bytes_in if stream is not None else 0),

@@ -46,6 +46,7 @@ class TableEntry:
         known: the device has confirmed that it has the session.
         outcome: once it is finished.
         door, address: through which its last attempt came, and from where; "" if not known.
+        terminal: whether it has one; None if not known.
         used: when it was used last, as far as was looked; None if nobody did.
         bytes_in, bytes_out: of its attempts that are over.
         judged, allowed: by which version of the roles it may last how many seconds.
@@ -64,6 +65,7 @@ class TableEntry:
     outcome: dict[str, Any] | None = None
     door: str = ""
     address: str = ""
+    terminal: bool | None = None
     used: float | None = None
     bytes_in: int = 0
     bytes_out: int = 0
@@ -121,11 +123,13 @@ class SessionTable:
         """Return one session, as far as known."""
         return self._by_device.get(device_id, {}).get(session)
 
-    def came_by(self, device_id: str, session: bytes, door: str, address: str) -> None:
+    def came_by(
+        self, device_id: str, session: bytes, door: str, address: str, *, terminal: bool
+    ) -> None:
         """Fill in how a session that a device listed came about, as the audit log has it."""
         entry = self.find(device_id, session)
         if entry is not None and not entry.door:
-            entry.door, entry.address = door, address
+            entry.door, entry.address, entry.terminal = door, address, terminal
 
     def owner(self, device_id: str, session: bytes) -> str | None:
         """Return whose session it is, as far as known."""
@@ -155,6 +159,7 @@ class SessionTable:
         entry.attempt = max(entry.attempt, live.attempt)
         entry.epoch = max(entry.epoch, epoch)
         entry.door, entry.address = live.caller.door, live.caller.address
+        entry.terminal = live.use.typed
         entry.detached_at = None
         self._heard(entry)
 

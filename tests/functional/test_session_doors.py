@@ -37,6 +37,10 @@ class SessionDoorCase(SshCase):
         """Start rshell at a terminal, as the operator with that home."""
         return self.terminal([*CLI, "--home", home, *words], self.fleet)
 
+    def one(self, session: str) -> dict[str, Any]:
+        """Return how a session is listed, which must be there."""
+        return next(row for row in self.sessions() if row["session"] == session)
+
     @staticmethod
     def told(row: dict[str, Any], *names: str) -> tuple[Any, ...]:
         return tuple(row[name] for name in names)
@@ -70,7 +74,7 @@ class CrossDoorTests(SessionDoorCase):
         driver.type("echo tw''o\n")
         for terminal in (driver, viewer):
             terminal.expect("two\r\n", 30)
-        (row,) = self.sessions("--door", "ssh", "--state", "attached")
+        row = self.one(session)
         self.assertEqual(["door-eve"], [one["operator"] for one in row["watchers"]])
         # Taking over: only an administrator may.
         refused = self.at(eve, "attach", "--take", session[:8])
@@ -82,7 +86,7 @@ class CrossDoorTests(SessionDoorCase):
         taker.type("echo thr''ee\n")
         taker.expect("three\r\n", 30)
         viewer.expect("three\r\n", 30)
-        (row,) = self.sessions("--operator", "admin", "--state", "attached")
+        row = self.one(session)
         self.assertEqual(
             ("admin", "door-boss", "link"), tuple(row[k] for k in ("operator", "driver", "door"))
         )
@@ -109,7 +113,7 @@ class CrossDoorTests(SessionDoorCase):
         pid = int(driver.expect(r"pid (\d+)\r\n").group(1))
         console = self.terminal(self.fleet.cli("console"), self.fleet)
         console.expect(">>> ", 30)
-        (row,) = self.sessions("--door", "ssh", "--state", "attached")
+        (row,) = self.sessions("--door", "ssh", "--state", "attached", "--device", "pump-2")
         console.type(f"sessions.watch('{row['session'][:8]}')\n")
         console.expect(f"pid {pid}\r\n", 30)
         driver.type("echo fo''ur\n")
@@ -125,6 +129,24 @@ class CrossDoorTests(SessionDoorCase):
         self.assertEqual(255, driver.wait())
         console.expect("ended by admin", 30)
         until(lambda: not Path(f"/proc/{pid}").exists(), "the shell has ended")
+
+
+class CommandTests(SessionDoorCase):
+    def test_taken_over_with_its_keys(self) -> None:
+        """A command with a terminal, by ssh -t, is taken over with what is typed at it."""
+        words = "read -p 'ready ' first; echo got-$first; exit 7"
+        driver = self.terminal(
+            self.fleet.ssh_command("pump-1", words, options=("-tt",)), self.fleet
+        )
+        driver.expect("ready ", 30)
+        (row,) = self.sessions("--door", "ssh", "--state", "attached", "pump-1")
+        self.assertEqual(("exec", True), self.told(row, "handler", "terminal"))
+        taker = self.at(str(self.fleet.home), "attach", "--take", row["session"])
+        driver.expect("taken over by admin", 30)
+        until(lambda: self.one(row["session"])["door"] == "link", "it is taken over")
+        taker.type("it\r")
+        taker.expect("got-it", 30)
+        self.assertEqual(7, taker.wait())
 
 
 class LimitTests(SessionDoorCase):

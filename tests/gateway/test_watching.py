@@ -313,7 +313,7 @@ class InputRecordedTests(AnothersSessionCase):
         self.assertEqual(code, "input-recorded")
         self.assertIn("passwords", message)
         (row,) = self.rows(self.operator)
-        self.assertEqual(row["recorded"], "input")
+        self.assertEqual((row["recorded"], row["terminal"]), ("input", True))
 
     def test_nothing_to_type_at(self) -> None:
         """Without a terminal nothing is recorded, and nothing told."""
