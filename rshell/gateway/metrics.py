@@ -101,6 +101,8 @@ class Metrics:
         streams_opened, streams_refused, streams_resumed, streams_parked: Of operators.
         sessions_limited: Ended by a limit of their operators' roles, by ``code``.
         sessions_watched: How often somebody began to watch one.
+        joins: By ``result``: ``joined``, ``pending`` (asked first), ``polled`` (asked again),
+            ``refused``, ``overload``, ``accepted``, ``rejected``, ``expired``.
         bytes_relayed: Both directions, counted when a stream ends.
     """
 
@@ -125,6 +127,7 @@ class Metrics:
             "sessions_limited", "Sessions ended by a limit of a role", "code"
         )
         self.sessions_watched = counter("sessions_watched", "Times that a session was watched")
+        self.joins = counter("joins", "What became of those that asked to join", "result")
         self.bytes_relayed = counter("bytes_relayed", "Bytes of finished streams, both ways")
         self.admission_wait = Histogram(
             "rshell_admission_wait_seconds",
@@ -149,6 +152,7 @@ class Metrics:
         suspect = sum(live.state(now) is State.SUSPECT for live in gateway.presence)
         self.set("devices_live", "Devices with a link", len(gateway.presence))
         self.set("devices_suspect", "Of these, silent for too long", suspect)
+        self.set("devices_pending", "Devices that wait to be accepted", gateway.pending.count)
         self.set("devices_expected", "Devices that may come back at once", gateway.fleet.size())
         self.set("admission_queue", "Connections that wait", len(gateway.admission))
         self.set("admission_rate", "Handshakes a second at most", gateway.admission.rate)

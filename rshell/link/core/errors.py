@@ -37,6 +37,7 @@ class ErrorCode(StrEnum):
     OUTPUT_LIMIT = "output-limit"
     IDLE_LIMIT = "idle-limit"
     TIME_LIMIT = "time-limit"
+    PENDING = "pending"
 
     @classmethod
     def read(cls, text: str) -> ErrorCode:
