@@ -38,6 +38,8 @@ def hostile(kind: Any, key: str = "") -> Any:
         return PLAUSIBLE[key]
     if origin in (types.UnionType, typing.Union):
         return hostile(next(one for one in arguments if one is not type(None)), key)
+    if origin is typing.Literal:
+        return arguments[0]
     if origin is list:
         return [hostile(arguments[0])]
     if origin is dict:

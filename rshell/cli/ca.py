@@ -12,6 +12,7 @@ from pathlib import Path
 import click
 import msgspec
 
+from rshell.access.printable import printable
 from rshell.cli.ca_files import opened, passphrase, put_output, read_input, remark
 from rshell.cli.ca_home import (
     certified_beside,
@@ -154,7 +155,7 @@ def _show(as_json: bool, found: Report) -> None:
             count = len(found.revoked)
             say(f"\nlist {found.revoked_number} of revoked gateways: {count} keys\n")
     for line in found.warnings:
-        remark(f"warning: {line}")
+        remark(f"warning: {printable(line, 500)}")
 
 
 # -- the root's key ----------------------------------------------------------------------------

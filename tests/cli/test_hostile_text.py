@@ -21,17 +21,21 @@ from twisted.internet.protocol import ProcessProtocol
 from twisted.python.failure import Failure
 
 from rshell.cli.main import VERBS
-from rshell.client import records
+from rshell.client import join_records, records
+from rshell.client.ssh_ca_verbs import SshCa
+from rshell.gateway.ca_report import Report
 from tests.cli.rshell_process import ROOT, CliCase
 from tests.client.fake_gateway import FakeStream, refuses
 from tests.hostile import EVIL, acting, hostile
 
 #: Verb -> the command lines that show what devices choose, or why there are none.
 TABLE: dict[str, str | list[list[str]]] = {
+    "accept": [["accept", "pump"]],
     "attach": "a session's own bytes; what it says besides is that of shell",
     "audit": [["audit"], ["audit", "--session", "ab" * 16], ["audit", "--verify"],
               ["audit", "--file", "*"], ["audit", "export", "--format", "syslog"],
               ["audit", "export"]],
+    "ca": [["ca", "show"]],
     "call": [["call", "pump", "evil", "--help"], ["call", "pump", "evil", "a=1"],
              ["call", "refusing", "evil"]],
     "cat": [["cat", "refusing:/x"]],
@@ -48,17 +52,20 @@ TABLE: dict[str, str | list[list[str]]] = {
         ["inventory", "--ssh-config"], ["inventory", "--known-hosts"],
     ],
     "invite": [["invite", "device", "--name", "a"]],
+    "invites": [["invites"], ["invites", "ab"]],
     "join": "asks a gateway that it does not know for nothing but a certificate",
-    "keys": [["keys", "list", "ann"]],
+    "keys": [["keys", "list", "ann"], ["keys", "list", "--ca"]],
     "label": [["label", "pump", "a=b"]],
     "ls": [["ls", "refusing:/x"]],
     "metrics": [["metrics"]],
     "operators": [["operators"]],
+    "pending": [["pending"]],
     "play": "a recording's own bytes, which tests.cli.test_playback tames",
     "probe": [["probe", "pump"]],
     "quarantine": [["quarantine", "pump"]],
     "reboot": [["reboot", "refusing"]],
     "recordings": [["recordings"]],
+    "reject": [["reject", "pump"]],
     "rename": [["rename", "pump", "b"]],
     "revoke": [["revoke", "device", "pump"]],
     "rm": [["rm", "-y", "refusing:/x"]],
@@ -97,7 +104,13 @@ def answers() -> dict[str, Any]:
         "doors": hostile(records.Doors),
         "facts": hostile(records.DeviceFacts),
         "handlers": [hostile(records.Handler) | {"name": "evil"}],
-        "invite": hostile(records.Invitation) | {"join": "J"},
+        "accept": [hostile(join_records.Decision)],
+        "reject": [hostile(join_records.Decision) | {"ok": False}],
+        "pending": [hostile(join_records.PendingDevice)],
+        "invites": [hostile(join_records.Invite)],
+        "ca": hostile(Report),
+        "keys.list-cas": [hostile(SshCa)],
+        "invite": hostile(join_records.Invitation) | {"join": "J"},
         "keys.list": [hostile(records.SshKey)],
         "label": device,
         "metrics": {"text": f"# HELP x {EVIL}\nx{{a=\"{EVIL}\"}} 1\n"},

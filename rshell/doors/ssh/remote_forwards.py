@@ -178,6 +178,10 @@ class RemoteForwards:
         self._answer(struct.pack(">L", port) if asked_for_any else b"")
         self._next()
 
+    def said(self, listener: _Listener, message: str) -> None:
+        """The gateway says something about one, such as that its time is nearly up."""
+        self._connection.notice(f"-R {listener.place}: {message}")
+
     def over(self, listener: _Listener, outcome: Outcome) -> None:
         """The device does not listen, or not any more."""
         if listener not in self._listeners:
@@ -258,6 +262,9 @@ class _Nobody:
     def link_changed(self, away: str | None) -> None:
         """Nothing."""
 
+    def notice_received(self, message: str) -> None:
+        """Nothing."""
+
     def session_ended(self, outcome: Outcome) -> None:
         """Nothing."""
 
@@ -320,6 +327,9 @@ class _Listener(_Nobody):
             pending = PendingConnection.read(body)
             if pending is not None:
                 self._owner.arrived(self, pending)
+
+    def notice_received(self, message: str) -> None:
+        self._owner.said(self, message)
 
     def session_ended(self, outcome: Outcome) -> None:
         self._session = None

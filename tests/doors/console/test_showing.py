@@ -33,7 +33,7 @@ async def awaited(call: Any) -> Any:
 class HostileClient:
     """Tells the worst."""
 
-    async def sessions(self, selector: str, *, everybodys: bool) -> list[SessionInfo]:
+    async def sessions(self, selector: str, **filters: Any) -> list[SessionInfo]:
         return [msgspec.convert(hostile(SessionInfo) | {"outcome": None}, SessionInfo)]
 
     async def devices(self, selector: str) -> list[Device]:
@@ -65,7 +65,7 @@ class SafeTests(SynchronousTestCase):
         """Every listing of the console, of records that are hostile in each text."""
         client: Any = HostileClient()
         calls = (
-            Sessions(client)(),
+            Sessions(client, client)(),
             Links(client)(),
             why_of(client, EVIL, 5),
             metrics_of(client, ""),

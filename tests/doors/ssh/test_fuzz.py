@@ -17,6 +17,7 @@ from twisted.logger import globalLogPublisher
 
 from rshell.doors.ssh.channel import LOCAL_WINDOW
 from rshell.doors.ssh.connection import MAX_CHANNELS, MAX_FORWARDS
+from rshell.doors.ssh.session import SessionChannel
 from rshell.doors.ssh.transport import LOGIN_GRACE_SECONDS, MAX_UNAUTHENTICATED_BYTES
 from rshell.gateway.parking import GRACE_SECONDS
 from tests.doors.ssh.client import Client, SshTestCase, u32
@@ -285,7 +286,7 @@ class OperatorTests(FuzzCase):
     def check(self, server: Any) -> None:
         """Check what must hold at any time."""
         channels = list(getattr(server.service, "_channels", {}).values())
-        sessions = sum(channel.is_session for channel in channels)
+        sessions = sum(isinstance(channel, SessionChannel) for channel in channels)
         self.assertLessEqual(sessions, MAX_CHANNELS)
         self.assertLessEqual(len(channels) - sessions, MAX_FORWARDS)
         for channel in channels:
