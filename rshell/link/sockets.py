@@ -6,7 +6,8 @@ import socket
 from typing import Any, Final
 
 from twisted.internet.interfaces import IProtocolFactory
-from twisted.protocols.tls import TLSMemoryBIOFactory, TLSMemoryBIOProtocol
+
+from rshell.link.tls_wire import TlsWire, TlsWireFactory
 
 __all__ = ["own_the_queue", "set_link_options", "tcp_socket_of", "wrap_tls"]
 
@@ -36,7 +37,7 @@ def set_link_options(sock: socket.socket) -> None:
 
 def tcp_socket_of(transport: Any) -> tuple[Any, socket.socket | None]:
     """Return the TCP transport below TLS and its socket (None for an in-memory transport)."""
-    while isinstance(transport, TLSMemoryBIOProtocol):
+    while isinstance(transport, TlsWire):
         transport = transport.transport
     handle = getattr(transport, "getHandle", lambda: None)()
     return transport, handle if isinstance(handle, socket.socket) else None
@@ -65,17 +66,12 @@ def own_the_queue(transport: Any) -> None:
     tcp.bufferSize = _BUFFER_SIZE
 
 
-def wrap_tls(creator: Any, *, client: bool, factory: IProtocolFactory) -> TLSMemoryBIOFactory:
-    """Wrap ``factory`` in TLS without Twisted's write aggregation.
-
-    The multiplexer fills records itself; `BufferingTLSTransport` would put a queue below it.
+def wrap_tls(creator: Any, *, client: bool, factory: IProtocolFactory) -> TlsWireFactory:
+    """Wrap ``factory`` in TLS that queues nothing: the multiplexer fills records itself.
 
     Args:
         creator: IOpenSSLServerConnectionCreator or IOpenSSLClientConnectionCreator.
         client: Which of them.
         factory: Builds the protocols that speak inside.
     """
-    wrapped = TLSMemoryBIOFactory(creator, client, factory)
-    wrapped.protocol = TLSMemoryBIOProtocol
-    wrapped.noisy = False
-    return wrapped
+    return TlsWireFactory(creator, client=client, inner=factory)
