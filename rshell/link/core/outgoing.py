@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from struct import Struct
 from typing import Final
 
-from rshell.link.core.constants import HEADER_SIZE, FrameFlag, FrameType
+from rshell.link.core.constants import HEADER_SIZE, MAX_PAYLOAD, FrameFlag, FrameType
 from rshell.link.core.figures import CONTROL, Traffic, class_of
 from rshell.link.core.frames import encode_frame, pack_header
 from rshell.link.core.scheduler import Scheduler
@@ -147,7 +147,7 @@ class Outgoing:
                 return
             stream = self._streams[flow.key]
             item = (
-                stream.source.next_frame(room - HEADER_SIZE, stream.credit)
+                stream.source.next_frame(min(room - HEADER_SIZE, MAX_PAYLOAD), stream.credit)
                 if stream.source is not None and not stream.outcome_sent
                 else None
             )
