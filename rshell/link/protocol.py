@@ -147,7 +147,7 @@ class LinkProtocol(Protocol):
         """Dispatch what was received; when it takes too long, go on in the next turn (rule Q5)."""
         self.core.now = now
         self._busy = True
-        self._wheel.turn.begin()
+        self._wheel.turn.begin(now)
         try:
             self._dispatch_events()
         finally:
@@ -246,9 +246,13 @@ class LinkProtocol(Protocol):
 
     def wake(self, number: int) -> None:
         """A stream may have something to send."""
-        self.core.now = self._wheel.seconds()
-        self.core.wake(number)
-        if not self._wheel.turn.postpone(self):
+        turn, core = self._wheel.turn, self.core
+        if turn.postpone(self):
+            core.now = max(core.now, turn.now)  # a frame of thousands: the read's time will do
+            core.wake(number)
+        else:
+            core.now = self._wheel.seconds()
+            core.wake(number)
             self.flush()
 
     def hello(self, hello: Hello) -> None:

@@ -23,17 +23,23 @@ class Flushable(Protocol):
 
 
 class Turn:
-    """Collects the links that have something to write; one for all links of a process."""
+    """Collects the links that have something to write; one for all links of a process.
 
-    __slots__ = ("_depth", "_waiting")
+    Attributes:
+        now: Seconds at which the read that is being dealt with began.
+    """
+
+    __slots__ = ("_depth", "_waiting", "now")
 
     def __init__(self) -> None:
         self._depth = 0
         self._waiting: dict[Flushable, None] = {}
+        self.now = 0.0
 
-    def begin(self) -> None:
+    def begin(self, now: float) -> None:
         """A read begins; may be nested."""
         self._depth += 1
+        self.now = now
 
     def postpone(self, link: Flushable) -> bool:
         """Note that ``link`` wants to write; False if it may do so at once."""

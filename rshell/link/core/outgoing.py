@@ -24,6 +24,10 @@ __all__ = ["LIMIT_FIELDS", "Outgoing"]
 LIMIT_FIELDS: Final = Struct(">QQQ")
 #: Less room than this at the end of a record is left unused rather than sent as crumbs.
 _MIN_ROOM: Final = 64
+#: As numbers: arithmetic of enum members calls Python code, here for each frame.
+_EOF: Final = int(FrameFlag.EOF)
+_STDERR: Final = int(FrameFlag.STDERR)
+_URGENT: Final = int(FrameFlag.URGENT)
 
 
 class Outgoing:
@@ -137,7 +141,7 @@ class Outgoing:
     @staticmethod
     def _encode_event(stream: LinkStream, item: OutEvent) -> bytes:
         stream.event_sent(item)
-        flags = FrameFlag.URGENT if item.urgent else 0
+        flags = _URGENT if item.urgent else 0
         return encode_frame(FrameType.EVENT, stream.number, item.payload, flags)
 
     def _collect_streams(self, parts: list[bytes], room: int, now: float) -> None:
@@ -172,7 +176,7 @@ class Outgoing:
         size = len(item.data)
         stream.data_sent(size, item.eof)
         self.traffic.data_frames_sent += 1
-        flags = (FrameFlag.EOF if item.eof else 0) | (FrameFlag.STDERR if item.stderr else 0)
+        flags = (_EOF if item.eof else 0) | (_STDERR if item.stderr else 0)
         parts.append(pack_header(FrameType.DATA, flags, size, stream.number))
         parts.append(item.data)
         return HEADER_SIZE + size

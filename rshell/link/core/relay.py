@@ -97,15 +97,24 @@ class RelaySide:
         """Return an urgent event, or the far end's positions when they are news."""
         if self._urgent:
             return self._urgent.popleft()
-        far, told, allowed = self._far, self._announced, self._allowed()
-        if (
-            far.consumed > told.consumed
-            or far.events > told.events
-            or allowed - told.limit >= self._allowance() // 2
-            or (allowed > told.limit and allowed == far.limit)
-        ):
-            self._announced = Positions(far.consumed, max(told.limit, allowed), far.events)
-            return OutLimit(far.consumed, self._announced.limit, far.events)
+        far, told = self._far, self._announced
+        allowed = self._raised()
+        if allowed is None:
+            if far.consumed <= told.consumed and far.events <= told.events:
+                return None
+            allowed = max(told.limit, self._allowed())
+        self._announced = Positions(far.consumed, allowed, far.events)
+        return OutLimit(far.consumed, allowed, far.events)
+
+    def _raised(self) -> int | None:
+        """Return the limit for this hop's peer if it has risen by enough to be told alone."""
+        told, far = self._announced.limit, self._far.limit
+        if told >= far:
+            return None
+        allowance = self._allowance()
+        allowed = min(far, self.other._forwarded + allowance)
+        if allowed - told >= allowance // 2 or (allowed > told and allowed == far):
+            return allowed
         return None
 
     def next_frame(self, room: int, credit: int) -> OutData | OutEvent | None:
@@ -131,7 +140,8 @@ class RelaySide:
     def _took(self, size: int) -> None:
         self.queued -= size
         self._forwarded += size
-        self.other.wake()
+        if self.other._raised() is not None:
+            self.other.wake()
 
     def _allowance(self) -> int:
         wanted = ALLOWANCE
