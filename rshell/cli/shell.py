@@ -120,6 +120,8 @@ class InteractiveShell:
         self._source = ByteSource(surroundings.reactor, 0, self._typed)
         self._session: Session | None = None
         self._started = False
+        #: The size of our terminal that the device was told last; None before.
+        self._size: tuple[int, int] | None = None
         self._left = ""
         self._notice = self._make_notice()
 
@@ -233,6 +235,7 @@ class InteractiveShell:
             # Whoever only looks on has no other use for Ctrl-C.
             commands = [*commands, "quit"] if b"\x03" in data else commands
         elif data:
+            self._keep_size()
             session.write(data)
         for command in commands:
             if command == "help":
@@ -255,7 +258,16 @@ class InteractiveShell:
 
     def _tell_size(self) -> None:
         if self._session is not None and not self._watching:
-            self._session.send_window(*terminal_size(0))
+            self._size = terminal_size(0)
+            self._session.send_window(*self._size)
+
+    def _keep_size(self) -> None:
+        """Before a key: what it does must find the size the terminal had when it was typed.
+
+        The signal that tells of a new size may be acted on after the keys that followed it.
+        """
+        if self._terminal and self._size != terminal_size(0):
+            self._tell_size()
 
     def _repaint(self) -> None:
         """Our notice has covered something: let a full-screen program paint it again."""

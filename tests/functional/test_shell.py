@@ -19,6 +19,15 @@ from tests.functional.terminal import Terminal
 #: Without the marks that readline puts around pasted text.
 PROMPT = "bind 'set enable-bracketed-paste off' 2>/dev/null; PS1='rdy''> '\n"
 
+#: A program that says how large its terminal is, at once when a line is typed.
+SIZE_AT_EACH_KEY = """
+import fcntl, os, struct, termios
+print("rea" + "dy", flush=True)
+while os.read(0, 9):
+    rows, columns, _, _ = struct.unpack("HHHH", fcntl.ioctl(0, termios.TIOCGWINSZ, bytes(8)))
+    print("size", rows, columns, flush=True)
+"""
+
 
 class ShellCase(FleetCase):
     def shell(self, *arguments: str, fleet: Fleet | None = None, **size: int) -> Terminal:
@@ -72,6 +81,21 @@ class SessionTests(ShellCase):
             terminal.type(f"until stty size | grep '{rows} {columns}'; do :; done\n")
             terminal.expect(rf"^{rows} {columns}\r\n")
         self.quit(terminal)
+
+    def test_key_behind_a_resize(self) -> None:
+        """A key typed after our terminal was resized finds the new size, also when we are slow."""
+        terminal = self.ready(rows=37, columns=111)
+        terminal.type("stty -echo; exec python3 -c '" + SIZE_AT_EACH_KEY + "'\n")
+        terminal.expect("ready")
+        for rows, columns in ((50, 140), (24, 80), (11, 90), (12, 91), (13, 92)):
+            os.kill(terminal.process.pid, signal.SIGSTOP)
+            terminal.resize(rows, columns)
+            terminal.type("k\n")
+            os.kill(terminal.process.pid, signal.SIGCONT)
+            terminal.expect(r"size (\d+) (\d+)\r\n")
+            self.assertIn(f"size {rows} {columns}\r\n".encode(), terminal.seen)
+        terminal.type("\x04")
+        self.assertEqual(0, terminal.wait())
 
     def test_term(self) -> None:
         """TERM on the device is ours."""
