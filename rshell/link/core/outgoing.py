@@ -12,7 +12,13 @@ from collections.abc import Callable, Mapping
 from struct import Struct
 from typing import Final
 
-from rshell.link.core.constants import HEADER_SIZE, MAX_PAYLOAD, FrameFlag, FrameType
+from rshell.link.core.constants import (
+    HEADER_SIZE,
+    MAX_PAYLOAD,
+    RECORD_SIZE,
+    FrameFlag,
+    FrameType,
+)
 from rshell.link.core.figures import CONTROL, Traffic, class_of
 from rshell.link.core.frames import encode_frame, pack_header
 from rshell.link.core.scheduler import Scheduler
@@ -24,6 +30,8 @@ __all__ = ["LIMIT_FIELDS", "Outgoing"]
 LIMIT_FIELDS: Final = Struct(">QQQ")
 #: Less room than this at the end of a record is left unused rather than sent as crumbs.
 _MIN_ROOM: Final = 64
+#: What control frames may add to several records at once: a LIMIT of each of 16 streams.
+_CONTROL_ROOM: Final = 512
 #: As numbers: arithmetic of enum members calls Python code, here for each frame.
 _EOF: Final = int(FrameFlag.EOF)
 _STDERR: Final = int(FrameFlag.STDERR)
@@ -92,7 +100,8 @@ class Outgoing:
     def next_record(self, size: int, now: float = 0.0) -> tuple[bytes, list[LinkStream]]:
         """Return up to ``size`` bytes, and the streams whose outcome this acknowledges.
 
-        A record is longer only by an event that did not fit any more.
+        A record is longer only by an event that did not fit any more; several at once also by a
+        few control frames.
         """
         parts: list[bytes] = []
         room = size
@@ -110,6 +119,10 @@ class Outgoing:
         if not self._frames:
             room = self._collect_attention(parts, room, told)
             self.traffic.sent[CONTROL] += size - room
+            if size > RECORD_SIZE:
+                # Control must not cut the last of several full frames: each relay would pass the
+                # pieces on, and cut anew.
+                room = min(size, room + _CONTROL_ROOM)
             self._collect_streams(parts, room, now)
         else:
             self.traffic.sent[CONTROL] += size - room
