@@ -1,7 +1,8 @@
 """LinkProtocol: the core on a TLS transport.
 
-It hands the transport one TLS record at a time, when the transport asks (rule Q1), dispatches what
-arrives to its owner and to the receivers of its streams, and keeps the time limit of rule P7;
+It hands the transport a TLS record, or a few on a fast link, when the transport asks (rule Q1),
+dispatches what arrives to its owner and to the receivers of its streams, and keeps the time limit
+of rule P7;
 those of rules L1 and L2 are heartbeat.py's.  It decides nothing about who may do what: its owner
 does.
 """

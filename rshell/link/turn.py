@@ -60,8 +60,8 @@ class Turn:
 class ReadBudget:
     """What one link has used of the reactor's time lately.
 
-    TLS hands over one read of the socket in several pieces; what they use adds up, and time in
-    which the link did nothing is taken off.  (Bytes need no budget: a read is 64 KiB.)
+    What several reads in one turn use adds up, and time in which the link did nothing is taken off.
+    (Bytes need no budget: a read is 64 KiB.)
     """
 
     __slots__ = ("_began", "_ended", "_used")
