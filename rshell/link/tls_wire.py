@@ -331,7 +331,10 @@ class TlsWire(Protocol):
         transport: Any = self.transport
         # As a pull producer of TCP we are asked whenever its queue is empty and it may write;
         # `FileDescriptor` would ask a push producer only after it has queued something itself.
+        queued = self._queued
         transport.registerProducer(_Membrane(self), self._socket is None)
+        # A pull producer is asked at once, whatever is queued: that must still go first.
+        self._queued = queued
 
     def unregisterProducer(self) -> None:
         if self._producer is None:

@@ -305,6 +305,22 @@ class QueueTests(WireCase):
         pair.wires[0].write(b"x")
         self.assertTrue(pair.tcp[0].queue)
 
+    def test_late_producer(self) -> None:
+        """Who registers while bytes are queued does not overtake them."""
+        pair = self.pair(sockets=True)
+        tcp, sock = pair.tcp[0], pair.tcp[0].sock
+        assert sock is not None
+        sock.room = 10
+        pair.wires[0].write(b"first")
+        sock.room = 1 << 20
+        pair.wires[0].registerProducer(Producer(), True)
+        pair.wires[0].write(b"second")
+        tcp.ready()
+        pair.wires[0].write(b"third")
+        sent, sock.taken = sock.taken, b""
+        pair.wires[1].dataReceived(sent)
+        self.assertEqual((pair.inside[1].got, tcp.queue), (b"firstsecondthird", b""))
+
     def test_abort_while_paused(self) -> None:
         """An abort drops what waits; a producer that waited is told the end."""
         pair = self.pair(sockets=True)
