@@ -30,6 +30,7 @@ from rshell.gateway.config import (
     split_host,
 )
 from rshell.gateway.core import Gateway, tls_of
+from rshell.gateway.door_services import SshAddress
 from rshell.gateway.handshake_cost import affordable_rate, handshake_seconds
 from rshell.gateway.home import GatewayHome, HomeError, lock_home, prepare_home
 from rshell.identity.tls import GatewayTLS
@@ -72,7 +73,7 @@ class Options(usage.Options):
             "config",
             "c",
             None,
-            "TOML file: [gateway] links, ssh, web, advertise; "
+            "TOML file: [gateway] links, ssh, web, advertise, advertise_ssh; "
             "[admission] handshakes_per_second; [clones] action; [recordings] shell, keep_days, "
             "keep_bytes, on_failure; [audit] syslog.",
         ],
@@ -81,6 +82,13 @@ class Options(usage.Options):
             None,
             None,
             "Endpoint of the ssh door, e.g. tcp:2222; without it, and if empty, it is off.",
+        ],
+        [
+            "advertise-ssh",
+            None,
+            None,
+            "HOST or HOST:PORT where operators' ssh dials that door, if it is not the first "
+            "--advertise and the port where it listens.",
         ],
         ["web", None, None, "Endpoint of the web door; empty is off."],
     ]
@@ -119,11 +127,19 @@ class Options(usage.Options):
         links = tuple(endpoint for endpoint in self["links"] if endpoint)
         if self["links"]:
             config = attrs.evolve(config, links=links)
-        given = {name: self[name] for name in ("ssh", "web") if self[name] is not None}
+        given = {
+            name: self[option]
+            for name, option in (
+                ("ssh", "ssh"),
+                ("web", "web"),
+                ("advertise_ssh", "advertise-ssh"),
+            )
+            if self[option] is not None
+        }
         if self["advertise"]:
             given["advertise"] = tuple(self["advertise"])
         config = attrs.evolve(config, **given)
-        for text in config.advertise:
+        for text in (*config.advertise, *filter(None, (config.advertise_ssh,))):
             split_host(text)
         if not config.links:
             raise BadConfig("a gateway without links reaches no device: give --links ENDPOINT")
@@ -215,14 +231,20 @@ class GatewayService(service.Service):
         for endpoint in self._config.links:
             self._ports.append(self._listen("--links", endpoint, self._arrivals.wrapped()))
         if self._config.ssh:
-            ssh = self._ssh_door(gateway, door.consoles)
+            ssh, host_key = self._ssh_door(gateway, door.consoles)
             self._ssh_port = self._listen("--ssh", self._config.ssh, ssh)
+            bound = self._ssh_port.getHost()
+            host, port = self._config.ssh_address((bound.host, bound.port), gateway.name)
+            gateway.ssh_door = SshAddress(host, port, (host_key,))
         gateway.advertised = self._advertised()
 
     def _all_ports(self) -> list[Any]:
         return self._ports + ([self._ssh_port] if self._ssh_port is not None else [])
 
-    def _ssh_door(self, gateway: Gateway, consoles: Consoles | None) -> IProtocolFactory:
+    def _ssh_door(
+        self, gateway: Gateway, consoles: Consoles | None
+    ) -> tuple[IProtocolFactory, str]:
+        """Return the door, and its host key as in ``known_hosts``."""
         try:
             # Late: conch takes a while to import, and is needed for this door only.
             from rshell.doors.ssh.door import SshDoor
@@ -235,7 +257,9 @@ class GatewayService(service.Service):
             key = load_host_key(self._home.path)
         except (HostKeyDamaged, OSError) as error:
             raise CannotStart(f"the ssh door: {error}") from None
-        return SshDoor(gateway, key, console=None if consoles is None else consoles.for_door)
+        told = " ".join(key.public().toString("OPENSSH").decode("ascii").split()[:2])
+        console = None if consoles is None else consoles.for_door
+        return SshDoor(gateway, key, console=console), told
 
     def _serve_consoles(self, gateway: Gateway, door: LinkDoor) -> None:
         try:

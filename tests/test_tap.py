@@ -100,6 +100,25 @@ class OptionsTests(SynchronousTestCase):
         config = self.config("--config", path, "--ssh", "")
         self.assertEqual((config.links, config.ssh, config.advertise), (("tcp:5",), "", ("gw",)))
 
+    def test_where_ssh_is_dialled(self) -> None:
+        """The ssh door is where it is told to be, or advertised, or bound; loopback is loopback."""
+        anywhere, here, inside = ("0.0.0.0", 2222), ("127.0.0.1", 2222), ("10.0.0.5", 2222)
+        for words, bound, expected in (
+            ((), anywhere, ("host", 2222)),
+            ((), ("::", 2222), ("host", 2222)),
+            ((), inside, ("10.0.0.5", 2222)),
+            (("--advertise", "gw:7000"), inside, ("gw", 2222)),
+            (("--advertise", "gw"), here, ("127.0.0.1", 2222)),
+            (("--advertise", "gw"), ("::1", 2222), ("::1", 2222)),
+            (("--advertise", "gw", "--advertise-ssh", "jump"), here, ("jump", 2222)),
+            (("--advertise-ssh", "[fd00::1]:22"), anywhere, ("fd00::1", 22)),
+        ):
+            found = self.config(*words).ssh_address(bound, "host")
+            self.assertEqual(found, expected, (words, bound))
+        path = self.file('[gateway]\nadvertise_ssh = "jump:22"\n')
+        self.assertEqual(self.config("--config", path).advertise_ssh, "jump:22")
+        self.bad("--advertise-ssh", "a b")
+
     def test_admission_and_clones(self) -> None:
         """The file sets the rate of handshakes and what happens to clones; both have defaults."""
         config = self.config()

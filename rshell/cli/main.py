@@ -32,6 +32,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "facts": ("rshell.cli.facts:facts", "Show what a device is: system, memory, disks."),
     "forward": ("rshell.cli.forward:forward", "Reach ports of a device, or let it reach ours."),
     "handlers": ("rshell.cli.handlers:handlers", "List what can be called on a device."),
+    "inventory": ("rshell.cli.inventory:inventory", "Tell Ansible and ssh of the devices."),
     "invite": ("rshell.cli.admin:invite", "Make a join string for a device or an operator."),
     "join": ("rshell.cli.admin:join", "Make this machine an operator's."),
     "keys": ("rshell.cli.keys:keys", "Manage the SSH keys that operators log in with."),

@@ -16,6 +16,7 @@ __all__ = [
     "AuditVerdict",
     "Device",
     "DeviceFacts",
+    "Doors",
     "Grant",
     "GrantCheck",
     "Handler",
@@ -27,6 +28,7 @@ __all__ = [
     "Role",
     "RoleCheck",
     "SessionInfo",
+    "SshDoor",
     "SshKey",
     "Whoami",
     "WholeAuditRow",
@@ -335,3 +337,20 @@ class SshKey(Struct, frozen=True, kw_only=True):
     comment: str = ""
     added_at: str = ""
     last_used: str | None = None
+
+
+class SshDoor(Struct, frozen=True, kw_only=True):
+    """Where the gateway's SSH door is dialled, and by which host keys it is known.
+
+    ``host_keys`` are ``TYPE BASE64`` each, as in ``known_hosts`` behind the names.
+    """
+
+    host: str
+    port: int
+    host_keys: list[str] = field(default_factory=list)
+
+
+class Doors(Struct, frozen=True, kw_only=True):
+    """The gateway's doors that other programs of an operator use; None for one that is closed."""
+
+    ssh: SshDoor | None = None

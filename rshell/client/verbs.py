@@ -14,6 +14,7 @@ from rshell.client.outcomes import Outcome, describe_outcome
 from rshell.client.records import (
     Device,
     DeviceFacts,
+    Doors,
     Handler,
     Invitation,
     LinkRecord,
@@ -39,6 +40,7 @@ _READ_ONLY = frozenset(
         "audit-rows",
         "audit-verify",
         "devices",
+        "doors",
         "facts",
         "handlers",
         "keys.list",
@@ -230,6 +232,11 @@ class GatewayVerbs(Evidence, RoleVerbs):
         answer = await self.call_gateway("revoke", {"kind": kind, "name": name})
         closed = answer.get("links_closed", 0) if isinstance(answer, dict) else 0
         return closed if isinstance(closed, int) else 0
+
+    async def doors(self) -> Doors:
+        """Return where the gateway's other doors are, and by which keys they are known."""
+        answer: Doors = await self._ask("doors", Doors, {})
+        return answer
 
     async def whoami(self) -> Whoami:
         """Return this operator's name and roles, as the gateway knows them."""

@@ -38,6 +38,7 @@ class BadConfig(ValueError):
 class _Section(Struct, frozen=True, forbid_unknown_fields=True):
     links: list[Endpoint] | None = None
     ssh: Endpoint | None = None
+    advertise_ssh: Annotated[str, Meta(max_length=260)] | None = None
     web: Endpoint | None = None
     advertise: list[Annotated[str, Meta(max_length=260)]] | None = None
 
@@ -77,6 +78,8 @@ class GatewayConfig:
         home: absolute path of its directory.
         links: Twisted endpoint strings for links; at least one.
         ssh: endpoint of the ssh door; "" is off.
+        advertise_ssh: ``HOST`` or ``HOST:PORT`` under which that is dialled; "" for where it
+            listens, or the first of ``advertise``.
         web: endpoint of the web door; "" is off.
         advertise: ``HOST`` or ``HOST:PORT`` under which devices and operators dial in.
         handshakes_per_second: at most; None is measured at start.
@@ -89,6 +92,7 @@ class GatewayConfig:
     home: Path
     links: tuple[str, ...] = (DEFAULT_LINKS,)
     ssh: str = ""
+    advertise_ssh: str = ""
     web: str = ""
     advertise: tuple[str, ...] = ()
     handshakes_per_second: float | None = None
@@ -101,6 +105,23 @@ class GatewayConfig:
         local = ["localhost", "127.0.0.1", "::1", socket.gethostname()]
         names = [split_host(text)[0] for text in self.advertise] + self._interfaces() + local
         return tuple(dict.fromkeys(name for name in names if name))
+
+    def ssh_address(self, bound: tuple[str, int], name: str) -> tuple[str, int]:
+        """Return host and port under which operators dial the ssh door.
+
+        Args:
+            bound: where it listens.
+            name: of this machine, for a door that listens on all its addresses.
+        """
+        host, port = bound
+        if self.advertise_ssh:
+            told, given = split_host(self.advertise_ssh)
+            return told, given or port
+        if _is_loopback(host):
+            return host, port  # from elsewhere nothing reaches it, whatever is advertised
+        if self.advertise:
+            return split_host(self.advertise[0])[0], port
+        return name if ipaddress.ip_address(host or "::").is_unspecified else host, port
 
     def _interfaces(self) -> list[str]:
         """Return the addresses that links are bound to: dialled, where none is advertised."""
@@ -144,6 +165,10 @@ def split_host(text: str) -> tuple[str, int | None]:
     return host, int(port)
 
 
+def _is_loopback(text: str) -> bool:
+    return _is_address(text) and ipaddress.ip_address(text).is_loopback
+
+
 def _is_address(text: str) -> bool:
     try:
         ipaddress.ip_address(text)
@@ -155,9 +180,10 @@ def _is_address(text: str) -> bool:
 def read_config_file(path: Path, config: GatewayConfig) -> GatewayConfig:
     """Return ``config`` with what a TOML file says; options of the command line come later.
 
-    The file has the tables ``[gateway]`` with ``links``, ``ssh``, ``web`` and ``advertise``,
-    ``[admission]`` with ``handshakes_per_second``, ``[clones]`` with ``action``, ``[recordings]``
-    with ``shell``, ``keep_days``, ``keep_bytes`` and ``on_failure``, ``[audit]`` with ``syslog``.
+    The file has the tables ``[gateway]`` with ``links``, ``ssh``, ``advertise_ssh``, ``web`` and
+    ``advertise``, ``[admission]`` with ``handshakes_per_second``, ``[clones]`` with ``action``,
+    ``[recordings]`` with ``shell``, ``keep_days``, ``keep_bytes`` and ``on_failure``,
+    ``[audit]`` with ``syslog``.
 
     Raises:
         BadConfig: It cannot be read, is not TOML, or has an unknown key or a wrong type.

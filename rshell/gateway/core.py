@@ -17,6 +17,7 @@ from twisted.logger import Logger
 from rshell.access.printable import printable
 from rshell.access.recordings import RecordingPolicy
 from rshell.gateway import audit_services as _audit  # noqa: F401  # fills the registry of verbs
+from rshell.gateway import door_services as _doors  # noqa: F401  # fills the registry of verbs
 from rshell.gateway import fact_services as _facts  # noqa: F401  # fills the registry of verbs
 from rshell.gateway import key_services as _keys  # noqa: F401  # fills the registry of verbs
 from rshell.gateway import link_services as _link_services  # noqa: F401  # fills the registry of verbs
@@ -32,6 +33,7 @@ from rshell.gateway.audit_spool import AuditSpool
 from rshell.gateway.clones import Clones
 from rshell.gateway.config import CloneAction
 from rshell.gateway.device_links import DeviceLinks
+from rshell.gateway.door_services import SshAddress
 from rshell.gateway.flights import Flights
 from rshell.gateway.home import GatewayHome
 from rshell.gateway.joining import Joiner, JoinExchange
@@ -145,6 +147,7 @@ class Gateway:
     Attributes:
         advertised: ``(host, port)`` pairs under which devices and operators dial in; set by
             whoever opens the ports.
+        ssh_door: where the SSH door is dialled, likewise; None while there is none.
         stopping: It is going down on purpose: nobody is let in any more.
     """
 
@@ -169,6 +172,7 @@ class Gateway:
         self.wall = wall
         self.name = socket.gethostname()
         self.advertised: Sequence[tuple[str, int]] = ()
+        self.ssh_door: SshAddress | None = None
         self.catalogues = Catalogues()
         self.presence = Presence(0)
         #: What relayed streams may hold beyond the narrow allowance, all together (rule F7).

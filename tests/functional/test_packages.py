@@ -105,6 +105,7 @@ class WheelTests(SynchronousTestCase):
         for command, wanted in (
             (["rshell", "--version"], "rshell "),
             (["rshell", "run", "--help"], "SELECTOR"),
+            (["rshell-inventory", "--help"], "--ansible"),
             (["rshell-agent", "--version"], "rshell-agent "),
         ):
             self.assertIn(

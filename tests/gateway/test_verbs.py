@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 from typing import Any
 
+from rshell.gateway.door_services import SshAddress
 from rshell.gateway.verbs import VERBS
 from rshell.identity.fleet_home import certificates_from_pem
 from rshell.identity.keys import PrivateKey, make_csr, new_key, spki_hash
@@ -267,6 +268,16 @@ class RequestTests(VerbTestCase):
         self.assertEqual({entry["name"] for entry in own}, asked)
         self.assertEqual(self.refused(self.end, "gateway.handlers", device="pump-1")[0], "offline")
         self.assertEqual(self.refused(self.end, "gateway.handlers", device="x")[0], "not-found")
+
+
+class DoorsTests(VerbTestCase):
+    def test_doors(self) -> None:
+        """Any operator is told where the ssh door is, if it is open, and its host key."""
+        end = self.fleet.dial(self.fleet.add_operator("bob"))
+        self.assertEqual(self.ask(end, "gateway.doors").answer(), {"ssh": None})
+        self.fleet.gateway.ssh_door = SshAddress("gw.example.net", 2222, ("ssh-ed25519 AAAA",))
+        expected = {"host": "gw.example.net", "port": 2222, "host_keys": ["ssh-ed25519 AAAA"]}
+        self.assertEqual(self.ask(end, "gateway.doors").answer(), {"ssh": expected})
 
 
 class RenewTests(VerbTestCase):
