@@ -44,7 +44,7 @@ def tcp_socket_of(transport: Any) -> tuple[Any, socket.socket | None]:
 
 
 class _AnyByteIsFull(int):
-    """A ``bufferSize`` that reads 64 KiB at once and yet calls one record a full send buffer.
+    """A ``bufferSize`` that reads a burst at once and yet calls one record a full send buffer.
 
     Twisted's TCP transports use the one attribute for both: ``recv(bufferSize)``, and
     ``queued > bufferSize`` to pause the producer.  A plain 1 would read byte by byte.  Python asks
@@ -57,7 +57,9 @@ class _AnyByteIsFull(int):
         return queued > 1
 
 
-_BUFFER_SIZE: Final = _AnyByteIsFull(64 * 1024)
+#: The most that a fast link hands over at once (rule Q1): four records of 16 KiB, what TLS adds to
+#: each, and a few control frames.  With 64 KiB the last bytes of each would cost a wake-up.
+_BUFFER_SIZE: Final = _AnyByteIsFull(4 * (16_384 + 256) + 1024)
 
 
 def own_the_queue(transport: Any) -> None:
