@@ -199,7 +199,8 @@ class AgentService(Service):
         if credentials is None:
             raise NotJoined(
                 "this device has not joined a fleet; get a join string with `rshell invite "
-                f"device` and run: rshell-agent join JOIN --home {self._home}"
+                f"device` and run: rshell-agent join JOIN --home {self._home}, or put it into "
+                f"{self._home / 'join'}"
             )
         if credentials.name.kind != "device":
             raise NotJoined(

@@ -20,6 +20,7 @@ __all__ = ["VERBS", "cli", "main"]
 #: Verb -> where it is defined, and what the overview says.  Loading all would take longer than
 #: most commands run.
 VERBS: dict[str, tuple[str, str]] = {
+    "accept": ("rshell.cli.pending:accept", "Let in devices that wait."),
     "attach": ("rshell.cli.sessions:attach", "Continue a session, or watch it."),
     "audit": ("rshell.cli.audit:audit", "Show who did what to which device."),
     "call": ("rshell.cli.call:call", "Call any handler of one device or of many."),
@@ -34,17 +35,20 @@ VERBS: dict[str, tuple[str, str]] = {
     "handlers": ("rshell.cli.handlers:handlers", "List what can be called on a device."),
     "inventory": ("rshell.cli.inventory:inventory", "Tell Ansible and ssh of the devices."),
     "invite": ("rshell.cli.admin:invite", "Make a join string for a device or an operator."),
+    "invites": ("rshell.cli.pending:invites", "List the invites that hold."),
     "join": ("rshell.cli.admin:join", "Make this machine an operator's."),
     "keys": ("rshell.cli.keys:keys", "Manage the SSH keys that operators log in with."),
     "label": ("rshell.cli.admin:label", "Set or remove labels of a device."),
     "ls": ("rshell.cli.files:ls", "List files on devices."),
     "metrics": ("rshell.cli.links:metrics", "Print the gateway's counters, for Prometheus."),
     "operators": ("rshell.cli.roles:operators", "List operators, their roles, when last seen."),
+    "pending": ("rshell.cli.pending:pending", "List devices that wait to be let in."),
     "play": ("rshell.cli.play:play", "Play a recorded terminal session."),
     "probe": ("rshell.cli.links:probe", "Ask a device for a sign of life now."),
     "quarantine": ("rshell.cli.links:quarantine", "Keep a device out, or let it in again."),
     "reboot": ("rshell.cli.reboot:reboot", "Restart devices, and see them return."),
     "recordings": ("rshell.cli.recordings:recordings", "List and fetch recorded sessions."),
+    "reject": ("rshell.cli.pending:reject", "Refuse devices that wait."),
     "rename": ("rshell.cli.admin:rename", "Rename a device, or accept its own name."),
     "revoke": ("rshell.cli.admin:revoke", "Take a device's or operator's rights away."),
     "rm": ("rshell.cli.files:rm", "Remove files on devices."),

@@ -20,7 +20,6 @@ __all__ = [
     "Grant",
     "GrantCheck",
     "Handler",
-    "Invitation",
     "LinkRecord",
     "OperatorInfo",
     "Probe",
@@ -100,16 +99,6 @@ class Handler(Struct, frozen=True, kw_only=True):
     allowed: bool = True
     result: dict[str, Any] | None = None
     events: dict[str, dict[str, Any]] = field(default_factory=dict)
-
-
-class Invitation(Struct, frozen=True, kw_only=True):
-    """A join string.  Its repr shows nothing of it."""
-
-    join: str
-    expires_at: str | None = None
-
-    def __repr__(self) -> str:
-        return f"Invitation(expires_at={self.expires_at!r})"
 
 
 class AuditRow(Struct, frozen=True, kw_only=True):

@@ -10,13 +10,13 @@ import msgspec
 from rshell.client.commands import Collected
 from rshell.client.errors import ConnectionFailed, Refused, RshellError
 from rshell.client.evidence import Evidence
+from rshell.client.join_verbs import JoinVerbs
 from rshell.client.outcomes import Outcome, describe_outcome
 from rshell.client.records import (
     Device,
     DeviceFacts,
     Doors,
     Handler,
-    Invitation,
     LinkRecord,
     Probe,
     SessionInfo,
@@ -43,9 +43,11 @@ _READ_ONLY = frozenset(
         "doors",
         "facts",
         "handlers",
+        "invites",
         "keys.list",
         "metrics",
         "operators",
+        "pending",
         "probe",
         "recording",
         "recordings",
@@ -58,7 +60,7 @@ _READ_ONLY = frozenset(
 )
 
 
-class GatewayVerbs(Evidence, RoleVerbs):
+class GatewayVerbs(Evidence, JoinVerbs, RoleVerbs):
     """Asks a gateway.
 
     Args:
@@ -151,50 +153,6 @@ class GatewayVerbs(Evidence, RoleVerbs):
         found: list[Handler] = await self._ask("handlers", list[Handler], {"device": device})
         return found
 
-    async def invite_device(
-        self,
-        *,
-        name: str | None = None,
-        labels: Mapping[str, str] | None = None,
-        ttl_seconds: int = 3600,
-        uses: int = 1,
-    ) -> Invitation:
-        """Make a join string for devices; it is a secret until it is used or expires.
-
-        Args:
-            name: What the device will be called; None lets it propose its host name.
-            labels: What it will be labelled with.
-            ttl_seconds: How long the string is good for.
-            uses: How many devices may join by it.
-
-        Raises:
-            Refused: The role forbids it, or a value is wrong.
-        """
-        request = {
-            "kind": "device",
-            "name": name,
-            "labels": dict(labels or {}),
-            "ttl_s": ttl_seconds,
-            "uses": uses,
-        }
-        invitation: Invitation = await self._ask("invite", Invitation, request)
-        return invitation
-
-    async def invite_operator(self, name: str, *roles: str, ttl_seconds: int = 3600) -> Invitation:
-        """Make a join string for a new operator; it is a secret until it is used or expires.
-
-        Raises:
-            Refused: The role forbids it, or there is no such role.
-        """
-        request = {
-            "kind": "operator",
-            "name": name,
-            "roles": list(roles),
-            "ttl_s": ttl_seconds,
-        }
-        invitation: Invitation = await self._ask("invite", Invitation, request)
-        return invitation
-
     async def label(
         self, device: str, put: Mapping[str, str], remove: Iterable[str] = ()
     ) -> Device:
@@ -217,11 +175,11 @@ class GatewayVerbs(Evidence, RoleVerbs):
         return renamed
 
     async def revoke(self, kind: str, name: str) -> int:
-        """Take a device's or operator's rights away, for good, and end its links.
+        """Take a device's or operator's rights away, for good, and end its links; void an invite.
 
         Args:
-            kind: ``device`` or ``operator``.
-            name: Which.
+            kind: ``device``, ``operator`` or ``invite``.
+            name: Which; of an invite its id, or the fingerprint of one key in it.
 
         Returns:
             How many links were closed.

@@ -19,8 +19,10 @@ from rshell.access.recordings import RecordingPolicy
 from rshell.gateway import audit_services as _audit  # noqa: F401  # fills the registry of verbs
 from rshell.gateway import door_services as _doors  # noqa: F401  # fills the registry of verbs
 from rshell.gateway import fact_services as _facts  # noqa: F401  # fills the registry of verbs
+from rshell.gateway import invite_services as _invites  # noqa: F401  # likewise
 from rshell.gateway import key_services as _keys  # noqa: F401  # fills the registry of verbs
 from rshell.gateway import link_services as _link_services  # noqa: F401  # fills the registry of verbs
+from rshell.gateway import pending_services as _pending  # noqa: F401  # likewise
 from rshell.gateway import recording_services as _recordings  # noqa: F401  # likewise
 from rshell.gateway import role_services as _roles  # noqa: F401  # likewise
 from rshell.gateway import services as _services  # noqa: F401  # fills the registry of verbs
@@ -38,6 +40,7 @@ from rshell.gateway.flights import Flights
 from rshell.gateway.home import GatewayHome
 from rshell.gateway.joining import Joiner, JoinExchange
 from rshell.gateway.metrics import Metrics, ReactorLag
+from rshell.gateway.pending import Pending
 from rshell.gateway.presence import Presence
 from rshell.gateway.probing import Probes
 from rshell.gateway.recordings import Recordings
@@ -67,6 +70,8 @@ MAX_CATALOGUES_BYTES = 4 * 1024 * 1024
 RENEWALS_RATE, RENEWALS_BURST = 3 / 3600, 10
 #: Rows about refused uses of one invite.
 REFUSED_JOINS_RATE, REFUSED_JOINS_BURST = 1 / 60, 10
+#: Joins of one source that may be refused; a whole site may sit behind it.
+GUESSES_RATE, GUESSES_BURST = 5 / 60, 50
 #: Probes that one operator may ask for, of all devices: a look at a whole site at once.
 PROBES_RATE, PROBES_BURST = 20.0, 500
 #: What a gateway records that was told nothing: the configuration's default is another.
@@ -145,6 +150,7 @@ class Gateway:
         syslog: Where rows of the audit log go too; "" is nowhere.
 
     Attributes:
+        joins: Admits machines that join.
         advertised: ``(host, port)`` pairs under which devices and operators dial in; set by
             whoever opens the ports.
         ssh_door: where the SSH door is dialled, likewise; None while there is none.
@@ -203,12 +209,16 @@ class Gateway:
         self.devices = DeviceLinks(self, wall)
         self.tls = tls_of(home)
         self.renewals = Throttle(wheel.seconds, RENEWALS_RATE, RENEWALS_BURST)
-        self._joiner = Joiner(
+        self.pending = Pending(store, wheel, self.metrics)
+        self.joins = Joiner(
             home,
             store,
             self.gateways,
             Throttle(wheel.seconds, REFUSED_JOINS_RATE, REFUSED_JOINS_BURST),
             wall,
+            Throttle(wheel.seconds, GUESSES_RATE, GUESSES_BURST),
+            self.pending,
+            self.metrics,
         )
         self._links: set[OperatorConnection] = set()
         self.stopping = False
@@ -230,7 +240,7 @@ class Gateway:
 
     def joiner(self, address: str) -> JoinExchange:
         """Return the protocol for a machine that joins."""
-        return JoinExchange(self._joiner, self.wheel, address)
+        return JoinExchange(self.joins, self.wheel, address)
 
     def link_opened(self, link: OperatorConnection) -> None:
         """Note an operator's link or other connection, to be told when the gateway stops."""
@@ -252,6 +262,7 @@ class Gateway:
         await self.recordings.start()
         await self.switchboard.start()
         await self.fleet.start()
+        await self.pending.start()
         self.probes.start()
         self.lag.start()
 
@@ -262,7 +273,7 @@ class Gateway:
         attempt is detached; none has failed.
         """
         self.stopping = True
-        for part in (self.fleet, self.probes, self.lag, self.switchboard):
+        for part in (self.fleet, self.pending, self.probes, self.lag, self.switchboard):
             part.stop()
         devices, operators = self.devices.links(), list(self._links)
         self._send_away(devices, self.admission.spread_ms())

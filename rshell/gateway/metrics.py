@@ -99,6 +99,8 @@ class Metrics:
         heartbeats_lost: Device links ended because nothing was heard.
         advices: Links that were told a new spread.
         streams_opened, streams_refused, streams_resumed, streams_parked: Of operators.
+        joins: By ``result``: ``joined``, ``pending`` (asked first), ``polled`` (asked again),
+            ``refused``, ``overload``, ``accepted``, ``rejected``, ``expired``.
         bytes_relayed: Both directions, counted when a stream ends.
     """
 
@@ -119,6 +121,7 @@ class Metrics:
         self.streams_refused = counter("streams_refused", "Streams refused", "code")
         self.streams_resumed = counter("streams_resumed", "Streams opened to resume a session")
         self.streams_parked = counter("streams_parked", "Streams that waited for a device")
+        self.joins = counter("joins", "What became of those that asked to join", "result")
         self.bytes_relayed = counter("bytes_relayed", "Bytes of finished streams, both ways")
         self.admission_wait = Histogram(
             "rshell_admission_wait_seconds",
@@ -143,6 +146,7 @@ class Metrics:
         suspect = sum(live.state(now) is State.SUSPECT for live in gateway.presence)
         self.set("devices_live", "Devices with a link", len(gateway.presence))
         self.set("devices_suspect", "Of these, silent for too long", suspect)
+        self.set("devices_pending", "Devices that wait to be accepted", gateway.pending.count)
         self.set("devices_expected", "Devices that may come back at once", gateway.fleet.size())
         self.set("admission_queue", "Connections that wait", len(gateway.admission))
         self.set("admission_rate", "Handshakes a second at most", gateway.admission.rate)

@@ -50,7 +50,7 @@ def _asked(details: dict[str, Any]) -> str | None:
         return printable(details["line"], MAX_SUMMARY)
     request = details.get("request")
     if not isinstance(request, dict) or not request:
-        return None
+        return _joiner(details)
     argv, line = request.get("argv"), request.get("line")
     if isinstance(argv, list):
         return printable(shlex.join(_text(word) for word in argv), MAX_SUMMARY)
@@ -62,6 +62,14 @@ def _asked(details: dict[str, Any]) -> str | None:
             shown = value if isinstance(value, str) else msgspec.json.encode(value).decode()
             words.append(f"{key}={shown}")
     return printable(" ".join(words), MAX_SUMMARY) or None
+
+
+def _joiner(details: dict[str, Any]) -> str | None:
+    """Return whose key a row about joining is of, and what it wants to be called."""
+    key, name = details.get("fingerprint"), details.get("name") or details.get("proposed")
+    if not isinstance(key, str):
+        return None
+    return printable(f"key {key} as {name}" if name else f"key {key}", MAX_SUMMARY)
 
 
 def _text(value: object) -> str:

@@ -20,6 +20,7 @@ __all__ = [
     "Device",
     "DeviceKey",
     "Grant",
+    "InviteMode",
     "Key",
     "NewToken",
     "Operator",
@@ -34,6 +35,9 @@ __all__ = [
 ]
 
 OwnerKind = Literal["device", "operator"]
+#: What a use of an invite leads to: a device at once, one that waits for an operator to accept it;
+#: or the invite has no secret, and names keys.
+InviteMode = Literal["join", "accept", "keys"]
 
 
 @attrs.frozen(kw_only=True)
@@ -214,6 +218,8 @@ class NewToken:
         name: the device's name, fixed by the invite, or the operator's name.
         name_pattern: glob of the names a device may choose for itself.
         labels: set on every device that joins with it.
+        mode: what a use leads to.
+        sources: ranges of addresses that it may be used from; none: any.
     """
 
     id: bytes
@@ -226,11 +232,18 @@ class NewToken:
     name_pattern: str | None = None
     roles: tuple[str, ...] = ()
     labels: Mapping[str, str] = attrs.field(factory=dict)
+    mode: InviteMode = "join"
+    sources: tuple[str, ...] = ()
 
 
 @attrs.frozen(kw_only=True)
 class Token:
-    """An invite as listings show it."""
+    """An invite as listings show it.
+
+    Attributes:
+        public: its join string holds no secret.
+        waiting: how many devices wait to be accepted.
+    """
 
     id: bytes
     kind: OwnerKind
@@ -244,6 +257,10 @@ class Token:
     name_pattern: str | None
     roles: tuple[str, ...]
     labels: Mapping[str, str]
+    mode: InviteMode
+    sources: tuple[str, ...]
+    public: bool
+    waiting: int
 
 
 @attrs.frozen(kw_only=True)
@@ -254,6 +271,7 @@ class TokenGrant:
         spki: the key it was granted to.
         owner: the device id or operator name already enrolled by this very use, if any.
         certificate: the PEM already issued by this very use, if any: answer with it.
+        bound: an operator named this very key, by accepting it or before.
     """
 
     token_id: bytes
@@ -266,6 +284,7 @@ class TokenGrant:
     labels: Mapping[str, str] = attrs.field(factory=dict)
     owner: str | None = None
     certificate: str | None = None
+    bound: bool = False
 
 
 class Refusal(StrEnum):
@@ -279,6 +298,9 @@ class Refusal(StrEnum):
     REPLAY = "replay"  # used up, and by another key
     TOO_LATE = "too-late"  # the same key, but after the window for lost replies
     KEY_KNOWN = "key-known"  # the key is registered already, by another invite
+    WRONG_SOURCE = "wrong-source"  # the address is in none of the invite's ranges
+    REJECTED = "rejected"  # an operator rejected this key a while ago
+    FULL = "full"  # too many wait: in all, of this invite, or from this address
 
 
 @attrs.frozen(kw_only=True)

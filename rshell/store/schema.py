@@ -20,6 +20,7 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    false,
     text,
 )
 
@@ -35,9 +36,11 @@ __all__ = [
     "metadata",
     "operator_keys",
     "operators",
+    "pending_devices",
     "recordings",
     "role_grants",
     "roles",
+    "token_keys",
     "token_uses",
     "tokens",
 ]
@@ -172,6 +175,10 @@ tokens = Table(
     Column("created_at", BigInteger, nullable=False),
     Column("revoked", Boolean, nullable=False),
     Column("roles", Text, nullable=False, server_default="[]"),
+    # What a use leads to: ``join`` at once, ``accept`` by an operator; or ``keys`` are known.
+    Column("mode", String(8), nullable=False, server_default="join"),
+    # A JSON array of ranges of addresses; empty: from anywhere.
+    Column("sources", Text, nullable=False, server_default="[]"),
     CheckConstraint("uses BETWEEN 0 AND uses_max", name="tokens_uses"),
     CheckConstraint("kind IN ('device', 'operator')", name="tokens_kind"),
 )
@@ -184,6 +191,40 @@ token_uses = Table(
     Column("owner", String(63)),
     Column("used_at", BigInteger, nullable=False),
     Column("certificate", Text),
+    # An operator named this very key, so the answer is repeated until the device was seen.
+    Column("bound", Boolean, nullable=False, server_default=false()),
+    Index("token_uses_spki", "spki"),
+)
+
+# Public keys of devices that may join by proving that they have them.
+token_keys = Table(
+    "token_keys",
+    metadata,
+    Column("spki", LargeBinary(32), primary_key=True),
+    Column("token_id", LargeBinary(8), ForeignKey("tokens.id"), nullable=False),
+    Column("name", String(63)),
+    Column("added_at", BigInteger, nullable=False),
+    Column("used_at", BigInteger),
+    Index("token_keys_token", "token_id"),
+)
+
+# Devices that asked to join, until an operator decides; bounded by ``pending.py``.
+pending_devices = Table(
+    "pending_devices",
+    metadata,
+    Column("spki", LargeBinary(32), primary_key=True),
+    Column("token_id", LargeBinary(8), ForeignKey("tokens.id"), nullable=False),
+    Column("status", String(16), nullable=False),
+    Column("name", String(63), nullable=False),
+    Column("source", Text, nullable=False),
+    Column("address", Text, nullable=False),
+    Column("first_seen", BigInteger, nullable=False),
+    Column("last_seen", BigInteger, nullable=False),
+    Column("rejected_at", BigInteger),
+    CheckConstraint("status IN ('waiting', 'rejected')", name="pending_devices_status"),
+    Index("pending_devices_token", "token_id"),
+    Index("pending_devices_source", "source"),
+    Index("pending_devices_seen", "last_seen"),
 )
 
 catalogues = Table(

@@ -22,8 +22,9 @@ from typing import Any
 
 from rshell.doors.console.door import Consoles
 from rshell.identity.keys import make_csr, new_key
+from rshell.store.pending_records import KnownKey
 from rshell.store.recordings import NewRecording
-from rshell.store.records import AuditRecord, Grant
+from rshell.store.records import AuditRecord, Grant, NewToken
 from tests.doors.console.ends import QuietWatchdog
 from tests.gateway.ends import End
 from tests.gateway.fleet import FleetTestCase, Peer
@@ -77,6 +78,15 @@ class MatrixTestCase(FleetTestCase):
             path="2026/01/01/x.cast",
         )
         self.fleet.got(store.begin_recording(recorded))
+        keys = NewToken(
+            id=b"k" * 8,
+            secret_hash=bytes(32),
+            kind="device",
+            expires_at=self.fleet.gateway.now_us() + 3600 * 1_000_000,
+            created_by="ann",
+            mode="keys",
+        )
+        self.fleet.got(store.add_token(keys, [KnownKey(spki=b"k" * 32)]))
         for name, grant in ROLES.items():
             self.fleet.add_role(name, grant)
         fleet = self.fleet

@@ -1,14 +1,14 @@
-"""``sessions``, ``links``, ``why()``, ``metrics()``: what the gateway tells, as tables."""
+"""``sessions``, ``links``, ``pending``, ``why()``, ``metrics()``: what the gateway tells."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from rshell.client import Client, LinkRecord, SessionInfo
+from rshell.client import Client, Decision, LinkRecord, PendingDevice, SessionInfo
 from rshell.client import Device as DeviceRow
 from rshell.doors.console.results import Call, Rows, Shown
 
-__all__ = ["Links", "Sessions", "Text", "metrics_of", "why_of"]
+__all__ = ["Links", "Pending", "Sessions", "Text", "metrics_of", "why_of"]
 
 
 class Text(str, Shown):
@@ -97,6 +97,68 @@ def _link_cells(row: DeviceRow) -> tuple[str, ...]:
         silent,
         row.agent_version or "",
     )
+
+
+class Pending:
+    """The devices that wait to be let in: ``pending``, ``pending.accept("ABCD-...")``."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    def __repr__(self) -> str:
+        return "<pending>"
+
+    def __call__(self) -> Call[Rows]:
+        """List them; compare the fingerprints with what the devices show."""
+
+        async def work() -> Rows:
+            found = await self._client.pending()
+            headings = ("FINGERPRINT", "NAME", "ADDRESS", "FIRST ASKED", "LAST ASKED")
+            return Rows(found, headings, _pending_cells, "no device waits")
+
+        return Call("pending", work)
+
+    def default_call(self) -> Call[Rows]:
+        """Return what is shown for ``pending`` alone."""
+        return self()
+
+    def accept(
+        self, *devices: str | PendingDevice, name: str | None = None, **labels: str
+    ) -> Call[Rows]:
+        """Let in devices, by fingerprint, name or record; ``name`` and labels for them."""
+        words = [_fingerprint(one) for one in devices]
+
+        async def work() -> Rows:
+            decided = await self._client.accept(*words, name=name, labels=labels)
+            return _decisions(decided, "accepted")
+
+        return Call(f"accept {' '.join(words)}", work)
+
+    def reject(self, *devices: str | PendingDevice) -> Call[Rows]:
+        """Refuse devices, and their keys for a day."""
+        words = [_fingerprint(one) for one in devices]
+
+        async def work() -> Rows:
+            return _decisions(await self._client.reject(*words), "rejected")
+
+        return Call(f"reject {' '.join(words)}", work)
+
+
+def _fingerprint(device: str | PendingDevice) -> str:
+    return device if isinstance(device, str) else device.fingerprint
+
+
+def _pending_cells(row: PendingDevice) -> tuple[str, ...]:
+    name = row.name if row.within else f"{row.name} !"
+    return (row.fingerprint, name, row.address, row.first_seen or "", row.last_seen or "")
+
+
+def _decisions(decided: list[Decision], done: str) -> Rows:
+    def cells(one: Decision) -> tuple[str, ...]:
+        told = f"not {done}: {one.message}" if not one.ok else done
+        return (one.wanted, one.name or "", "provisional" if one.provisional else "", told)
+
+    return Rows(decided, ("DEVICE", "NAME", "", ""), cells, "nothing was asked for")
 
 
 def why_of(client: Client, device: Any, limit: int) -> Call[Rows]:

@@ -35,6 +35,7 @@ class ErrorCode(StrEnum):
     EXPIRED = "expired"
     CLONE_SUSPECTED = "clone-suspected"
     OUTPUT_LIMIT = "output-limit"
+    PENDING = "pending"
 
     @classmethod
     def read(cls, text: str) -> ErrorCode:

@@ -9,7 +9,10 @@ from twisted.internet.defer import Deferred
 
 from rshell.doors.console.door import MAX_CONSOLES
 from rshell.doors.console.session import MAX_HELD_BYTES
-from rshell.store.records import Grant
+from rshell.identity.join_string import token_hash
+from rshell.identity.keys import fingerprint, make_csr, new_key, spki_hash
+from rshell.link.core.messages import Join
+from rshell.store.records import Grant, NewToken
 from tests.doors.console.ends import ConsoleTestCase, Person
 
 
@@ -262,3 +265,32 @@ class ProgramTests(ConsoleTestCase):
         ann.wire.cut()
         self.turn()
         self.assertEqual(self.consoles.count, 0)
+
+
+class PendingTests(ConsoleTestCase):
+    def test_lets_devices_in(self) -> None:
+        """A device that waits is listed by its fingerprint, and let in or refused from there."""
+        token = NewToken(
+            id=b"12345678",
+            secret_hash=token_hash(b""),
+            kind="device",
+            expires_at=self.fleet.gateway.now_us() + 3_600_000_000,
+            created_by="ann",
+            uses_max=9,
+            mode="accept",
+        )
+        self.fleet.got(self.fleet.store.add_token(token))
+        keys = [new_key(), new_key()]
+        for key in keys:
+            request = Join(kind="device", id=token.id, secret=b"", csr=make_csr(key), name="tap")
+            self.fleet.run(self.fleet.gateway.joins.join(request, "192.0.2.7:1"))
+        session, person = self.sit()
+        self.type(session, "pending\r")
+        one, two = (fingerprint(spki_hash(key.public_key())) for key in keys)
+        for text in (one, two, "192.0.2.7:1"):
+            self.assertIn(text.encode(), person.seen)
+        self.type(session, f"pending.accept({one!r}, name='tap-7', site='b')\r")
+        self.type(session, f"pending.reject({two!r}, 'nobody')\r")
+        self.assertIn(b"no device waits as 'nobody'", person.seen)
+        self.assertEqual(dict(self.fleet.device("tap-7").labels), {"site": "b"})
+        self.assertEqual(self.fleet.gateway.pending.count, 0)
