@@ -66,6 +66,7 @@ from rshell_agent.policy import PolicyWatch
 from rshell_agent.registry import HandlerRegistry
 from rshell_agent.renewal import Renewal
 from rshell_agent.session_report import SessionsExchange
+from rshell_agent.touch_report import TouchSender
 
 __all__ = ["AgentLinks", "GatewayPeer", "Greeting"]
 
@@ -148,7 +149,7 @@ class Greeting:
             software=f"rshell-agent/{__version__}",
             instance=self._instance,
             dial=dial,
-            features=["resume", "deadline"],
+            features=["resume", "deadline", "touched"],
             max_streams=AT_AGENT.max_streams,
             window=DEFAULT_WINDOW,
             clock=Clock(
@@ -184,6 +185,7 @@ class AgentLinks:
         journal: Is told how each link fared.
         flights: Tells the gateway what the journal kept.
         facts: Tells the gateway what this device is.
+        touches: Tells the gateway which files were touched.
     """
 
     _log = Logger()
@@ -207,6 +209,7 @@ class AgentLinks:
         journal: Journal | None = None,
         flights: FlightSender | None = None,
         facts: FactsSender | None = None,
+        touches: TouchSender | None = None,
     ) -> None:
         self.current: LinkProtocol | None = None
         self._reactor = reactor
@@ -222,6 +225,7 @@ class AgentLinks:
         self._journal: Journal = journal or Unheard()
         self._flights = flights
         self._facts = facts
+        self._touches = touches
         self._local_host = ""
         self._watch: LinkWatch | None = None
         self._live: set[LinkProtocol] = set()
@@ -315,6 +319,8 @@ class AgentLinks:
                 self._flights.link_welcomed(link, spread)
             if self._facts is not None:
                 self._facts.link_welcomed(link, spread)
+            if self._touches is not None:
+                self._touches.link_welcomed(link)
         self._changed()
 
     async def _refresh(self, link: LinkProtocol) -> None:
@@ -354,6 +360,8 @@ class AgentLinks:
             self._flights.stop()
         if self._facts is not None:
             self._facts.stop()
+        if self._touches is not None:
+            self._touches.stop()
 
     def prove(self, link: LinkProtocol) -> None:
         """A change waits to be confirmed over a link that was dialled after it."""

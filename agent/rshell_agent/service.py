@@ -40,6 +40,7 @@ from rshell_agent.renewal import Renewal
 from rshell_agent.session_report import SessionsExchange
 from rshell_agent.status import Status, StatusFile, stamp
 from rshell_agent.suspension import SuspensionWatch
+from rshell_agent.touch_report import TouchSender
 from rshell_agent.watchdog import Watchdog
 
 __all__ = ["AgentService", "NotJoined"]
@@ -155,6 +156,7 @@ class AgentService(Service):
             journal=self._recorder,
             flights=FlightSender(self._recorder, wheel, reactor, chance.uniform),
             facts=self._facts_sender,
+            touches=TouchSender(self._keeper, wheel, reactor),
         )
         links.dispatcher = StreamDispatcher(
             self._registry, self._policy, self._keeper, self._context, reactor

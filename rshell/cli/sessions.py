@@ -9,6 +9,7 @@ from functools import partial
 
 import click
 
+from rshell.access.printable import printable
 from rshell.cli.listings import print_json
 from rshell.cli.options import common_options, settings_of
 from rshell.cli.pipes import say
@@ -70,7 +71,7 @@ def sessions(context: click.Context, selector: str, everybodys: bool, ending: st
         if ending is not None:
             info = await find_session(client, ending, everybodys=everybodys)
             await client.end_session(info.session)
-            say(f"ended {info.session[:SHOWN_DIGITS]} on {info.device}\n")
+            say(printable(f"ended {info.session[:SHOWN_DIGITS]} on {info.device}") + "\n")
             return 0
         found = await client.sessions(selector, everybodys=everybodys)
         if settings.json:

@@ -106,6 +106,8 @@ class AuditRow(Struct, frozen=True, kw_only=True):
 
     ``refers`` is the ``seq`` of the row whose end this one tells.  ``summary`` is what was asked
     for: a command line, the target of a revocation.  ``rule`` is what granted it: ``ROLE/NUMBER``.
+    ``files`` are what the device says that the session touched, if they were asked for, and
+    ``left_out`` how many more, by operation.
     """
 
     seq: int
@@ -127,6 +129,8 @@ class AuditRow(Struct, frozen=True, kw_only=True):
     device_id: str | None = None
     summary: str | None = None
     rule: str | None = None
+    files: list[dict[str, Any]] | None = None
+    left_out: dict[str, int] | None = None
 
 
 class WholeAuditRow(AuditRow, frozen=True, kw_only=True):

@@ -25,6 +25,7 @@ from rshell.client.records import (
 )
 from rshell.client.role_verbs import RoleVerbs
 from rshell.client.session import Session
+from rshell.client.ssh_ca_verbs import SshCaVerbs
 from rshell.client.uplink import Uplink
 from rshell.link.core.errors import ErrorCode
 
@@ -60,7 +61,7 @@ _READ_ONLY = frozenset(
 )
 
 
-class GatewayVerbs(Evidence, JoinVerbs, RoleVerbs):
+class GatewayVerbs(Evidence, JoinVerbs, RoleVerbs, SshCaVerbs):
     """Asks a gateway.
 
     Args:

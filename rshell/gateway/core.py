@@ -27,6 +27,7 @@ from rshell.gateway import recording_services as _recordings  # noqa: F401  # li
 from rshell.gateway import role_services as _roles  # noqa: F401  # likewise
 from rshell.gateway import services as _services  # noqa: F401  # fills the registry of verbs
 from rshell.gateway import session_services as _sessions  # noqa: F401  # likewise
+from rshell.gateway import touch_services as _touch  # noqa: F401  # likewise
 from rshell.gateway import why_services as _why  # noqa: F401  # likewise
 from rshell.gateway.admission import DEFAULT_RATE, Admission
 from rshell.gateway.audit_feed import AuditFeed
@@ -78,6 +79,10 @@ PROBES_RATE, PROBES_BURST = 20.0, 500
 NOT_RECORDED = RecordingPolicy(mode="off")
 #: Facts that one device may tell: a look a minute, and what operators ask for between them.
 FACTS_RATE, FACTS_BURST = 1 / 30, 20
+#: Parts of what sessions touched that one device may tell, a hundred names each: what a session
+#: had waiting at once, then what an agent paces itself to. One that invents names fills the log no
+#: faster.
+TOUCHED_RATE, TOUCHED_BURST = 30, 300
 #: Agents come back this soon after a planned stop, and not all at once.
 RESTART_SECONDS = 2
 #: A peer that has not taken our last words by then is cut off by the end of the process.
@@ -197,6 +202,7 @@ class Gateway:
         self.flights = Flights(wheel.seconds, self.now_us)
         self.probing = Throttle(wheel.seconds, PROBES_RATE, PROBES_BURST)
         self.fact_reports = Throttle(wheel.seconds, FACTS_RATE, FACTS_BURST)
+        self.touches = Throttle(wheel.seconds, TOUCHED_RATE, TOUCHED_BURST)
         self.sessions = SessionTable(wheel.seconds)
         self.rights = Rights(self)
         self.audit_feed = AuditFeed(store, home.audit_key, wheel)

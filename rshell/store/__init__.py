@@ -2,8 +2,8 @@
 
 What it is: SQLAlchemy Core over SQLite, one writer thread with group commit, a few
 readers.  What it is not: it knows no policy, no certificates and no links; it imports
-no reactor, and of rshell only how ranges of addresses are read.  Importing this package or
-``records`` does not import SQLAlchemy.
+no reactor, and of rshell only how ranges of addresses are read and types of handlers.  Importing
+this package or ``records`` does not import SQLAlchemy.
 
 ::
 
@@ -13,8 +13,9 @@ no reactor, and of rshell only how ranges of addresses are read.  Importing this
       database.py   engines, pragmas, migrations, errors in plain words
     devices.py operators.py roles.py keys.py tokens.py audit.py meta.py facts.py
     token_keys.py (keys known before) pending.py accepting.py (devices that wait)
-    recordings.py verifying.py (the audit's chain and checkpoints)
+    recordings.py verifying.py (the audit's chain and checkpoints) touched_files.py
                   the queries: plain functions of a connection, no threads
+    crash.py      points at which a test kills the gateway
     schema.py     the tables;  migrations/ makes them;  records.py what callers see
 
 Times are integers: microseconds since 1970-01-01 UTC (``times.py``).

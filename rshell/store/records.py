@@ -322,6 +322,8 @@ class AuditRecord:
         session: hex of the session's 16 bytes.
         status, exit_code, code, message: the outcome, where it is known at once.
         details: anything else, as JSON; at most 64 KiB.
+        once: left out if the log has a row with the same session, kind and code: whoever tells it
+            may not know that it was told.
     """
 
     kind: str
@@ -340,6 +342,7 @@ class AuditRecord:
     code: str | None = None
     message: str | None = None
     details: Mapping[str, Any] = attrs.field(factory=dict)
+    once: bool = False
 
 
 @attrs.frozen(kw_only=True)
@@ -375,6 +378,8 @@ class AuditFilter:
         kind: itself and what is below it: ``device`` is also ``device.enrol``.
         since: microseconds UTC, inclusive; *until* is exclusive.
         session: hex.
+        file: a pattern as in a shell: only rows that tell of a file with such a path; ``*`` also
+            matches slashes.
     """
 
     operator: str | None = None
@@ -385,6 +390,7 @@ class AuditFilter:
     session: str | None = None
     since: int | None = None
     until: int | None = None
+    file: str | None = None
 
 
 @attrs.frozen(kw_only=True)

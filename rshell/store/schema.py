@@ -40,6 +40,8 @@ __all__ = [
     "recordings",
     "role_grants",
     "roles",
+    "ssh_ca_revocations",
+    "ssh_cas",
     "token_keys",
     "token_uses",
     "tokens",
@@ -140,6 +142,29 @@ operator_keys = Table(
     Column("added_at", BigInteger, nullable=False),
     Column("last_used", BigInteger),
     Index("operator_keys_operator", "operator"),
+)
+
+# Whose certificates let operators in at the SSH door.
+ssh_cas = Table(
+    "ssh_cas",
+    metadata,
+    Column("name", String(63), primary_key=True),
+    Column("fingerprint", String(64), nullable=False, unique=True),
+    Column("type", String(64), nullable=False),
+    Column("blob", LargeBinary, nullable=False),
+    Column("comment", Text, nullable=False),
+    Column("added_at", BigInteger, nullable=False),
+    Column("last_used", BigInteger),
+)
+
+# By the CA's fingerprint and no foreign key: they outlive its row.
+ssh_ca_revocations = Table(
+    "ssh_ca_revocations",
+    metadata,
+    Column("ca", String(64), primary_key=True),
+    Column("by", String(8), primary_key=True),
+    Column("value", String(256), primary_key=True),
+    Column("revoked_at", BigInteger, nullable=False),
 )
 
 keys = Table(

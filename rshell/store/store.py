@@ -25,7 +25,6 @@ from rshell.store import (
     meta,
     operators,
     roles,
-    ssh_keys,
     verifying,
 )
 from rshell.store.devices import Heard, Seen
@@ -48,9 +47,9 @@ from rshell.store.records import (
     OperatorKey,
     OwnerKind,
     Role,
-    SshKey,
     TokenGrant,
 )
+from rshell.store.ssh_key_calls import SshKeyCalls
 from rshell.store.threads import Threads
 from rshell.store.times import utc_now
 from rshell.store.writer import GroupWriter
@@ -64,7 +63,7 @@ T = TypeVar("T")
 P = ParamSpec("P")
 
 
-class Store(JoiningCalls, RecordingCalls):
+class Store(JoiningCalls, RecordingCalls, SshKeyCalls):
     """All durable state of a gateway; make one with ``Store.open``."""
 
     def __init__(
@@ -300,38 +299,6 @@ class Store(JoiningCalls, RecordingCalls):
     def remove_role(self, name: str, *, force: bool = False) -> Deferred[list[str]]:
         """Remove a role; fires with the operators it was taken from.  See ``store.roles``."""
         return self._write(roles.remove_role, name, self._now(), force=force)
-
-    # -- SSH keys ------------------------------------------------------------------------
-
-    def add_ssh_key(
-        self, operator: str, fingerprint: str, kind: str, blob: bytes, comment: str
-    ) -> Deferred[SshKey]:
-        """Let an operator log in with a public key, which the caller checked."""
-        key = SshKey(
-            operator=operator,
-            fingerprint=fingerprint,
-            type=kind,
-            blob=blob,
-            comment=comment,
-            added_at=self._now(),
-        )
-        return self._write(ssh_keys.add, key)
-
-    def ssh_keys(self, operator: str | None = None) -> Deferred[list[SshKey]]:
-        """Return the SSH keys of an operator, or everybody's."""
-        return self._read(ssh_keys.keys_of, operator)
-
-    def ssh_key(self, fingerprint: str) -> Deferred[tuple[SshKey, Operator] | None]:
-        """Return an SSH key and whose it is; ask ``operator.active`` before admitting."""
-        return self._read(ssh_keys.find, fingerprint)
-
-    def ssh_key_used(self, fingerprint: str) -> Deferred[None]:
-        """Note that somebody logged in with an SSH key."""
-        return self._write(ssh_keys.used, fingerprint, self._now())
-
-    def remove_ssh_key(self, operator: str, fingerprint: str) -> Deferred[SshKey]:
-        """Forget an SSH key of an operator."""
-        return self._write(ssh_keys.remove, operator, fingerprint)
 
     # -- facts -------------------------------------------------------------------------
 

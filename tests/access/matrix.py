@@ -87,6 +87,7 @@ class MatrixTestCase(FleetTestCase):
             mode="keys",
         )
         self.fleet.got(store.add_token(keys, [KnownKey(spki=b"k" * 32)]))
+        self.fleet.got(store.add_ssh_ca("old-ca", "SHA256:x", "ssh-ed25519", b"x", "c"))
         for name, grant in ROLES.items():
             self.fleet.add_role(name, grant)
         fleet = self.fleet

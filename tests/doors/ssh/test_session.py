@@ -108,7 +108,7 @@ class RequestTests(SshTestCase):
         self.open(client, b"x11")
         self.open(client, b"direct-tcpip", packet=16)
         self.assertEqual(3, len(client.got(92)))
-        client.sendPacket(80, NS(b"tcpip-forward") + b"\1" + NS(b"") + u32(0))
+        client.sendPacket(80, NS(b"keepalive@openssh.com") + b"\1")
         self.fleet.pump()
         self.assertEqual(1, len(client.got(82)))
 
