@@ -33,6 +33,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
         policy_error: Why the policy denies everything, or None.
         plugin_problems: Plug-ins that cannot be used, a line each.
         certificate_end: End of the device's certificate.
+        revoked_gateways: Number of the list of revoked gateways that it keeps; 0 without one.
         fingerprint: Of the key that it joins with, while it is ``pending``.
         pid: The agent's.
         updated_at: When this was written.
@@ -49,6 +50,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     policy_error: str | None = None
     plugin_problems: list[str] = msgspec.field(default_factory=list)
     certificate_end: str = ""
+    revoked_gateways: int = 0
     fingerprint: str = ""
     pid: int = 0
     updated_at: str = ""

@@ -23,6 +23,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "accept": ("rshell.cli.pending:accept", "Let in devices that wait."),
     "attach": ("rshell.cli.sessions:attach", "Continue a session, or watch it."),
     "audit": ("rshell.cli.audit:audit", "Show who did what to which device."),
+    "ca": ("rshell.cli.ca:ca", "Keep the root safe, certify and revoke gateways."),
     "call": ("rshell.cli.call:call", "Call any handler of one device or of many."),
     "cat": ("rshell.cli.files:cat", "Show files of devices."),
     "confirm": ("rshell.cli.confirm:confirm", "Let a change stand that waits for it."),

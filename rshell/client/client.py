@@ -30,6 +30,7 @@ from rshell.client.uplink import Uplink
 from rshell.client.verbs import GatewayVerbs
 from rshell.handlers import PRIORITIES
 from rshell.identity.credentials import Credentials, CredentialsDamaged
+from rshell.identity.revoked import RevokedMemory
 from rshell.link.clock import TimerWheel
 from rshell.link.core.constants import DEFAULT_WINDOW, SESSION_BYTES, WEIGHT_NORMAL
 
@@ -78,14 +79,17 @@ async def connect(reactor: Any, profile: Profile, *, renew: bool = True) -> Clie
 
 
 async def _dial_as(reactor: Any, wheel: TimerWheel, profile: Profile) -> GatewayLink:
+    credentials = _newest_credentials(profile)
+    # Read for each dial: another command may have heard of a newer list meanwhile.
+    revoked = RevokedMemory(profile.directory / "revoked-gateways.json", credentials.root)
     try:
-        return await dial(reactor, wheel, _newest_credentials(profile), profile.addresses)
+        return await dial(reactor, wheel, credentials, profile.addresses, revoked=revoked)
     except ConnectionFailed as error:
         # A renewal may be stored here that the gateway lost; then the older key still counts.
         previous = profile.store.previous() if error.code in ("auth", "expired") else None
         if previous is None:
             raise
-        return await dial(reactor, wheel, previous, profile.addresses)
+        return await dial(reactor, wheel, previous, profile.addresses, revoked=revoked)
 
 
 def _newest_credentials(profile: Profile) -> Credentials:

@@ -40,6 +40,7 @@ _READ_ONLY = frozenset(
         "audit-key",
         "audit-rows",
         "audit-verify",
+        "ca",
         "devices",
         "doors",
         "facts",

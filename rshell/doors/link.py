@@ -149,11 +149,12 @@ class LinkDoor:
         self._callers[link] = caller
         self._gateway.link_opened(link)
         self._gateway.revocation.operator_came(name, link)
+        self._gateway.certificates.link_welcomed(link, hello.features)
         link.welcome(
             welcome_for(
+                self._gateway,
                 hello,
                 name,
-                self._wall,
                 max_streams=AT_GATEWAY_FROM_OPERATOR.max_streams,
             )
         )

@@ -17,6 +17,7 @@ from twisted.logger import Logger
 from rshell.access.printable import printable
 from rshell.access.recordings import RecordingPolicy
 from rshell.gateway import audit_services as _audit  # noqa: F401  # fills the registry of verbs
+from rshell.gateway import ca_services as _ca  # noqa: F401  # fills the registry of verbs
 from rshell.gateway import door_services as _doors  # noqa: F401  # fills the registry of verbs
 from rshell.gateway import fact_services as _facts  # noqa: F401  # fills the registry of verbs
 from rshell.gateway import invite_services as _invites  # noqa: F401  # likewise
@@ -33,6 +34,7 @@ from rshell.gateway.admission import DEFAULT_RATE, Admission
 from rshell.gateway.audit_feed import AuditFeed
 from rshell.gateway.audit_shipping import AuditShipper
 from rshell.gateway.audit_spool import AuditSpool
+from rshell.gateway.certificates import Certificates
 from rshell.gateway.clones import Clones
 from rshell.gateway.config import CloneAction
 from rshell.gateway.device_links import DeviceLinks
@@ -214,6 +216,7 @@ class Gateway:
         self.revocation = Revocation(self)
         self.devices = DeviceLinks(self, wall)
         self.tls = tls_of(home)
+        self.certificates = Certificates(self)
         self.renewals = Throttle(wheel.seconds, RENEWALS_RATE, RENEWALS_BURST)
         self.pending = Pending(store, wheel, self.metrics)
         self.joins = Joiner(
@@ -255,6 +258,7 @@ class Gateway:
     def link_closed(self, link: OperatorConnection) -> None:
         """Forget it."""
         self._links.discard(link)
+        self.certificates.link_closed(link)
 
     async def start(self) -> None:
         """Take an epoch range and complete what an earlier run left open."""
@@ -271,6 +275,7 @@ class Gateway:
         await self.pending.start()
         self.probes.start()
         self.lag.start()
+        self.certificates.start()
 
     async def stop(self) -> None:
         """Tell every peer when to come back, and wait until they have heard or three seconds.
@@ -292,6 +297,7 @@ class Gateway:
             await waited
         self._log.info("told {count} links to come back later", count=count)
         await self.recordings.stop()
+        await self.certificates.stop()
         await self.audit_spool.stop()
         await self.audit_feed.stop()
         if self.shipper is not None:

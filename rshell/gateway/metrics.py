@@ -155,6 +155,13 @@ class Metrics:
         self.set("reactor_lag_seconds", "Worst of the last minute", gateway.lag.worst())
         self.set("descriptors_used", "Open files", descriptors_used())
         self.set("descriptors_limit", "Open files at most", descriptor_limit())
+        certificates = gateway.certificates
+        self.set(
+            "certificate_seconds_left",
+            "Until this gateway's certificate ends",
+            certificates.seconds_left(),
+        )
+        self.set("revoked_gateways_list", "Number of the list told", certificates.revoked.number)
         return generate_latest(self.registry).decode()
 
 

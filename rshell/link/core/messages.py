@@ -130,10 +130,11 @@ class GoAway(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unkno
     )
 
 
-class Advice(Struct, frozen=True, forbid_unknown_fields=True):
-    """What a WELCOME told of mass reconnects, as it is now (rule L4)."""
+class Advice(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+    """What a WELCOME told, as it is now (rule L4); the list only to a peer that has its feature."""
 
     retry_spread_ms: Count
+    revoked_gateways: RevokedGateways | None = None
 
 
 class Positions(Struct, frozen=True, forbid_unknown_fields=True):
