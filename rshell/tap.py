@@ -213,6 +213,7 @@ class GatewayService(service.Service):
                 self._reactor.callFromThread, readers=1, name="rshell-recordings"
             ),
             syslog=self._config.syslog,
+            tell_watched=self._config.tell_watched,
         )
         door = LinkDoor(gateway)
         self._serve_consoles(gateway, door)

@@ -65,8 +65,10 @@ from rshell.client.records import (
     Role,
     RoleCheck,
     SessionInfo,
+    SessionTerms,
     SshDoor,
     SshKey,
+    Watcher,
     Whoami,
 )
 from rshell.client.session import Session, SessionReceiver
@@ -105,6 +107,7 @@ __all__ = [
     "Session",
     "SessionInfo",
     "SessionReceiver",
+    "SessionTerms",
     "SshDoor",
     "SshKey",
     "Tail",
@@ -112,6 +115,7 @@ __all__ = [
     "TailNotice",
     "TailReceiver",
     "Uplink",
+    "Watcher",
     "Whoami",
     "connect",
     "describe_outcome",

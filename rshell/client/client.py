@@ -6,7 +6,7 @@ What the gateway answers itself is in `rshell.client.verbs`; that the link comes
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -148,6 +148,18 @@ class Client(GatewayVerbs):
         return self._uplink.when_refused()
 
     @property
+    def operator(self) -> str:
+        """Our name, as the gateway said when it welcomed us last."""
+        return "" if self._uplink.welcome is None else self._uplink.welcome.name
+
+    def on_notice(self, heard: Callable[[str, str, str], None]) -> None:
+        """Have what the gateway says of our sessions told: with device, code, a line for people.
+
+        For sessions that hear nothing themselves (see `Session`, ``noticed``).
+        """
+        self._uplink.notices.unheard = heard
+
+    @property
     def gateway_time_ms(self) -> int:
         """The gateway's wall clock when it welcomed us last, milliseconds since 1970."""
         return 0 if self._uplink.welcome is None else self._uplink.welcome.time_ms
@@ -224,7 +236,10 @@ class Client(GatewayVerbs):
         window: int = DEFAULT_WINDOW,
         grace_seconds: float | None = None,
     ) -> Session:
-        """Go on with a session of ours that lives on a device, or watch it.
+        """Go on with a session that lives on a device, or watch it.
+
+        Whoever may watch another operator's session sees it by `sessions`; to go on with one
+        needs an administrator.
 
         Output that nobody has taken comes first.  Of it, what is older than this is counted by
         `Session.replay_left`, and what is gone already is told by the event ``gap``.
@@ -265,10 +280,9 @@ class Client(GatewayVerbs):
         )
 
         async def newest() -> int | None:
-            for other in await self.sessions():
-                if other.session == info.session:
-                    return other.attempt
-            return None
+            everybodys = info.operator not in ("", self.operator)
+            found = await self.sessions(everybodys=everybodys, session=info.session)
+            return found[0].attempt if found else None
 
         session.start(
             {},

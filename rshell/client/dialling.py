@@ -35,7 +35,16 @@ from rshell.link.clock import TimerWheel
 from rshell.link.core.constants import DEFAULT_WINDOW, PROTOCOL_MAX, PROTOCOL_MIN
 from rshell.link.core.errors import ErrorCode
 from rshell.link.core.limits import AT_CLIENT
-from rshell.link.core.messages import Clock, GoAway, Hello, Open, Sessions, VersionRange, Welcome
+from rshell.link.core.messages import (
+    Clock,
+    GoAway,
+    Hello,
+    Notice,
+    Open,
+    Sessions,
+    VersionRange,
+    Welcome,
+)
 from rshell.link.dialling import LinkEndpoint, connect_first
 from rshell.link.protocol import LinkProtocol
 from rshell.link.sockets import wrap_tls
@@ -78,6 +87,7 @@ class GatewayLink:
         lost_reason: Why it is gone; None while it lives.
         goaway: The gateway's GOAWAY, if it sent one.
         leaving: Called with a GOAWAY on a welcomed link: it takes no new streams.
+        notified: Called with each notice of the gateway's about a session (rule S4).
     """
 
     def __init__(
@@ -89,6 +99,7 @@ class GatewayLink:
         self.lost_reason: str | None = None
         self.goaway: GoAway | None = None
         self.leaving: Callable[[GoAway], None] | None = None
+        self.notified: Callable[[Notice], None] | None = None
         self._host = host
         self._hello = hello
         self._wheel = wheel
@@ -157,7 +168,10 @@ class GatewayLink:
             self.welcomed.callback(self)
 
     def sessions_received(self, link: LinkProtocol, sessions: Sessions) -> None:
-        """SESSIONS is for agents."""
+        """Pass on what the gateway tells of sessions; the rest is for agents."""
+        if self.notified is not None:
+            for notice in sessions.notices:
+                self.notified(notice)
 
     def goaway_received(self, link: LinkProtocol, goaway: GoAway) -> None:
         self.goaway = goaway
@@ -192,7 +206,7 @@ def new_hello(clock: Callable[[], float] = time.time) -> Hello:
         software=f"rshell/{__version__}",
         instance=os.urandom(16),
         dial=1,
-        features=["resume", "deadline", REVOKED_FEATURE],
+        features=["resume", "deadline", "notices", REVOKED_FEATURE],
         max_streams=0,
         window=DEFAULT_WINDOW,
         clock=Clock(int(clock() * 1000), int(time.monotonic() * 1000)),

@@ -203,17 +203,33 @@ class GatewayVerbs(Evidence, JoinVerbs, RoleVerbs, SshCaVerbs):
         answer: Whoami = await self._ask("whoami", Whoami, {})
         return answer
 
-    async def sessions(self, selector: str = "", *, everybodys: bool = False) -> list[SessionInfo]:
-        """Return the sessions that live on devices, attached or not.
+    async def sessions(
+        self,
+        selector: str = "",
+        *,
+        everybodys: bool = False,
+        session: str = "",
+        operator: str = "",
+        door: str = "",
+        state: str = "",
+    ) -> list[SessionInfo]:
+        """Return the sessions that live on devices, attached or not, of all doors.
 
         Args:
             selector: Of the devices; all if it is empty.
-            everybodys: Of all operators, which needs the role for it; else only our own.
+            everybodys: Of all operators whose sessions we may watch; else only our own.
+            session: Only those whose id, in hexadecimal, begins so.
+            operator: Only of this one.
+            door: Only those driven through it last: ``link``, ``ssh``, ``console`` …
+            state: Only ``attached``, ``parked``, ``detached`` or ``finished`` ones.
 
         Raises:
-            Refused: The selector is wrong, or the role forbids it.
+            Refused: The selector or state is wrong, or the role forbids it.
         """
-        request = {"selector": selector, "all": everybodys}
+        request: dict[str, Any] = {"selector": selector, "all": everybodys}
+        # An older gateway knows no filters; it is asked for none that is not wanted.
+        asked = {"session": session, "operator": operator, "door": door, "state": state}
+        request |= {name: value for name, value in asked.items() if value}
         found: list[SessionInfo] = await self._ask("sessions", list[SessionInfo], request)
         return found
 

@@ -68,6 +68,10 @@ class _Ssh(Struct, frozen=True, forbid_unknown_fields=True):
     rekey_seconds: Annotated[int, Meta(ge=60, le=86_400)] | None = None
 
 
+class _Sessions(Struct, frozen=True, forbid_unknown_fields=True):
+    tell_watched: bool | None = None
+
+
 class _File(Struct, frozen=True, forbid_unknown_fields=True):
     gateway: _Section = msgspec.field(default_factory=_Section)
     admission: _Admission = msgspec.field(default_factory=_Admission)
@@ -75,6 +79,7 @@ class _File(Struct, frozen=True, forbid_unknown_fields=True):
     recordings: _Recordings = msgspec.field(default_factory=_Recordings)
     audit: _Audit = msgspec.field(default_factory=_Audit)
     ssh: _Ssh = msgspec.field(default_factory=_Ssh)
+    sessions: _Sessions = msgspec.field(default_factory=_Sessions)
 
 
 @attrs.frozen(kw_only=True)
@@ -96,6 +101,7 @@ class GatewayConfig:
             nowhere.
         ssh_rekey_bytes: after how many of both directions an SSH connection gets new keys.
         ssh_rekey_seconds: after how long it does.
+        tell_watched: whether operators are told while somebody else watches their session.
     """
 
     home: Path
@@ -110,6 +116,7 @@ class GatewayConfig:
     syslog: str = ""
     ssh_rekey_bytes: int = 2**30
     ssh_rekey_seconds: int = 3600
+    tell_watched: bool = True
 
     def names(self) -> tuple[str, ...]:
         """Return the hosts that the gateway's certificate has to name."""
@@ -194,7 +201,8 @@ def read_config_file(path: Path, config: GatewayConfig) -> GatewayConfig:
     The file has the tables ``[gateway]`` with ``links``, ``ssh``, ``advertise_ssh``, ``web`` and
     ``advertise``, ``[admission]`` with ``handshakes_per_second``, ``[clones]`` with ``action``,
     ``[recordings]`` with ``shell``, ``keep_days``, ``keep_bytes`` and ``on_failure``,
-    ``[audit]`` with ``syslog``, ``[ssh]`` with ``rekey_bytes`` and ``rekey_seconds``.
+    ``[audit]`` with ``syslog``, ``[sessions]`` with ``tell_watched``, ``[ssh]`` with
+    ``rekey_bytes`` and ``rekey_seconds``.
 
     Raises:
         BadConfig: It cannot be read, is not TOML, or has an unknown key or a wrong type.
@@ -229,4 +237,6 @@ def read_config_file(path: Path, config: GatewayConfig) -> GatewayConfig:
     for name in found.ssh.__struct_fields__:
         if (value := getattr(found.ssh, name)) is not None:
             given[f"ssh_{name}"] = value
+    if found.sessions.tell_watched is not None:
+        given["tell_watched"] = found.sessions.tell_watched
     return attrs.evolve(config, **given)

@@ -155,6 +155,7 @@ class Gateway:
         recording: Which sessions are recorded.
         recording_threads: Where recordings are written; at once if None.
         syslog: Where rows of the audit log go too; "" is nowhere.
+        tell_watched: Whether operators are told while somebody else watches their session.
 
     Attributes:
         joins: Admits machines that join.
@@ -178,6 +179,7 @@ class Gateway:
         recording: RecordingPolicy = NOT_RECORDED,
         recording_threads: Threads | None = None,
         syslog: str = "",
+        tell_watched: bool = True,
     ) -> None:
         self.home = home
         self.store = store
@@ -211,7 +213,7 @@ class Gateway:
         self.audit_spool = AuditSpool(store, home.path, wheel)
         self.shipper = AuditShipper(self, syslog) if syslog else None
         self.recordings = Recordings(self, recording, recording_threads or InlineThreads())
-        self.switchboard = Switchboard(self)
+        self.switchboard = Switchboard(self, tell_watched=tell_watched)
         self.verbs = Verbs(self)
         self.revocation = Revocation(self)
         self.devices = DeviceLinks(self, wall)

@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 
 __all__ = ["FEATURES", "DeviceLinks", "reported", "welcome_for"]
 
-FEATURES = ("resume", "deadline", "touched", REVOKED_FEATURE)
+FEATURES = ("resume", "deadline", "touched", "notices", REVOKED_FEATURE)
 #: A device that lay in a drawer for longer has to be invited again (rule E4).
 MAX_EXPIRED = timedelta(days=400)
 #: Rows of coming and going that one device may add to the audit log, which is for ever.

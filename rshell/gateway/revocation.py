@@ -138,10 +138,11 @@ class Revocation:
         self._gateway.rights.forget(operator.name)
         text = f"operator {operator.name} is revoked"
         self._gateway.switchboard.end_where(
-            lambda session: session.caller.operator.name == operator.name,
-            ErrorCode.REVOKED,
-            text,
+            lambda session: session.owner.name == operator.name, ErrorCode.REVOKED, text
         )
+        for session in self._gateway.switchboard.sessions():
+            if session.caller.operator.name == operator.name:
+                session.part(ErrorCode.REVOKED.value, text)
         links = self._operators.pop(operator.name, {})
         for link in links:
             self._close(link, text)
@@ -189,7 +190,9 @@ class Revocation:
             by_device: dict[str, set[bytes]] = {}
             for row in rows:
                 record = row.record
-                if record.opens and record.device and record.session:
+                # Joined as a viewer or administrator, it was not theirs.
+                joined = "session_of" in record.details
+                if record.opens and record.device and record.session and not joined:
                     session = bytes.fromhex(record.session)
                     # Somebody may have asked for a session that is another's, in vain.
                     owner = self._gateway.sessions.owner(record.device, session)

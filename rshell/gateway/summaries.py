@@ -39,8 +39,12 @@ def summary(details: dict[str, Any], attempt: int | None = None) -> str | None:
     words = []
     if details.get("view") is True:
         words.append("view")
+    elif isinstance(details.get("session_of"), str):
+        words.append("takes over")
     elif attempt is not None and attempt > 1:
         words.append(f"attempt {attempt}")
+    if isinstance(whose := details.get("session_of"), str):
+        words[-1] += f" of {printable(whose, 64)}'s session"
     asked = _asked(details)
     if asked:
         words.append(asked)

@@ -8,7 +8,7 @@ from rshell.link.core.constants import WEIGHT_INTERACTIVE
 from rshell.link.core.errors import ErrorCode
 from rshell.link.core.events import DataReceived, EventReceived, LimitReceived
 from rshell.link.core.limits import CreditBudget
-from rshell.link.core.messages import Open, Opened
+from rshell.link.core.messages import Notice, Open, Opened, Sessions
 from rshell.link.core.relay import Relay, RelaySide
 from rshell.link.core.sources import OutData, OutEvent, OutLimit
 from rshell.link.protocol import LinkProtocol
@@ -44,6 +44,8 @@ class _Hop:
         self._side = side
         self.link: LinkProtocol | None = None
         self.number = 0
+        #: That arrived here.
+        self.bytes = 0
         self._ended = False
 
     def attach(self, link: LinkProtocol, number: int) -> None:
@@ -72,7 +74,7 @@ class _Hop:
         if self._ended and not event.data:
             return  # the end again: it needs no credit, so nothing else bounds how often
         self._ended = self._ended or event.eof
-        self._stream.bytes_relayed += len(event.data)
+        self.bytes += len(event.data)
         self._side.other.data(event)
 
     def event_received(self, event: EventReceived) -> None:
@@ -116,9 +118,6 @@ class RelayedStream:
         weight: The stream's share on both links.
         share: What relays of the process share beyond the narrow allowance (rule F7); streams on
             which somebody types take none of it.
-
-    Attributes:
-        bytes_relayed: Of both directions, so far.
     """
 
     def __init__(
@@ -131,7 +130,6 @@ class RelayedStream:
         weight: int,
         share: CreditBudget | None = None,
     ) -> None:
-        self.bytes_relayed = 0
         if weight >= WEIGHT_INTERACTIVE:
             share = None
         self._share: CreditBudget | None = None
@@ -146,6 +144,30 @@ class RelayedStream:
         self._witness: StreamWitness | None = witness
         self._weight = weight
         self._accepted = False
+
+    @property
+    def bytes_in(self) -> int:
+        """Bytes that the operator has sent so far."""
+        return self._operator.bytes
+
+    @property
+    def bytes_out(self) -> int:
+        """Bytes that the device has sent so far."""
+        return self._device.bytes
+
+    @property
+    def bytes_relayed(self) -> int:
+        """Of both directions, so far."""
+        return self._operator.bytes + self._device.bytes
+
+    def tell(self, code: str, message: str) -> bool:
+        """Tell the operator something, beside the stream; return whether they can be told."""
+        link = self._operator.link
+        if link is None or "notices" not in link.core.peer_features:
+            return False
+        notice = Notice(self._request.session, code, message[:256])
+        link.sessions(Sessions(notices=[notice]))
+        return True
 
     def open(self, request: Open) -> None:
         """Open the device's hop.

@@ -111,6 +111,11 @@ class Grant:
         logins: accounts on the device besides its default login; ``*`` is any.
         forward: targets that ``forward`` may connect to.
         forward_back: places where ``forward`` may listen on the device.
+        watch: looking on at other operators' sessions there.
+        idle_limit: seconds after which a terminal that nobody types at ends; 0 is no limit.
+        time_limit: seconds after which any session ends; 0 is no limit.
+        record: how much of its sessions is recorded, ``output``, ``input`` or ``off``; None is what
+            the gateway's configuration says.
         admin: everything but the console, whatever else the grant says.
         console: everything.
     """
@@ -120,6 +125,10 @@ class Grant:
     logins: tuple[str, ...] = ()
     forward: tuple[str, ...] = ()
     forward_back: tuple[str, ...] = ()
+    watch: bool = False
+    idle_limit: int = 0
+    time_limit: int = 0
+    record: str | None = None
     admin: bool = False
     console: bool = False
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from rshell.client import Client, Decision, LinkRecord, PendingDevice, SessionInfo
+from rshell.client import Client, Decision, LinkRecord, PendingDevice, RshellError, SessionInfo
 from rshell.client import Device as DeviceRow
+from rshell.client.session_listing import SESSION_HEADINGS, find_session, session_cells
 from rshell.doors.console.results import Call, Rows, Shown
+from rshell.doors.console.screen import Screen
+from rshell.doors.console.takeover import TakenOver
 
 __all__ = ["Links", "Pending", "Sessions", "Text", "metrics_of", "why_of"]
 
@@ -25,19 +28,29 @@ class Text(str, Shown):
 class Sessions:
     """The sessions that live on devices: ``sessions``, ``sessions("site=berlin")``."""
 
-    def __init__(self, client: Client) -> None:
+    def __init__(self, client: Client, screen: Screen) -> None:
         self._client = client
+        self._screen = screen
 
     def __repr__(self) -> str:
         return "<sessions>"
 
-    def __call__(self, selector: str = "", *, everybodys: bool = True) -> Call[Rows]:
+    def __call__(
+        self,
+        selector: str = "",
+        *,
+        everybodys: bool = True,
+        operator: str = "",
+        door: str = "",
+        state: str = "",
+    ) -> Call[Rows]:
         """List them, on the devices that a selector picks."""
 
         async def work() -> Rows:
-            found = await self._client.sessions(selector, everybodys=everybodys)
-            headings = ("SESSION", "DEVICE", "HANDLER", "STATE", "OPERATOR", "STARTED")
-            return Rows(found, headings, _session_cells, "no sessions")
+            found = await self._client.sessions(
+                selector, everybodys=everybodys, operator=operator, door=door, state=state
+            )
+            return Rows(found, SESSION_HEADINGS, session_cells, "no sessions")
 
         return Call("sessions", work)
 
@@ -46,20 +59,33 @@ class Sessions:
         return self()
 
     def end(self, session: str | SessionInfo) -> Call[None]:
-        """End a session, by its record or whole id."""
-        name = session if isinstance(session, str) else session.session
-        return Call(f"end of session {name}", lambda: self._client.end_session(name))
+        """End a session, by its record or the first digits of its id."""
+
+        async def work() -> None:
+            await self._client.end_session((await self._found(session)).session)
+
+        return Call(f"end of session {_id_of(session)}", work)
+
+    def watch(self, session: str | SessionInfo) -> Call[None]:
+        """Look on at a session, on this terminal, until it ends or Ctrl-] is pressed."""
+
+        async def work() -> None:
+            screen = self._screen
+            if not screen.is_terminal:
+                raise RshellError("usage", "watching needs a terminal", "use client.attach()")
+            info = await self._found(session)
+            await TakenOver.watch(self._client, screen, info).run()
+
+        return Call(f"session {_id_of(session)}", work)
+
+    async def _found(self, session: str | SessionInfo) -> SessionInfo:
+        if isinstance(session, SessionInfo):
+            return session
+        return await find_session(self._client, session)
 
 
-def _session_cells(info: SessionInfo) -> tuple[str, ...]:
-    return (
-        info.session[:8],
-        info.device,
-        info.handler,
-        info.state,
-        info.operator,
-        info.started_at or "",
-    )
+def _id_of(session: str | SessionInfo) -> str:
+    return session if isinstance(session, str) else session.session
 
 
 class Links:

@@ -274,6 +274,9 @@ class DoorChannel:
     def link_changed(self, away: str | None) -> None:
         """Likewise."""
 
+    def notice_received(self, message: str) -> None:
+        self.tell(message)
+
     @abstractmethod
     def session_ended(self, outcome: Outcome) -> None:
         """Likewise."""

@@ -96,6 +96,7 @@ class LinkConnection:
         self.goaway_received = False
         self.failure: RemoteProtocolError | None = None
         self.peer_max_streams = 0
+        self.peer_features: frozenset[str] = frozenset()
         self._reader = FrameReader()
         self._outgoing = Outgoing(self.streams, self._grant_limits)
         self.traffic = self._outgoing.traffic
@@ -197,6 +198,7 @@ class LinkConnection:
         hello = messages.decode(frame.payload, Hello)
         choose_version(hello.protocol)
         self.peer_max_streams = hello.max_streams
+        self.peer_features = frozenset(hello.features)
         self.state = LinkState.JUDGING
         return HelloReceived(hello)
 

@@ -35,6 +35,8 @@ class ErrorCode(StrEnum):
     EXPIRED = "expired"
     CLONE_SUSPECTED = "clone-suspected"
     OUTPUT_LIMIT = "output-limit"
+    IDLE_LIMIT = "idle-limit"
+    TIME_LIMIT = "time-limit"
     PENDING = "pending"
 
     @classmethod

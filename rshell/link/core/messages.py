@@ -23,6 +23,7 @@ __all__ = [
     "Hello",
     "Join",
     "Joined",
+    "Notice",
     "Open",
     "Opened",
     "Outcome",
@@ -229,13 +230,25 @@ class SessionReport(
     outcome: Outcome | None = None
 
 
+class Notice(Struct, frozen=True, forbid_unknown_fields=True):
+    """What the gateway tells the operator's end of a session, for a person to read (rule S4)."""
+
+    session: Sixteen
+    code: Word
+    message: Text
+
+
 class Sessions(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
-    """The agent's list (``sessions``), or the gateway's answer (``end``, ``acknowledged``)."""
+    """The agent's list (``sessions``), or the gateway's answer (``end``, ``acknowledged``).
+
+    ``notices`` go to operators whose HELLO has the feature of that name, and to nobody else.
+    """
 
     sessions: list[SessionReport] = msgspec.field(default_factory=list)
     more: bool = False
     end: list[Sixteen] = msgspec.field(default_factory=list)
     acknowledged: list[Sixteen] = msgspec.field(default_factory=list)
+    notices: Annotated[list[Notice], Meta(max_length=16)] = msgspec.field(default_factory=list)
 
 
 #: Of id and secret, in bytes: of a join string with a secret, and of the two public ones.

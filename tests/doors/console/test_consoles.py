@@ -54,6 +54,27 @@ class RightTests(ConsoleTestCase):
         self.assertEqual(person.outcome.code, "revoked")
         self.assertEqual((self.consoles.count, self.watchdog.inside), (0, 0))
 
+    def test_limits(self) -> None:
+        """A console at which nobody types ends by its role's limit, after a warning; so by time."""
+        self.fleet.add_role("python", Grant(console=True, idle_limit=60, time_limit=180))
+        self.fleet.add_operator("bob", "python")
+        session, person = self.sit("bob")
+        self.fleet.advance(50)
+        self.assertIn(b"rshell: this session ends in 15 seconds: nobody types here", person.seen)
+        self.type(session, "1\r")
+        self.fleet.advance(58)
+        self.assertIsNone(person.outcome)
+        self.fleet.advance(3)
+        assert person.outcome is not None
+        self.assertEqual((person.outcome.status, person.outcome.code), ("timeout", "idle-limit"))
+        self.assertIn("the limit of python/1", person.outcome.message or "")
+        session, person = self.sit("bob")
+        for _ in range(4):
+            self.fleet.advance(46)
+            self.type(session, "1\r")
+        assert person.outcome is not None
+        self.assertEqual(person.outcome.code, "time-limit")
+
     def test_too_many(self) -> None:
         """The number of consoles is limited, and a closed one makes room."""
         sessions = [self.sit()[0] for _ in range(MAX_CONSOLES)]
