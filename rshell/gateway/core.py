@@ -57,7 +57,9 @@ from rshell.gateway.verbs import Verbs
 from rshell.handlers import HandlerDescription
 from rshell.identity.tls import GatewayTLS
 from rshell.link.clock import TimerWheel
+from rshell.link.core.constants import RELAY_BUDGET
 from rshell.link.core.errors import ErrorCode
+from rshell.link.core.limits import CreditBudget
 from rshell.link.core.messages import GoAway
 from rshell.link.protocol import LinkProtocol
 from rshell.store.store import Store
@@ -188,6 +190,8 @@ class Gateway:
         self.ssh_door: SshAddress | None = None
         self.catalogues = Catalogues()
         self.presence = Presence(0)
+        #: What relayed streams may hold beyond the narrow allowance, all together (rule F7).
+        self.relaying = CreditBudget(RELAY_BUDGET)
         self.metrics = Metrics()
         self.lag = ReactorLag(wheel)
         self.fleet = Fleet(self)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
+from rshell.link.core.constants import WEIGHT_INTERACTIVE
 from rshell.link.core.errors import ErrorCode
 from rshell.link.core.events import DataReceived, EventReceived, LimitReceived
+from rshell.link.core.limits import CreditBudget
 from rshell.link.core.messages import Notice, Open, Opened, Sessions
 from rshell.link.core.relay import Relay, RelaySide
 from rshell.link.core.sources import OutData, OutEvent, OutLimit
@@ -114,7 +116,8 @@ class RelayedStream:
         device_link: The device's current link.
         witness: Told what becomes of it.
         weight: The stream's share on both links.
-
+        share: What relays of the process share beyond the narrow allowance (rule F7); streams on
+            which somebody types take none of it.
     """
 
     def __init__(
@@ -125,8 +128,13 @@ class RelayedStream:
         device_link: LinkProtocol,
         witness: StreamWitness,
         weight: int,
+        share: CreditBudget | None = None,
     ) -> None:
-        self._relay = Relay(operator_link.receive_budget, device_link.receive_budget)
+        if weight >= WEIGHT_INTERACTIVE:
+            share = None
+        self._share: CreditBudget | None = None
+        self._relay = Relay(operator_link.receive_budget, device_link.receive_budget, share)
+        self._wanted_share = share
         self._operator = _Hop(self, self._relay.operator)
         self._device = _Hop(self, self._relay.device)
         self._operator_link = operator_link
@@ -176,6 +184,7 @@ class RelayedStream:
             self._device,
             self._weight,
         )
+        self._take_share()
         self._device.attach(self._device_link, number)
         self._operator_link.watch(self._number, self._operator)
         self._operator.attach(self._operator_link, self._number)
@@ -205,6 +214,7 @@ class RelayedStream:
 
     def outcome_taken(self) -> None:
         """The operator's end has the outcome; the device's hop ends by hearing so."""
+        self._return_share()
         witness, self._witness = self._witness, None
         if witness is not None:
             witness.outcome_taken()
@@ -229,6 +239,19 @@ class RelayedStream:
         self._over(to_operator, message)
 
     def _over(self, code: str, message: str) -> None:
+        self._return_share()
         witness, self._witness = self._witness, None
         if witness is not None:
             witness.stream_broken(code, message)
+
+    def _take_share(self) -> None:
+        self._share, self._wanted_share = self._wanted_share, None
+        if self._share is not None:
+            self._share.join()  # for what the operator sends
+            self._share.join()  # for what the device sends
+
+    def _return_share(self) -> None:
+        share, self._share = self._share, None
+        if share is not None:
+            share.leave()
+            share.leave()
