@@ -178,19 +178,21 @@ class TerminalTests(SshCase):
 
     def test_client_killed(self) -> None:
         """A shell outlives a client that is gone without a word, and is attached to again."""
+
+        def states() -> dict[str, str]:
+            rows = json.loads(self.fleet.rshell("sessions", "--json", "pump-1").stdout)
+            return {row["session"]: row["state"] for row in rows}
+
+        others = set(states())  # of other tests, which may be about to end
         terminal = self.ready()
+        mine = (set(states()) - others).pop()
         terminal.type("x=kept; echo pid=$$.\n")
         pid = int(terminal.expect(r"pid=(\d+)\.")[1])
         terminal.process.send_signal(signal.SIGKILL)
         terminal.wait()
-
-        def detached() -> list[str]:
-            rows = json.loads(self.fleet.rshell("sessions", "--json", "pump-1").stdout)
-            return [row["session"] for row in rows if row["state"] == "detached"]
-
-        until(lambda: bool(detached()), lambda: "a detached session", 20, 0.2)
+        until(lambda: states()[mine] == "detached", lambda: str(states()), 20, 0.2)
         self.assertNotIn(state(pid), ("", "Z"))
-        again = self.terminal(self.fleet.cli("attach", detached()[0]), self.fleet)
+        again = self.terminal(self.fleet.cli("attach", mine), self.fleet)
         again.type("echo $x-$((1+1))\n")
         again.expect("kept-2")
         again.type("exit 0\n")

@@ -82,7 +82,9 @@ async def guess(want: dict[str, Any]) -> dict[str, Any]:
     for _ in range(want["attempts"]):
         keys = [asyncssh.generate_private_key("ssh-ed25519") for _ in range(want["keys"])]
         try:
-            async with connection(want, "pump-1", client_keys=keys, password="letmein"):
+            guessed = {"client_keys": keys, "password": "letmein"}
+            source = (want["source"], 0)
+            async with connection(want, "pump-1", local_addr=source, **guessed):
                 seen["entered"] += 1
         except asyncssh.PermissionDenied:
             seen["denied"] += 1
