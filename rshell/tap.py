@@ -75,7 +75,7 @@ class Options(usage.Options):
             None,
             "TOML file: [gateway] links, ssh, web, advertise, advertise_ssh; "
             "[admission] handshakes_per_second; [clones] action; [recordings] shell, keep_days, "
-            "keep_bytes, on_failure; [audit] syslog.",
+            "keep_bytes, on_failure; [audit] syslog; [ssh] rekey_bytes, rekey_seconds.",
         ],
         [
             "ssh",
@@ -213,6 +213,7 @@ class GatewayService(service.Service):
                 self._reactor.callFromThread, readers=1, name="rshell-recordings"
             ),
             syslog=self._config.syslog,
+            tell_watched=self._config.tell_watched,
         )
         door = LinkDoor(gateway)
         self._serve_consoles(gateway, door)
@@ -249,6 +250,7 @@ class GatewayService(service.Service):
             # Late: conch takes a while to import, and is needed for this door only.
             from rshell.doors.ssh.door import SshDoor
             from rshell.doors.ssh.host_key import HostKeyDamaged, load_host_key
+            from rshell.doors.ssh.transport import Rekeying
         except ImportError as error:
             raise CannotStart(
                 f"--ssh needs {error.name}: pip install 'rshell[gateway]', or leave --ssh out"
@@ -259,7 +261,8 @@ class GatewayService(service.Service):
             raise CannotStart(f"the ssh door: {error}") from None
         told = " ".join(key.public().toString("OPENSSH").decode("ascii").split()[:2])
         console = None if consoles is None else consoles.for_door
-        return SshDoor(gateway, key, console=console), told
+        rekeying = Rekeying(self._config.ssh_rekey_bytes, self._config.ssh_rekey_seconds)
+        return SshDoor(gateway, key, console=console, rekeying=rekeying), told
 
     def _serve_consoles(self, gateway: Gateway, door: LinkDoor) -> None:
         try:

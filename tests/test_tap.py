@@ -130,6 +130,16 @@ class OptionsTests(SynchronousTestCase):
             self.bad("--config", self.file(f"[admission]\n{bad}\n"))
         self.bad("--config", self.file('[clones]\naction = "ignore"\n'))
 
+    def test_ssh(self) -> None:
+        """The file sets when SSH connections get new keys, within what is sensible."""
+        config = self.config()
+        self.assertEqual((config.ssh_rekey_bytes, config.ssh_rekey_seconds), (2**30, 3600))
+        text = "[ssh]\nrekey_bytes = 1048576\nrekey_seconds = 60\n"
+        config = self.config("--config", self.file(text))
+        self.assertEqual((config.ssh_rekey_bytes, config.ssh_rekey_seconds), (2**20, 60))
+        for bad in ("rekey_bytes = 1000", "rekey_bytes = 2147483648", "rekey_seconds = 0", "x = 1"):
+            self.bad("--config", self.file(f"[ssh]\n{bad}\n"))
+
     def test_bad_config_files(self) -> None:
         """A file that is absent, no TOML, or has unknown keys or wrong types is named."""
         self.assertIn("/no/such", self.bad("--config", "/no/such"))

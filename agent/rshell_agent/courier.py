@@ -71,7 +71,11 @@ class StreamLink(Protocol):
 
 
 def open_frame(
-    request: Open, process: ProcessRequest | None, link_dialled_at: float | None = None
+    request: Open,
+    process: ProcessRequest | None,
+    link_dialled_at: float | None = None,
+    *,
+    touched: bool = False,
 ) -> bytes:
     """Return the keeper's OPEN for a link's OPEN, built field by field (docs/keeper.md K14).
 
@@ -80,6 +84,7 @@ def open_frame(
         process: What to run; None for who joins or watches what runs already.
         link_dialled_at: When the link that brought it was dialled, in seconds of CLOCK_MONOTONIC.
             Not an age: that would be younger than it is by the time that the keeper hears of it.
+        touched: A worker shall tell of the files it touches: the gateway takes such reports.
 
     Raises:
         ValueError: It does not fit into a frame.
@@ -98,6 +103,8 @@ def open_frame(
     if process is not None:
         body["detach"] = process.detach
         body["process"] = _process_map(process)
+        if touched and process.kind == "worker":
+            body["process"]["touched"] = True
     if request.view:
         body["view"] = True
     if request.resume is not None:

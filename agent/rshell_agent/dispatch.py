@@ -28,6 +28,7 @@ from rshell_agent.keeper_client import KeeperClient, KeeperUnavailable
 from rshell_agent.policy import PolicyWatch
 from rshell_agent.registry import HandlerRegistry
 from rshell_agent.served import ServedSessions
+from rshell_agent.touch_report import takes_touched
 
 __all__ = ["CATALOGUE", "StreamDispatcher"]
 
@@ -219,7 +220,8 @@ class StreamDispatcher:
     ) -> Courier | None:
         """Return a courier for a stream; refuse one that is too large for the keeper."""
         try:
-            opening = open_frame(request, process, getattr(link.peer, "dialled_at", None))
+            dialled_at = getattr(link.peer, "dialled_at", None)
+            opening = open_frame(request, process, dialled_at, touched=takes_touched(link))
         except ValueError as error:
             message = f"too large for the device's keeper: {error}"
             link.refuse(number, ErrorCode.BAD_REQUEST, message)

@@ -21,7 +21,15 @@ _MAX_ANSWER = 64 * 1024
 
 
 class CallFailed(Exception):
-    """The gateway did not answer, or not as it should; the message says why."""
+    """The gateway did not answer, or not as it should; the message says why.
+
+    Attributes:
+        code: With which it refused, if it did.
+    """
+
+    def __init__(self, message: str, code: str = "") -> None:
+        super().__init__(message)
+        self.code = code
 
 
 class GatewayCall:
@@ -74,7 +82,7 @@ class GatewayCall:
 
     def channel_closed(self, code: str, message: str) -> None:
         if not self.answer.called and not self._given_up:
-            self.answer.errback(CallFailed(f"{code}: {message}"))
+            self.answer.errback(CallFailed(f"{code}: {message}", code))
 
 
 def _no_answer(_result: object, seconds: float) -> Any:

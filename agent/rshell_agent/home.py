@@ -4,6 +4,7 @@
 
     HOME/agent.toml      configuration, written by people
     HOME/agent.lock      held by the running agent
+    HOME/join            the join string of a device that has not been let in yet
     HOME/identity/       key and certificate (rshell.identity.credentials)
     HOME/state/          clock, link.json, link.toml, flight/: what must survive a restart
     HOME/status.json     what `rshell-agent status` shows

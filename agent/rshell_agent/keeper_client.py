@@ -53,7 +53,8 @@ def hello_frame(purpose: str) -> bytes:
 class _Control(Protocol):
     """The control connection: calls out, replies in."""
 
-    def __init__(self, lost: Callable[[_Control, str], None]) -> None:
+    def __init__(self, lost: Callable[[_Control, str], None], touched: Callable[[], None]) -> None:
+        self._touched = touched
         self.ready: Deferred[dict[str, Any]] = Deferred(lambda _: self.abort())
         self._lost = lost
         self._decoder = wire.Decoder()
@@ -91,6 +92,8 @@ class _Control(Protocol):
             self.ready.callback(body)
         elif kind == wire.REPLY:
             self._reply(body)
+        elif kind == wire.TOUCHED:
+            self._touched()
         elif kind in (wire.REFUSED, wire.RESET):
             self._reason = f"the keeper said {body.get('code')}: {body.get('message')}"
 
@@ -154,6 +157,7 @@ class KeeperClient:
     Attributes:
         identity: What the keeper said of itself (``pid``, ``uptime_ms``, ``version``); empty
             while there is no control connection.
+        touched: Called when there are touched files to fetch (docs/keeper.md K55).
     """
 
     _log = Logger()
@@ -167,6 +171,7 @@ class KeeperClient:
         changed: Callable[[], None] = lambda: None,
     ) -> None:
         self.identity: dict[str, Any] = {}
+        self.touched: Callable[[], None] = lambda: None
         self._reactor = reactor
         self._home = home
         self._start_keeper = start_keeper
@@ -292,7 +297,7 @@ class KeeperClient:
 
     async def _connect_control(self) -> bool:
         """Connect; say whether this keeper is the one to use."""
-        control = _Control(self._control_lost)
+        control = _Control(self._control_lost, lambda: self.touched())  # noqa: PLW0108  # set later
         await self._connect(control)
         control.ready.addTimeout(CALL_SECONDS, self._reactor)
         try:

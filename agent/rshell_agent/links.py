@@ -23,6 +23,7 @@ from zope.interface import implementer
 from rshell.handlers import catalogue_digest
 from rshell.identity.clock_floor import ClockFloor
 from rshell.identity.credentials import Credentials
+from rshell.identity.revoked import REVOKED_FEATURE, RevokedGateways, RevokedMemory
 from rshell.identity.tls import (
     ClientTLS,
     GatewayNotTrusted,
@@ -66,6 +67,7 @@ from rshell_agent.policy import PolicyWatch
 from rshell_agent.registry import HandlerRegistry
 from rshell_agent.renewal import Renewal
 from rshell_agent.session_report import SessionsExchange
+from rshell_agent.touch_report import TouchSender
 
 __all__ = ["AgentLinks", "GatewayPeer", "Greeting"]
 
@@ -148,7 +150,7 @@ class Greeting:
             software=f"rshell-agent/{__version__}",
             instance=self._instance,
             dial=dial,
-            features=["resume", "deadline"],
+            features=["resume", "deadline", "touched", REVOKED_FEATURE],
             max_streams=AT_AGENT.max_streams,
             window=DEFAULT_WINDOW,
             clock=Clock(
@@ -184,6 +186,8 @@ class AgentLinks:
         journal: Is told how each link fared.
         flights: Tells the gateway what the journal kept.
         facts: Tells the gateway what this device is.
+        touches: Tells the gateway which files were touched.
+        revoked: Gateways that are not believed any more.
     """
 
     _log = Logger()
@@ -207,6 +211,8 @@ class AgentLinks:
         journal: Journal | None = None,
         flights: FlightSender | None = None,
         facts: FactsSender | None = None,
+        touches: TouchSender | None = None,
+        revoked: RevokedMemory,
     ) -> None:
         self.current: LinkProtocol | None = None
         self._reactor = reactor
@@ -222,6 +228,8 @@ class AgentLinks:
         self._journal: Journal = journal or Unheard()
         self._flights = flights
         self._facts = facts
+        self._touches = touches
+        self._revoked = revoked
         self._local_host = ""
         self._watch: LinkWatch | None = None
         self._live: set[LinkProtocol] = set()
@@ -246,7 +254,8 @@ class AgentLinks:
         """Bring ``link`` onto a connection with TLS; the Deferred fires when TCP is up."""
         inner = Factory.forProtocol(lambda: link)
         inner.noisy = False
-        factory = wrap_tls(ClientTLS(credentials, self._floor), client=True, factory=inner)
+        tls = ClientTLS(credentials, self._floor, self._revoked.keys)
+        factory = wrap_tls(tls, client=True, factory=inner)
         return self._endpoint(target).connect(factory)
 
     def _endpoint(self, target: Target) -> IStreamClientEndpoint:
@@ -256,6 +265,16 @@ class AgentLinks:
 
     def _advised(self, link: LinkProtocol, advice: Advice) -> None:
         self.dialler.advised(link, advice.retry_spread_ms / 1000)
+        self._learn_revoked(advice.revoked_gateways)
+
+    def _learn_revoked(self, told: RevokedGateways | None) -> None:
+        """Keep the newer list, and leave at once whom it names (rule H7)."""
+        if not self._revoked.learn(told):
+            return
+        self._changed()
+        for link in list(self._live):
+            if self._revoked.lists(link.peer.certificate):
+                link.abort("this gateway's key is revoked")
 
     def drained(self) -> Deferred[None]:
         """Return a Deferred that fires when no link is left."""
@@ -287,6 +306,9 @@ class AgentLinks:
 
     def welcome_received(self, link: LinkProtocol, welcome: Welcome) -> None:
         peer: GatewayPeer = link.peer
+        self._learn_revoked(welcome.revoked_gateways)
+        if link.closed:
+            return
         peer.welcome = welcome
         end = None if peer.certificate is None else peer.certificate.not_valid_after_utc
         try:
@@ -315,6 +337,8 @@ class AgentLinks:
                 self._flights.link_welcomed(link, spread)
             if self._facts is not None:
                 self._facts.link_welcomed(link, spread)
+            if self._touches is not None:
+                self._touches.link_welcomed(link)
         self._changed()
 
     async def _refresh(self, link: LinkProtocol) -> None:
@@ -354,6 +378,8 @@ class AgentLinks:
             self._flights.stop()
         if self._facts is not None:
             self._facts.stop()
+        if self._touches is not None:
+            self._touches.stop()
 
     def prove(self, link: LinkProtocol) -> None:
         """A change waits to be confirmed over a link that was dialled after it."""

@@ -19,6 +19,7 @@ _EPILOG = """\
 examples:
   rshell-agent join rsh1.gw.example.net:7411....    make this machine a device of the fleet
   rshell-agent join - < join.txt                    the same; the string stays out of `ps`
+  rshell-agent key                                  its public key, for rshell invite device --key
   rshell-agent run                                  be the agent, in the foreground
   rshell-agent status                               is it connected, and if not, why
 
@@ -34,12 +35,19 @@ rshell-agent policy check                            all of it, and whether it i
 
 The exit status is 0 if it is allowed (without HANDLER: if the policy can be used), else 1."""
 
+_JOIN_EXAMPLES = """\
+rshell-agent join - --name pump-17 < join.txt
+
+A device that has to be accepted shows its fingerprint, to be compared with what `rshell pending`
+shows, and waits. It may be interrupted: the string is kept in HOME/join, and `rshell-agent join`
+without one, or `rshell-agent run`, goes on. An image for many devices has the string there."""
+
 #: Lines of the flight recorder that `status` shows.
 _RECENT = 5
 
 
 class _Failed(Exception):
-    """The command ends with this line and status 1."""
+    """The command ends with this line and status 1, or that which is its second argument."""
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -51,12 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"rshell-agent {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    join = _command(
-        commands, "join", "join a fleet", "rshell-agent join - --name pump-17 < join.txt"
-    )
-    join.add_argument("join", metavar="JOIN", help="the join string; - reads it from stdin")
-    join.add_argument("--name", metavar="N", help="the name to propose (default: the host's name)")
-    join.add_argument("--force", action="store_true", help="also if this home has joined already")
+    _add_join(commands)
     run = _command(
         commands,
         "run",
@@ -79,6 +82,31 @@ def _parser() -> argparse.ArgumentParser:
     verbs = policy.add_subparsers(dest="verb", required=True, metavar="VERB")
     _add_check(verbs)
     return parser
+
+
+def _add_join(commands: Any) -> None:
+    join = _command(commands, "join", "join a fleet", _JOIN_EXAMPLES)
+    join.add_argument(
+        "join",
+        metavar="JOIN",
+        nargs="?",
+        help="the join string; - reads it from stdin; without it, an earlier join goes on",
+    )
+    join.add_argument("--name", metavar="N", help="the name to propose (default: the host's name)")
+    join.add_argument("--force", action="store_true", help="also if this home has joined already")
+    join.add_argument(
+        "--no-wait", action="store_true", help="do not wait to be accepted: status 75 (run goes on)"
+    )
+    key = _command(
+        commands,
+        "key",
+        "print the public key that this device joins with, made if need be",
+        "rshell-agent key --line --name pump-17 >> keys.txt",
+    )
+    kind = key.add_mutually_exclusive_group()
+    kind.add_argument("--line", action="store_true", help="as one line, NAME<TAB>KEY, not as PEM")
+    kind.add_argument("--fingerprint", action="store_true", help="only what people compare")
+    key.add_argument("--name", metavar="N", help="with --line (default: the host's name)")
 
 
 def _add_check(verbs: Any) -> None:
@@ -125,6 +153,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     home = (options.home or default_home(os.environ, os.geteuid())).absolute()
     commands = {
         "join": _join,
+        "key": _key,
         "run": _run,
         "status": _status,
         "keeper": _keeper,
@@ -133,8 +162,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return commands[options.command](home, options)
     except _Failed as error:
-        print(f"rshell-agent: {error}", file=sys.stderr)
-        return 1
+        line, status = (*error.args, 1)[:2]
+        print(f"rshell-agent: {line}", file=sys.stderr)
+        return int(status)
     except BrokenPipeError:  # as `| head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or the interpreter complains at its end
         return 141
@@ -144,54 +174,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _join(home: Path, options: argparse.Namespace) -> int:
-    """Join, and say as whom."""
-    from rshell.identity.join_string import BadJoinString, JoinString
+    """Join, and say as whom; wait if need be."""
+    from rshell_agent.join_command import CannotJoin, join_command
 
-    if options.join == "-":
-        text = sys.stdin.readline(4096)
-    else:
-        text = options.join
-        print(
-            "rshell-agent: a join string on the command line can be seen in `ps`; "
-            "`rshell-agent join -` reads it from standard input",
-            file=sys.stderr,
-        )
     try:
-        join_string = JoinString.parse(text)
-    except BadJoinString as error:
+        return join_command(home, options.join, options.name, options.force, options.no_wait)
+    except CannotJoin as error:
+        raise _Failed(str(error), error.status) from None
+
+
+def _key(home: Path, options: argparse.Namespace) -> int:
+    """Print the public key that this home joins with."""
+    from rshell_agent.join_command import CannotJoin, print_key
+
+    try:
+        return print_key(home, options.line, options.name, options.fingerprint)
+    except CannotJoin as error:
         raise _Failed(str(error)) from None
-    _react(home, options, join_string)
-    return 0
-
-
-def _react(home: Path, options: argparse.Namespace, join_string: Any) -> None:
-    from twisted.internet.defer import Deferred
-    from twisted.internet.task import react
-
-    from rshell.link.clock import use_monotonic_clock
-    from rshell_agent.home import HomeInUse
-    from rshell_agent.joining import AlreadyJoined, JoinFailed, join_device
-
-    failures: list[str] = []
-
-    async def work(reactor: Any) -> None:
-        use_monotonic_clock(reactor)
-        try:
-            joined = await join_device(reactor, home, join_string, options.name, options.force)
-        except JoinFailed as error:
-            failures.append(f"not joined ({error.code}): {error.message}")
-        except (AlreadyJoined, HomeInUse, OSError) as error:
-            failures.append(str(error))
-        else:
-            print(f"joined as {joined.name} ({joined.id}); now run: rshell-agent run --home {home}")
-
-    try:
-        react(lambda reactor: Deferred.fromCoroutine(work(reactor)))
-    except SystemExit as end:
-        if end.code:
-            raise
-    if failures:
-        raise _Failed(failures[0])
 
 
 def _run(home: Path, options: argparse.Namespace) -> int:

@@ -14,6 +14,7 @@ from twisted.logger import Logger
 
 from rshell.identity.clock_floor import ClockFloor
 from rshell.identity.credentials import CredentialsDamaged, CredentialStore
+from rshell.identity.revoked import RevokedMemory
 from rshell.link.addresses import NameLookup
 from rshell.link.clock import TimerWheel
 from rshell.link.core.errors import ErrorCode
@@ -40,6 +41,7 @@ from rshell_agent.renewal import Renewal
 from rshell_agent.session_report import SessionsExchange
 from rshell_agent.status import Status, StatusFile, stamp
 from rshell_agent.suspension import SuspensionWatch
+from rshell_agent.touch_report import TouchSender
 from rshell_agent.watchdog import Watchdog
 
 __all__ = ["AgentService", "NotJoined"]
@@ -113,6 +115,9 @@ class AgentService(Service):
         self._floor = ClockFloor(self._state)
         self._memory = LinkMemory(self._state)
         self._identity = self._load_identity()
+        self._revoked = RevokedMemory(
+            self._state / "revoked-gateways.json", self._identity.current.root
+        )
         self._facts = brief_facts()
         self._status = StatusFile(home, reactor, self._gather)
         changed = self._status.changed
@@ -155,6 +160,8 @@ class AgentService(Service):
             journal=self._recorder,
             flights=FlightSender(self._recorder, wheel, reactor, chance.uniform),
             facts=self._facts_sender,
+            touches=TouchSender(self._keeper, wheel, reactor),
+            revoked=self._revoked,
         )
         links.dispatcher = StreamDispatcher(
             self._registry, self._policy, self._keeper, self._context, reactor
@@ -199,7 +206,8 @@ class AgentService(Service):
         if credentials is None:
             raise NotJoined(
                 "this device has not joined a fleet; get a join string with `rshell invite "
-                f"device` and run: rshell-agent join JOIN --home {self._home}"
+                f"device` and run: rshell-agent join JOIN --home {self._home}, or put it into "
+                f"{self._home / 'join'}"
             )
         if credentials.name.kind != "device":
             raise NotJoined(
@@ -326,4 +334,5 @@ class AgentService(Service):
             policy_error=self._policy.current.error,
             plugin_problems=self._registry.problems,
             certificate_end=stamp(self._identity.current.certificate.not_valid_after_utc),
+            revoked_gateways=self._revoked.number,
         )

@@ -21,7 +21,8 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     """One state of the agent; times are RFC 3339, UTC.
 
     Attributes:
-        state: ``connected``, ``connecting``, ``waiting`` or ``stopped``.
+        state: ``connected``, ``connecting``, ``waiting`` or ``stopped``; ``pending``: it has not
+            joined yet, and asks to be let in.
         gateway: Address in hand, or None.
         since: Begin of this state.
         name: The device's name as the gateway last told it.
@@ -32,6 +33,8 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
         policy_error: Why the policy denies everything, or None.
         plugin_problems: Plug-ins that cannot be used, a line each.
         certificate_end: End of the device's certificate.
+        revoked_gateways: Number of the list of revoked gateways that it keeps; 0 without one.
+        fingerprint: Of the key that it joins with, while it is ``pending``.
         pid: The agent's.
         updated_at: When this was written.
     """
@@ -47,6 +50,8 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     policy_error: str | None = None
     plugin_problems: list[str] = msgspec.field(default_factory=list)
     certificate_end: str = ""
+    revoked_gateways: int = 0
+    fingerprint: str = ""
     pid: int = 0
     updated_at: str = ""
 
@@ -118,6 +123,10 @@ class StatusFile:
     def close(self) -> None:
         """Write a last time, and stop."""
         self.write()
+        self._cancel()
+
+    def stop(self) -> None:
+        """Write no more: somebody else does from now on."""
         self._cancel()
 
     def _store(self, data: bytes) -> None:

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from twisted.application.service import IService
+from twisted.application.service import IService, Service
 from twisted.python import usage
 
 from rshell.identity.files import UnsafeDirectory
@@ -28,13 +28,25 @@ class Options(usage.Options):
     ]
 
 
-def _new(home: Path) -> AgentService:
+def _new(home: Path) -> Service:
     from twisted.internet import reactor
 
     use_monotonic_clock(reactor)
     try:
         clock: Any = reactor
-        return AgentService.new(reactor, home, Watchdog.from_environment(clock, os.environ))
+        watchdog = Watchdog.from_environment(clock, os.environ)
+
+        def agent() -> AgentService:
+            return AgentService.new(reactor, home, watchdog)
+
+        if (home / "join").exists():
+            # Late: what joins is done once, and the memory of a small device is kept for good.
+            from rshell_agent.joining_service import JoiningAgent, wish_of_home
+
+            wish = wish_of_home(home)
+            if wish is not None:
+                return JoiningAgent(reactor, home, wish, agent, watchdog)
+        return agent()
     except (HomeInUse, NotJoined, UnsafeDirectory, OSError) as error:
         raise SystemExit(f"rshell-agent: {error}") from None
 

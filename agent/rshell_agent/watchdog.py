@@ -59,7 +59,7 @@ class Watchdog:
     def start(self) -> None:
         """We are up; from now on we are heard of."""
         self._tell("READY=1")
-        if self._address is not None and self._every is not None:
+        if self._timer is None and self._address is not None and self._every is not None:
             self._timer = self._clock.callLater(self._every, self._feed)
 
     def stop(self) -> None:

@@ -9,7 +9,7 @@
     labels.py     the syntax of labels          names.py  the rule for device names
     printable.py  hostile text made safe to show
     audit.py      the audit log's records and how a row reads; syslog.py as RFC 5424
-    audit_key.py  the key that signs its checkpoints
+    audit_key.py  the key that signs its checkpoints; touched.py a touched file in a line
     recordings.py whether a session is recorded; asciicast.py the format
 
 What it is not: it keeps nothing (``rshell.store`` does) and opens nothing (the gateway's

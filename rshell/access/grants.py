@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import attrs
 import msgspec
@@ -27,13 +27,29 @@ from rshell.access.printable import printable
 from rshell.handlers.forward import ForwardRequest
 from rshell.store.records import Device, Grant
 
-__all__ = ["ANY", "FORWARD", "BadGrant", "CompiledGrant", "check_grant", "check_role_name"]
+__all__ = [
+    "ANY",
+    "FORWARD",
+    "MAX_LIMIT_SECONDS",
+    "RECORD_MODES",
+    "BadGrant",
+    "CompiledGrant",
+    "check_grant",
+    "check_role_name",
+    "grant_words",
+    "seconds_words",
+    "term_words",
+]
 
 #: Every handler but ``forward``; any login.
 ANY = "*"
 FORWARD = "forward"
 #: Of one grant: lists longer than this belong into several grants, or a label.
 MAX_NAMES = 64
+#: Shorter limits than this could not be announced in time; longer ones than a year are typos.
+MIN_LIMIT_SECONDS, MAX_LIMIT_SECONDS = 10, 366 * 86_400
+#: What may be recorded, the least first.
+RECORD_MODES = ("off", "output", "input")
 
 #: These run as no login of the device, so they are asked for without one.
 _WITHOUT_LOGIN = frozenset({"facts", "forward"})
@@ -90,6 +106,7 @@ def check_grant(grant: Grant) -> Grant:
             parse_rule(text)
     except BadRule as error:
         raise BadGrant(f"forward target {error}") from None
+    _check_terms(grant)
     _check_whole(grant, str(selector))
     return attrs.evolve(
         grant,
@@ -110,16 +127,31 @@ def _check_handler(name: str) -> None:
         raise BadGrant("the console is granted by itself (--console), and is everything")
 
 
+def _check_terms(grant: Grant) -> None:
+    for what, seconds in (("idle", grant.idle_limit), ("time", grant.time_limit)):
+        if seconds and not MIN_LIMIT_SECONDS <= seconds <= MAX_LIMIT_SECONDS:
+            raise BadGrant(
+                f"the {what} limit is 0 for none, or from {MIN_LIMIT_SECONDS} seconds to a year"
+            )
+    if grant.record is not None and grant.record not in RECORD_MODES:
+        shown = printable(grant.record, 40)
+        raise BadGrant(f"what is recorded is one of {', '.join(RECORD_MODES)}, not {shown!r}")
+
+
 def _check_whole(grant: Grant, selector: str) -> None:
     forwards = bool(grant.forward or grant.forward_back)
     if grant.admin or grant.console:
         word = "console" if grant.console else "admin"
         if selector != ANY:
             raise BadGrant(f"{word} concerns the whole fleet: it goes with no selector")
-        if grant.handlers or grant.logins or forwards:
-            raise BadGrant(f"{word} is everything: it needs no handlers, logins or targets")
+        if grant.handlers or grant.logins or forwards or grant.watch:
+            raise BadGrant(f"{word} is everything: it needs no handlers, logins, targets or watch")
     elif not (grant.handlers or forwards):
-        raise BadGrant("a grant names a handler at least")
+        if not grant.watch:
+            raise BadGrant("a grant names a handler at least")
+        if grant.logins or grant.idle_limit or grant.time_limit or grant.record:
+            # Whoever wrote this expects something of it that it does not do.
+            raise BadGrant("logins, limits and recording go with handlers, which are missing")
     elif FORWARD in grant.handlers and not forwards:
         raise BadGrant("forward is granted by its targets, * for whatever the device allows")
 
@@ -255,6 +287,53 @@ class CompiledGrant:
             asked = "the device's default login" if login is None else f"the login {login}"
             words.append(f"it does not allow {asked}")
         return words
+
+
+class _Terms(Protocol):
+    """What a grant says of sessions' time and recording."""
+
+    @property
+    def idle_limit(self) -> int: ...
+
+    @property
+    def time_limit(self) -> int: ...
+
+    @property
+    def record(self) -> str | None: ...
+
+
+def grant_words(grant: Grant) -> str:
+    """Return what a grant says, in a line for people."""
+    words = [f"on {grant.select}"]
+    if grant.handlers:
+        words.append(f"allow {','.join(grant.handlers)}")
+    if grant.logins:
+        words.append(f"as {','.join(grant.logins)}")
+    words += [f"forward {target}" for target in grant.forward]
+    words += [f"forward-back {target}" for target in grant.forward_back]
+    if grant.watch:
+        words.append("watch")
+    return "; ".join(words + term_words(grant))
+
+
+def term_words(grant: _Terms) -> list[str]:
+    """Return what a grant says of its sessions' time and recording."""
+    words = []
+    if grant.idle_limit:
+        words.append(f"idle-limit {seconds_words(grant.idle_limit)}")
+    if grant.time_limit:
+        words.append(f"time-limit {seconds_words(grant.time_limit)}")
+    if grant.record:
+        words.append(f"record {grant.record}")
+    return words
+
+
+def seconds_words(seconds: int) -> str:
+    """Return whole seconds as they are typed: ``15m``, ``8h``, ``90s``."""
+    for unit, size in (("d", 86_400), ("h", 3600), ("m", 60)):
+        if seconds and seconds % size == 0:
+            return f"{seconds // size}{unit}"
+    return f"{seconds}s"
 
 
 def _predicate(selector: selectors.Selector) -> Predicate:

@@ -1,12 +1,15 @@
-"""Is this session recorded, and how much of it?  One pure function that the gate asks."""
+"""Is this session recorded, and how much of it?  One pure function that the gate asks.
+
+Roles decide (`rshell.access.terms`), and where they say nothing the gateway's configuration does.
+"""
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import attrs
 
-from rshell.store.records import Device, Operator
+from rshell.access.terms import SessionTerms
 
 __all__ = ["RecordingMode", "RecordingPolicy", "decide_recording"]
 
@@ -21,7 +24,7 @@ class RecordingPolicy:
     """What the gateway's configuration says.
 
     Attributes:
-        mode: of every session that has a terminal.
+        mode: of every session that has a terminal and of which no role says anything else.
         keep_days: ended recordings that are older go; 0 keeps them for ever.
         keep_bytes: of the newest so much stays; 0 is no limit.
         on_failure: ``end`` ends (or refuses) a session that cannot be recorded, ``mark`` lets it
@@ -35,21 +38,16 @@ class RecordingPolicy:
 
 
 def decide_recording(
-    policy: RecordingPolicy,
-    operator: Operator,
-    device: Device,
-    handler: str,
-    request: dict[str, Any],
+    policy: RecordingPolicy, terms: SessionTerms, request: dict[str, Any]
 ) -> RecordingMode:
     """Decide how much of a session is recorded.
 
     Args:
         policy: The gateway's.
-        operator: Who asks; roles may once say something else for theirs.
-        device: On which device; its labels likewise.
-        handler: What is asked for.
+        terms: What the operator's roles say of such a session.
         request: As the operator sent it; only what has a terminal is recorded.
     """
     if not isinstance(request.get("terminal"), dict):
         return "off"
-    return policy.mode
+    mode, _rule = terms.recording(policy.mode)
+    return cast(RecordingMode, mode)

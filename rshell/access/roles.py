@@ -13,8 +13,9 @@ from typing import Any
 
 import attrs
 
-from rshell.access.grants import CompiledGrant
-from rshell.store.records import Device, Operator, Role
+from rshell.access.grants import CompiledGrant, grant_words
+from rshell.access.terms import SessionTerms, terms_of
+from rshell.store.records import Device, Grant, Operator, Role
 
 __all__ = ["ADMIN", "CONSOLE", "Decision", "GrantView", "RoleBook"]
 
@@ -61,6 +62,10 @@ class _Compiled:
     grants: tuple[CompiledGrant, ...]
     admin: str | None
     console: str | None
+    #: The grants that are everything: they too say something of sessions' terms.
+    everything: tuple[tuple[str, Grant], ...]
+    #: Of its time limits, in seconds; 0 if it has none.
+    shortest: int
 
     @classmethod
     def new(cls, role: Role) -> _Compiled:
@@ -69,7 +74,9 @@ class _Compiled:
         admin = next((rule for rule, one in rules if one.admin), None)
         usual = [CompiledGrant.new(r, one) for r, one in rules if not (one.admin or one.console)]
         # Whoever has the console has Python in the gateway, and so everything.
-        return cls(tuple(usual), admin or console, console)
+        everything = tuple((rule, one) for rule, one in rules if one.admin or one.console)
+        shortest = min((one.time_limit for _, one in rules if one.time_limit), default=0)
+        return cls(tuple(usual), admin or console, console, everything, shortest)
 
 
 class RoleBook:
@@ -125,6 +132,15 @@ class RoleBook:
                     return Decision(True, f"role {grant.rule}", grant.rule)
         return self._denied(operator, device, handler, login, request)
 
+    def admin_rule(self, operator: Operator) -> str | None:
+        """Return the rule that grants an operator everything, or None."""
+        return self._everything(operator, "") if operator.active else None
+
+    @property
+    def shortest_time_limit(self) -> int:
+        """The shortest time limit of any role, in seconds; 0 if none has one."""
+        return min(filter(None, (role.shortest for role in self._roles.values())), default=0)
+
     def is_admin(self, operator: Operator) -> bool:
         """Whether the operator may everything but, perhaps, use the console."""
         return operator.active and self._everything(operator, "") is not None
@@ -133,6 +149,52 @@ class RoleBook:
         """Whether a role makes an administrator."""
         role = self._roles.get(name)
         return name == ADMIN or (role is not None and role.admin is not None)
+
+    def may_watch(self, operator: Operator, device: Device) -> str | None:
+        """Return the rule by which an operator looks on at others' sessions there, or None."""
+        if not operator.active or not device.active:
+            return None
+        if (everything := self._everything(operator, "")) is not None:
+            return everything
+        for grant in self._grants(operator):
+            if grant.grant.watch and grant.covers(device):
+                return grant.rule
+        return None
+
+    def may_watch_any(self, operator: Operator) -> bool:
+        """Whether there may be sessions of others that an operator looks on at."""
+        if not operator.active:
+            return False
+        if self._everything(operator, "") is not None:
+            return True
+        return any(grant.grant.watch for grant in self._grants(operator))
+
+    def terms(
+        self,
+        operator: Operator,
+        device: Device | None,
+        handler: str,
+        login: str | None = None,
+        request: Mapping[str, Any] | None = None,
+    ) -> SessionTerms:
+        """Return what holds for a session that `decide` grants: every grant of it has a say.
+
+        Without a device it is the console.
+        """
+        granting: list[tuple[str, Grant]] = []
+        for name in operator.roles:
+            if name == ADMIN:
+                granting.append((ADMIN, Grant(admin=True)))
+            elif (role := self._roles.get(name)) is not None:
+                granting += [
+                    (rule, grant) for rule, grant in role.everything if device or grant.console
+                ]
+                granting += [
+                    (one.rule, one.grant)
+                    for one in role.grants
+                    if device is not None and one.admits(device, handler, login, request)
+                ]
+        return terms_of(granting)
 
     def sees(self, operator: Operator, device: Device) -> bool:
         """Whether a device exists for an operator: a role grants something on it."""
@@ -154,7 +216,7 @@ class RoleBook:
         return [
             GrantView(
                 one.rule,
-                _in_words(one),
+                grant_words(one.grant),
                 tuple(one.missing(device, handler, login, request)),
             )
             for one in self._grants(operator)
@@ -201,15 +263,3 @@ class RoleBook:
             logins = dict.fromkeys(name for one in nearly for name in one.grant.logins)
             what = f"{handler} on {device.name} only with --as {' or '.join(logins)}"
         return Decision(False, f"{roles} {what}", seen=self.sees(operator, device))
-
-
-def _in_words(one: CompiledGrant) -> str:
-    grant = one.grant
-    words = [f"on {grant.select}"]
-    if grant.handlers:
-        words.append(f"allow {','.join(grant.handlers)}")
-    if grant.logins:
-        words.append(f"as {','.join(grant.logins)}")
-    words += [f"forward {target}" for target in grant.forward]
-    words += [f"forward-back {target}" for target in grant.forward_back]
-    return "; ".join(words)

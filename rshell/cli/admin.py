@@ -20,11 +20,21 @@ from rshell.client import Client, Invitation, RshellError
 from rshell.client.joining import join_operator
 from rshell.client.profiles import default_directory
 from rshell.identity.join_string import BadJoinString, JoinString
+from rshell.identity.public_keys import (
+    MAX_KEYS_BYTES,
+    BadPublicKeys,
+    NamedKey,
+    read_public_keys,
+)
+from rshell.identity.sources import BadSource, check_source
 
 __all__ = ["invite", "join", "label", "rename", "revoke"]
 
 #: A join string is shorter; a file given by mistake is not read whole.
 MAX_JOIN_BYTES = 4096
+TTL_SECONDS = 3600
+#: Devices lie in a store for weeks before they are first switched on.
+KEYS_TTL_SECONDS = 30 * 86_400
 
 
 @click.group(short_help="Make a join string for a device or an operator.")
@@ -34,27 +44,36 @@ def invite() -> None:
 
     \b
     rshell invite device --name pump-17 --label site=berlin
+    rshell invite device --name 'pump-*' --from 10.0.0.0/8 --uses 50
     rshell invite operator bob --role admin
+
+    What is handed out and not used up yet: rshell invites.
     """
 
 
 def _print_invitation(json: bool, invitation: Invitation) -> None:
     if json:
-        print_json({"join": invitation.join, "expires_at": invitation.expires_at})
+        print_json(
+            {
+                "join": invitation.join,
+                "expires_at": invitation.expires_at,
+                "uses": invitation.uses,
+                "id": invitation.id,
+                "mode": invitation.mode,
+            }
+        )
     else:
         say(invitation.join + "\n")
 
 
-@invite.command("device", short_help="Invite a device.")
-@click.option("--name", metavar="N", help="What it will be called; without it, it proposes.")
+@invite.command("device", short_help="Invite a device, or a site's.")
+@click.option("--name", metavar="N|GLOB", help="What it will be called, or how names must look.")
 @click.option("--label", "labels", multiple=True, metavar="k=v", help="May be repeated.")
 @click.option(
     "--ttl",
     callback=parse_duration,
     metavar="T",
-    default="1h",
-    show_default=True,
-    help="How long it holds.",
+    help="How long it holds, at most 30d.  [default: 1h; with --key 30d, at most 400d]",
 )
 @click.option(
     "--uses",
@@ -64,34 +83,98 @@ def _print_invitation(json: bool, invitation: Invitation) -> None:
     metavar="N",
     help="How many devices may use it.",
 )
+@click.option(
+    "--from", "sources", multiple=True, metavar="CIDR", help="Only from there; may be repeated."
+)
+@click.option("--pending", is_flag=True, help="A string that gives no right: who has it may ask.")
+@click.option("--auto-accept", is_flag=True, help="A site's devices do not wait to be accepted.")
+@click.option("--key", "keys", metavar="FILE|-", help="Public keys of the devices that may join.")
 @common_options
 @click.pass_context
 def invite_device(
-    context: click.Context, name: str | None, labels: Sequence[str], ttl: int, uses: int
+    context: click.Context,
+    name: str | None,
+    labels: Sequence[str],
+    ttl: int | None,
+    uses: int,
+    sources: Sequence[str],
+    pending: bool,
+    auto_accept: bool,
+    keys: str | None,
 ) -> int:
-    """Print the join string for a new device; give it to rshell-agent join there.
+    """Print the join string for new devices; give it to rshell-agent join there.
 
     \b
     rshell invite device --name pump-17 --label site=berlin --label tier=prod
-    rshell invite device --ttl 1d --uses 100
     rshell invite device --name pump-17 | ssh root@10.0.0.7 rshell-agent join -
+    rshell invite device --name 'pump-*' --from 10.0.0.0/8 --uses 50 --ttl 7d    a site's
+    rshell invite device --pending --uses 200 --ttl 30d                  for an image
+    rshell invite device --key keys.pem --label batch=7                  of a factory
+
+    A string with a glob or a range is a site's: its devices wait until somebody compares their
+    fingerprints and accepts them (rshell pending), unless it says --auto-accept. With --pending
+    the string is no secret, and with --key none is needed: FILE has PEM public keys one after
+    another, or lines NAME<TAB>KEY, as rshell-agent key prints them.
     """
     settings = settings_of(context)
     try:
         put = dict(parse_label(word) for word in labels)
+        ranges = [check_source(one) for one in sources]
+        pattern = name if name is not None and set(name) & set("*?[") else None
+        name = None if pattern else name
         if name is not None:
             check_name(name)
-    except (BadLabel, BadName) as error:
+    except (BadLabel, BadName, BadSource) as error:
         raise click.UsageError(str(error)) from None
-    if name is not None and uses > 1:
-        raise click.UsageError("a name is one device's: give either --name or --uses")
+    if name is not None and (uses > 1 or keys):
+        raise click.UsageError("a name is one device's: not with --uses or --key")
+    if name is not None and pending:
+        raise click.UsageError("who waits is named when it is accepted: rshell accept --name")
+    if auto_accept and (pending or keys):
+        raise click.UsageError("--auto-accept is for a string that is a secret")
+    if keys and (pending or uses > 1):
+        raise click.UsageError("--key lets in the devices of these keys: no --pending or --uses")
+    known = _read_keys(keys) if keys else []
 
     async def main(_surroundings: Surroundings, client: Client) -> int:
-        invitation = await client.invite_device(name=name, labels=put, ttl_seconds=ttl, uses=uses)
+        if known:
+            invitation = await client.invite_keys(
+                known,
+                labels=put,
+                ttl_seconds=ttl or KEYS_TTL_SECONDS,
+                pattern=pattern,
+                sources=ranges,
+            )
+        else:
+            invitation = await client.invite_device(
+                name=name,
+                labels=put,
+                ttl_seconds=ttl or TTL_SECONDS,
+                uses=uses,
+                pattern=pattern,
+                sources=ranges,
+                public=pending,
+                wait=False if auto_accept else None,
+            )
         _print_invitation(settings.json, invitation)
         return 0
 
     return run_with_client(settings.home, main)
+
+
+def _read_keys(file: str) -> list[NamedKey]:
+    try:
+        if file == "-":
+            data = sys.stdin.buffer.read(MAX_KEYS_BYTES + 1)
+        else:
+            with open(file, "rb") as opened:
+                data = opened.read(MAX_KEYS_BYTES + 1)
+        return read_public_keys(data)
+    except OSError as error:
+        text = f"cannot read {file}: {error.strerror or error}"
+        raise RshellError("bad-request", text, "") from None
+    except BadPublicKeys as error:
+        raise RshellError("bad-request", f"{file}: {error}", "") from None
 
 
 @invite.command("operator", short_help="Invite an operator.")
@@ -155,6 +238,9 @@ def join(context: click.Context, join_string: str, replace: bool) -> int:
     except BadJoinString as error:
         hint = "ask an administrator for: rshell invite operator NAME --role ROLE"
         raise RshellError("bad-join-string", str(error), hint) from None
+    if parsed.public:
+        hint = "ask an administrator for: rshell invite operator NAME --role ROLE"
+        raise RshellError("bad-join-string", "this join string is for devices", hint)
     directory = Path(settings.home).absolute() if settings.home else default_directory(os.environ)
     if (directory / "admin").exists():
         raise RshellError(
@@ -244,19 +330,22 @@ def rename(context: click.Context, device: str, name: str) -> int:
     return run_with_client(settings.home, main)
 
 
-@click.command(short_help="Take a device's or operator's rights away.")
+@click.command(short_help="Take a device's or operator's rights away, or an invite.")
 @common_options
-@click.argument("kind", type=click.Choice(["device", "operator"]))
+@click.argument("kind", type=click.Choice(["device", "operator", "invite"]))
 @click.argument("name")
 @click.pass_context
 def revoke(context: click.Context, kind: str, name: str) -> int:
-    """Revoke a device or an operator: its links and sessions end within a second, for good.
+    """Revoke a device, an operator or an invite: links and sessions end within a second, for good.
 
     \b
     rshell revoke device pump-17
     rshell revoke operator bob
+    rshell revoke invite 5bf1ad3e90c2d477             an id of rshell invites
+    rshell revoke invite ABCD-EFGH-IJKL-MNOP          one key of an invite with keys
 
-    Afterwards it has to be invited and to join anew.
+    Afterwards it has to be invited and to join anew. Of an invite, devices that joined stay, and
+    those that wait are turned away.
     """
     settings = settings_of(context)
 
@@ -266,7 +355,8 @@ def revoke(context: click.Context, kind: str, name: str) -> int:
             print_json({"revoked": name, "links_closed": closed})
         else:
             links = "1 link" if closed == 1 else f"{closed} links"
-            say(f"revoked {kind} {printable(name)}, {links} closed\n")
+            more = "" if kind == "invite" else f", {links} closed"
+            say(f"revoked {kind} {printable(name)}{more}\n")
         return 0
 
     return run_with_client(settings.home, main)

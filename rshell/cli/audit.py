@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import click
@@ -11,6 +11,7 @@ import msgspec
 
 from rshell.access.printable import printable
 from rshell.access.syslog import syslog_line
+from rshell.access.touched import touched_line
 from rshell.cli.listings import print_json
 from rshell.cli.options import common_options, parse_moment, settings_of
 from rshell.cli.pipes import say
@@ -37,6 +38,9 @@ def _filters(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--status", metavar="S", help="Only with this outcome: refused, exit, ok."),
         click.option("--session", metavar="ID", help="Only of this session, its whole id."),
         click.option(
+            "--file", metavar="GLOB", help="Only files that match, as the device tells: '/etc/*'."
+        ),
+        click.option(
             "--since",
             "since_ms",
             callback=parse_moment,
@@ -52,18 +56,45 @@ def _filters(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
-def _audit_row(row: AuditRow) -> Sequence[str]:
+def _with_files(wanted: dict[str, Any], files: bool) -> dict[str, Any]:
+    """Return the filters; a gateway that knows no files is asked only by who wants them."""
+    if wanted["file"] is None:
+        wanted = {name: value for name, value in wanted.items() if name != "file"}
+    if files or wanted["session"] or "file" in wanted:
+        wanted["files"] = True
+    return wanted
+
+
+def _lines(row: AuditRow) -> Iterator[Sequence[str]]:
+    """Yield a row's lines: one, or one for each file that it tells of."""
+    for entry in row.files or ():
+        size = entry.get("size")
+        yield _audit_row(
+            row,
+            touched_line(entry) + ("" if size is None else f", {size} bytes"),
+            entry.get("code"),
+        )
+    if row.left_out:
+        counts = ", ".join(f"{count} {op}" for op, count in row.left_out.items())
+        yield _audit_row(row, f"not named: {counts}")
+    if not row.files and not row.left_out:
+        yield _audit_row(row)
+
+
+def _audit_row(row: AuditRow, told: str | None = None, failed: object = None) -> Sequence[str]:
     what = row.handler or row.kind
     if row.login:
         what += f" as {row.login}"
     if row.refers is not None:
         what += f" -> #{row.refers}"
-    if row.summary:
-        what += f": {row.summary}"
+    if told or row.summary:
+        what += f": {told or row.summary}"
     result = row.status or ""
     if row.exit_code:
         result += f" {row.exit_code}"
-    if row.code:
+    if told:
+        result = f"error ({failed})" if failed else "ok"
+    elif row.code:
         result += f" ({row.code})"
     return (
         str(row.seq),
@@ -88,6 +119,9 @@ def _audit_row(row: AuditRow) -> Sequence[str]:
     help="The newest N rows.",
 )
 @_filters
+@click.option(
+    "--files", is_flag=True, help="Each touched file on a line; with --session and --file, too."
+)
 @click.option("-f", "--follow", is_flag=True, help="Show what comes from now on, until Ctrl-C.")
 @click.option("--verify", is_flag=True, help="Check the whole log instead: chain and signatures.")
 @click.option(
@@ -105,6 +139,7 @@ def audit(
     context: click.Context,
     /,
     limit: int,
+    files: bool,
     follow: bool,
     verify: bool,
     keys: Sequence[str],
@@ -117,11 +152,15 @@ def audit(
     rshell audit --limit 20
     rshell audit --device pump-17 --operator alice --since 2h --json
     rshell audit --status refused --follow
+    rshell audit --file '/etc/*' --since 1d
     rshell audit --verify
     rshell audit export --format syslog --since 2026-11-01
 
     WHAT is the handler and what was asked of it, clipped to the terminal; -> #12 says how that
     of row 12 ended. --follow --json prints one object a line.
+
+    Rows of the kind session.files say what sftp, scp and rshell cp read, wrote, renamed and removed
+    on a device: in the device's own words.
     """
     if context.invoked_subcommand is not None:
         return 0
@@ -130,6 +169,7 @@ def audit(
     if verify and follow:
         raise click.UsageError("either --verify or --follow")
     settings = settings_of(context)
+    wanted = _with_files(wanted, files)
 
     async def main(_surroundings: Surroundings, client: Client) -> int:
         if verify:
@@ -140,7 +180,7 @@ def audit(
         if settings.json:
             print_json(rows)
         else:
-            print_table(HEADINGS, [_audit_row(row) for row in rows], clipped="WHAT")
+            print_table(HEADINGS, [line for row in rows for line in _lines(row)], clipped="WHAT")
         return 0
 
     return run_with_client(settings.home, main)
@@ -152,7 +192,8 @@ async def _follow(client: Client, wanted: dict[str, Any], *, json: bool) -> int:
             if json:
                 say(encode_json(row).decode() + "\n")
             else:
-                say("  ".join(printable(word, 240) for word in _audit_row(row)) + "\n")
+                for line in _lines(row):
+                    say("  ".join(printable(word, 240) for word in line) + "\n")
     return 0
 
 
@@ -236,6 +277,7 @@ def export(context: click.Context, /, form: str, to: str, after: int, **wanted: 
     """
     settings = settings_of(context)
     host = socket.gethostname()
+    wanted = {name: value for name, value in wanted.items() if name != "file" or value is not None}
 
     def line(row: AuditRow) -> bytes:
         if form == "jsonl":

@@ -157,7 +157,7 @@ def confirm(context: click.Context, session: str, rollback: bool) -> int:
 
     async def main(surroundings: Surroundings, client: Client) -> int:
         # not above: every `rshell run` loads this module for its options
-        from rshell.cli.sessions import find_session
+        from rshell.client.session_listing import find_session
 
         info = await find_session(client, session)
         if info.handler != "exec":

@@ -100,4 +100,4 @@ def _chosen(told: DeviceFacts, names: tuple[str, ...]) -> dict[str, Any]:
 def _tell_age(told: DeviceFacts) -> None:
     since = f"told at {told.received_at}" if told.received_at else "as it said when it connected"
     away = "" if told.state in ("live", "suspect") else f", now {told.state}"
-    sys.stderr.write(f"rshell: {printable(told.device)}: {since}{away}\n")
+    sys.stderr.write(f"rshell: {printable(told.device)}: {since}{printable(away)}\n")

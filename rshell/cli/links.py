@@ -19,6 +19,9 @@ from rshell.client import Client, LinkRecord
 
 __all__ = ["metrics", "probe", "quarantine", "why"]
 
+#: A line of the exposition format; labels of ours are far shorter.
+MAX_METRIC = 4_000
+
 
 def _why_row(record: LinkRecord) -> Sequence[str]:
     lasted = "-" if record.seconds is None else span(record.seconds)
@@ -85,7 +88,7 @@ def probe(context: click.Context, device: str) -> int:
             say(f"{printable(answer.device)} answered{rtt}\n")
         else:
             text = answer.message or f"no answer within {span(answer.waited_ms / 1000)}"
-            say(f"{printable(answer.device)}: {answer.state}: {printable(text, 300)}\n")
+            say(f"{printable(answer.device)}: {printable(answer.state)}: {printable(text, 300)}\n")
         return 0 if answer.alive else statuses.FAILED
 
     return run_with_client(settings.home, main)
@@ -143,8 +146,7 @@ def metrics(context: click.Context) -> int:
         if settings.json:
             print_json({"text": text})
         else:
-            sys.stdout.write(text)
-            sys.stdout.flush()
+            say("".join(printable(line, MAX_METRIC) + "\n" for line in text.splitlines()))
         return 0
 
     return run_with_client(settings.home, main)

@@ -7,6 +7,7 @@ are the operator's own command's; names and messages are made safe.
 from __future__ import annotations
 
 import codecs
+import json
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -42,8 +43,16 @@ class Presenter(Protocol):
 
 
 def encode_json(value: Any) -> bytes:
-    """Return one line of JSON without its newline."""
-    return msgspec.json.encode(value)
+    """Return one line of JSON without its newline.
+
+    What a terminal would act on, or an eye be misled by, is escaped: JSON itself leaves DEL, C1
+    controls and marks that turn the direction of reading as they are.
+    """
+    encoded = msgspec.json.encode(value)
+    text = encoded.decode()
+    if text.isprintable():
+        return encoded
+    return "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in text).encode()
 
 
 def _result_text(outcome: Outcome) -> bytes:

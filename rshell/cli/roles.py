@@ -7,9 +7,10 @@ from collections.abc import Sequence
 
 import click
 
+from rshell.access.grants import seconds_words, term_words
 from rshell.access.printable import printable
 from rshell.cli.listings import print_json
-from rshell.cli.options import common_options, login_option, settings_of
+from rshell.cli.options import common_options, login_option, parse_duration, settings_of
 from rshell.cli.pipes import say
 from rshell.cli.running import Surroundings, run_with_client
 from rshell.cli.tables import print_table
@@ -41,11 +42,19 @@ def _words(texts: Sequence[str]) -> list[str]:
     return [word.strip() for text in texts for word in text.split(",") if word.strip()]
 
 
+def _limit(context: click.Context, parameter: click.Parameter, value: str | None) -> int:
+    """Return a limit's seconds; ``0`` and ``none`` are no limit."""
+    if value in (None, "0", "none"):
+        return 0
+    return parse_duration(context, parameter, value) or 0
+
+
 def _grant_words(grant: Grant) -> str:
     if grant.admin and grant.console:
         return "everything"
     if grant.admin or grant.console:
-        return "everything (console)" if grant.console else "everything but the console"
+        words = ["everything (console)" if grant.console else "everything but the console"]
+        return "; ".join(words + term_words(grant))
     words = [grant.select]
     if grant.handlers:
         words.append(f"allow {','.join(grant.handlers)}")
@@ -53,7 +62,9 @@ def _grant_words(grant: Grant) -> str:
         words.append(f"as {','.join(grant.logins)}")
     words += [f"forward {target}" for target in grant.forward]
     words += [f"forward-back {target}" for target in grant.forward_back]
-    return "; ".join(words)
+    if grant.watch:
+        words.append("watch")
+    return "; ".join(words + term_words(grant))
 
 
 def _role_rows(found: Sequence[Role]) -> list[tuple[str, ...]]:
@@ -139,6 +150,24 @@ def show_role(context: click.Context, name: str) -> int:
 @click.option(
     "--forward-back", multiple=True, metavar="TARGET", help="Let it listen there for forward -R."
 )
+@click.option("--watch", is_flag=True, help="Look on at other operators' sessions there.")
+@click.option(
+    "--idle-limit",
+    metavar="SPAN",
+    callback=_limit,
+    help="End a terminal that nobody types at for so long: 15m. [0: never]",
+)
+@click.option(
+    "--time-limit",
+    metavar="SPAN",
+    callback=_limit,
+    help="End any session after so long. [0: never]",
+)
+@click.option(
+    "--record",
+    type=click.Choice(("output", "input", "off")),
+    help="Record what terminals show, what is typed too, or nothing. [as the gateway says]",
+)
 @click.option("--console", is_flag=True, help="The gateway's console, which is everything.")
 @click.option("--admin", is_flag=True, help="Everything but the console.")
 @click.option("--add", is_flag=True, help="Add this grant to those that the role has.")
@@ -153,6 +182,10 @@ def set_role(
     logins: tuple[str, ...],
     forward: tuple[str, ...],
     forward_back: tuple[str, ...],
+    watch: bool,
+    idle_limit: int,
+    time_limit: int,
+    record: str | None,
     console: bool,
     admin: bool,
     add: bool,
@@ -164,10 +197,14 @@ def set_role(
     rshell roles set berlin-ops --add --select site=berlin --allow tail,facts
     rshell roles set db-tunnel --select 'db-*,tier=prod' --forward localhost:5432
     rshell roles set second-admin --admin
+    rshell roles set contractors --select site=oslo --allow shell --idle-limit 15m \
+        --time-limit 8h --record input
+    rshell roles set auditors --select '*' --watch
 
-    Selectors of roles see names and the labels that operators set: facts, and names that a device
-    proposed and nobody accepted, decide nothing. A change holds at once: sessions that are no
-    longer granted end within a second.
+    Of several grants that allow the same session the longest limit holds, and the most is
+    recorded. Selectors of roles see names and the labels that operators set: facts, and names
+    that a device proposed and nobody accepted, decide nothing. A change holds at once: sessions
+    that are no longer granted end within a second.
     """
     settings = settings_of(context)
     grant = Grant(
@@ -176,6 +213,10 @@ def set_role(
         logins=_words(logins),
         forward=list(forward),
         forward_back=list(forward_back),
+        watch=watch,
+        idle_limit=idle_limit,
+        time_limit=time_limit,
+        record=record,
         console=console,
         admin=admin,
     )
@@ -311,6 +352,17 @@ def _explain(answer: RoleCheck) -> None:
     for one in answer.grants:
         missing = "; ".join(one.missing) or "grants it"
         say(printable(f"  {one.rule} ({one.grant}): {missing}", 4_000) + "\n")
+    if (terms := answer.terms) is not None:
+        for what, seconds, rule in (
+            ("idle limit", terms.idle_limit, terms.idle_rule),
+            ("time limit", terms.time_limit, terms.time_rule),
+        ):
+            limit = seconds_words(seconds) if seconds else "none"
+            say(printable(f"  {what}: {limit} ({rule})") + "\n")
+        whose = terms.record_rule or "as the gateway is configured"
+        say(printable(f"  recorded, if it has a terminal: {terms.recorded} ({whose})") + "\n")
+    if answer.watch_rule is not None:
+        say(printable(f"  may watch others' sessions there ({answer.watch_rule})") + "\n")
 
 
 def _operator_row(one: OperatorInfo) -> tuple[str, ...]:

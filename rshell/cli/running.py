@@ -12,6 +12,7 @@ from typing import Any
 import attrs
 from twisted.python.failure import Failure
 
+from rshell.access.printable import printable
 from rshell.client import Client, connect, find_profile
 from rshell.link.clock import use_monotonic_clock
 
@@ -118,12 +119,22 @@ def run_with_client(
 
     async def main(surroundings: Surroundings) -> int:
         client = await connect(surroundings.reactor, profile)
+        client.on_notice(_tell_notice)
         try:
             return await verb(surroundings, client)
         finally:
             await client.close()
 
     return run_on_reactor(main)
+
+
+def _tell_notice(device: str, _code: str, message: str) -> None:
+    """Show what the gateway says of a session, for verbs that do not show it themselves."""
+    try:
+        sys.stderr.write(f"rshell: {printable(device, 64)}: {message}\n")
+        sys.stderr.flush()
+    except OSError:
+        pass  # nobody reads it
 
 
 def _begin_logging() -> None:

@@ -138,6 +138,7 @@ class InteractiveShell:
         """Run the session to its end and return the exit status."""
         session = self._session = self._open_session(self)
         session.link_changed = partial(self._notice.changed, self._device)
+        session.noticed = self._noticed
         self._notice.changed(self._device, session.away)
         self._outputs.changed = self._outputs_changed
         self._surroundings.interrupts.act = self._interrupted
@@ -213,6 +214,12 @@ class InteractiveShell:
             end = b"\r\n" if self._terminal else b"\n"
             mark = b"\x1b[0;7m%s\x1b[0m" % text.encode() if self._terminal else text.encode()
             self._outputs.write((b"\r\n" if self._terminal else b"") + mark + end, True)
+
+    def _noticed(self, _code: str, message: str) -> None:
+        """Show what the gateway says: at a terminal in raw mode, a line of its own."""
+        raw = self._terminal is not None and self._started
+        begin, end = (b"\r\n", b"\r\n") if raw else (b"", b"\n")
+        self._outputs.write(begin + f"rshell: {message}".encode() + end, True)
 
     # -- our side --------------------------------------------------------------------------------
 

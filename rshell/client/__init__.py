@@ -5,6 +5,7 @@
     client.py     Client: run, run_many, open, attach, close
     verbs.py      what the gateway answers: devices, sessions, why, invite, label, revoke, audit …
     role_verbs.py roles and operators, a part of verbs.py
+    join_verbs.py invites and devices that wait, likewise; join_records.py what is answered
     session.py    Session: one use of a handler; a consumer with events and an outcome
     requests.py   a request as it goes into an OPEN
     absence.py    when a session without a stream asks again, and gives up; replays.py: old output
@@ -46,6 +47,7 @@ from rshell.client.errors import (
     RshellError,
     SelectedNothing,
 )
+from rshell.client.join_records import Decision, Invitation, Invite, PendingDevice
 from rshell.client.outcomes import Outcome, describe_outcome
 from rshell.client.profiles import Profile, find_profile
 from rshell.client.records import (
@@ -56,7 +58,6 @@ from rshell.client.records import (
     Doors,
     Grant,
     Handler,
-    Invitation,
     LinkRecord,
     OperatorInfo,
     Probe,
@@ -64,8 +65,10 @@ from rshell.client.records import (
     Role,
     RoleCheck,
     SessionInfo,
+    SessionTerms,
     SshDoor,
     SshKey,
+    Watcher,
     Whoami,
 )
 from rshell.client.session import Session, SessionReceiver
@@ -79,16 +82,19 @@ __all__ = [
     "Client",
     "CompletedCommand",
     "ConnectionFailed",
+    "Decision",
     "Device",
     "DeviceFacts",
     "Doors",
     "Grant",
     "Handler",
     "Invitation",
+    "Invite",
     "LinkRecord",
     "NotConfigured",
     "OperatorInfo",
     "Outcome",
+    "PendingDevice",
     "Probe",
     "Profile",
     "Recording",
@@ -101,6 +107,7 @@ __all__ = [
     "Session",
     "SessionInfo",
     "SessionReceiver",
+    "SessionTerms",
     "SshDoor",
     "SshKey",
     "Tail",
@@ -108,6 +115,7 @@ __all__ = [
     "TailNotice",
     "TailReceiver",
     "Uplink",
+    "Watcher",
     "Whoami",
     "connect",
     "describe_outcome",

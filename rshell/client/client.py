@@ -6,7 +6,7 @@ What the gateway answers itself is in `rshell.client.verbs`; that the link comes
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -30,6 +30,7 @@ from rshell.client.uplink import Uplink
 from rshell.client.verbs import GatewayVerbs
 from rshell.handlers import PRIORITIES
 from rshell.identity.credentials import Credentials, CredentialsDamaged
+from rshell.identity.revoked import RevokedMemory
 from rshell.link.clock import TimerWheel
 from rshell.link.core.constants import DEFAULT_WINDOW, SESSION_BYTES, WEIGHT_NORMAL
 
@@ -78,14 +79,17 @@ async def connect(reactor: Any, profile: Profile, *, renew: bool = True) -> Clie
 
 
 async def _dial_as(reactor: Any, wheel: TimerWheel, profile: Profile) -> GatewayLink:
+    credentials = _newest_credentials(profile)
+    # Read for each dial: another command may have heard of a newer list meanwhile.
+    revoked = RevokedMemory(profile.directory / "revoked-gateways.json", credentials.root)
     try:
-        return await dial(reactor, wheel, _newest_credentials(profile), profile.addresses)
+        return await dial(reactor, wheel, credentials, profile.addresses, revoked=revoked)
     except ConnectionFailed as error:
         # A renewal may be stored here that the gateway lost; then the older key still counts.
         previous = profile.store.previous() if error.code in ("auth", "expired") else None
         if previous is None:
             raise
-        return await dial(reactor, wheel, previous, profile.addresses)
+        return await dial(reactor, wheel, previous, profile.addresses, revoked=revoked)
 
 
 def _newest_credentials(profile: Profile) -> Credentials:
@@ -142,6 +146,18 @@ class Client(GatewayVerbs):
         For whoever waits without a session; those that have one hear of it by its outcome.
         """
         return self._uplink.when_refused()
+
+    @property
+    def operator(self) -> str:
+        """Our name, as the gateway said when it welcomed us last."""
+        return "" if self._uplink.welcome is None else self._uplink.welcome.name
+
+    def on_notice(self, heard: Callable[[str, str, str], None]) -> None:
+        """Have what the gateway says of our sessions told: with device, code, a line for people.
+
+        For sessions that hear nothing themselves (see `Session`, ``noticed``).
+        """
+        self._uplink.notices.unheard = heard
 
     @property
     def gateway_time_ms(self) -> int:
@@ -220,7 +236,10 @@ class Client(GatewayVerbs):
         window: int = DEFAULT_WINDOW,
         grace_seconds: float | None = None,
     ) -> Session:
-        """Go on with a session of ours that lives on a device, or watch it.
+        """Go on with a session that lives on a device, or watch it.
+
+        Whoever may watch another operator's session sees it by `sessions`; to go on with one
+        needs an administrator.
 
         Output that nobody has taken comes first.  Of it, what is older than this is counted by
         `Session.replay_left`, and what is gone already is told by the event ``gap``.
@@ -261,10 +280,9 @@ class Client(GatewayVerbs):
         )
 
         async def newest() -> int | None:
-            for other in await self.sessions():
-                if other.session == info.session:
-                    return other.attempt
-            return None
+            everybodys = info.operator not in ("", self.operator)
+            found = await self.sessions(everybodys=everybodys, session=info.session)
+            return found[0].attempt if found else None
 
         session.start(
             {},

@@ -14,6 +14,7 @@ from functools import partial
 from typing import Any
 
 import attrs
+from cryptography import x509
 from OpenSSL import SSL
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectError, ConnectionAborted, ConnectionDone
@@ -27,13 +28,23 @@ from rshell.client.errors import ConnectionFailed
 from rshell.identity.clock_floor import ClockFloor
 from rshell.identity.credentials import Credentials
 from rshell.identity.refusals import GatewayNotTrusted, explain_tls_failure
+from rshell.identity.revoked import REVOKED_FEATURE, RevokedGateways, RevokedMemory
 from rshell.identity.tls import ClientTLS, verify_gateway_name
 from rshell.link.addresses import resolve, split_address
 from rshell.link.clock import TimerWheel
 from rshell.link.core.constants import DEFAULT_WINDOW, PROTOCOL_MAX, PROTOCOL_MIN
 from rshell.link.core.errors import ErrorCode
 from rshell.link.core.limits import AT_CLIENT
-from rshell.link.core.messages import Clock, GoAway, Hello, Open, Sessions, VersionRange, Welcome
+from rshell.link.core.messages import (
+    Clock,
+    GoAway,
+    Hello,
+    Notice,
+    Open,
+    Sessions,
+    VersionRange,
+    Welcome,
+)
 from rshell.link.dialling import LinkEndpoint, connect_first
 from rshell.link.protocol import LinkProtocol
 from rshell.link.sockets import wrap_tls
@@ -67,6 +78,7 @@ class GatewayLink:
         host: The name or address that was dialled; the gateway's certificate must be for it.
         hello: How we introduce ourselves.
         wheel: Timers.
+        revoked: Takes in the lists that the gateway tells, and ends a link to one that is on it.
 
     Attributes:
         welcomed: Fires with this object, or fails with `ConnectionFailed`.
@@ -75,24 +87,31 @@ class GatewayLink:
         lost_reason: Why it is gone; None while it lives.
         goaway: The gateway's GOAWAY, if it sent one.
         leaving: Called with a GOAWAY on a welcomed link: it takes no new streams.
+        notified: Called with each notice of the gateway's about a session (rule S4).
     """
 
-    def __init__(self, host: str, hello: Hello, wheel: TimerWheel) -> None:
+    def __init__(
+        self, host: str, hello: Hello, wheel: TimerWheel, revoked: RevokedMemory | None = None
+    ) -> None:
         self.welcomed: Deferred[GatewayLink] = Deferred(lambda _: self.give_up())
         self.welcome: Welcome | None = None
         self.link: LinkProtocol | None = None
         self.lost_reason: str | None = None
         self.goaway: GoAway | None = None
         self.leaving: Callable[[GoAway], None] | None = None
+        self.notified: Callable[[Notice], None] | None = None
         self._host = host
         self._hello = hello
         self._wheel = wheel
+        self._revoked = revoked
+        self._certificate: x509.Certificate | None = None
         self._told = False
         self._waiting: list[Deferred[None]] = []
 
     def build(self) -> LinkProtocol:
         """Make the protocol for the connection."""
         self.link = _DiallingLink(self, self._wheel, dialler=True, limits=AT_CLIENT)
+        self.link.advised = lambda advice: self._learn_revoked(advice.revoked_gateways)
         return self.link
 
     def when_lost(self) -> Deferred[None]:
@@ -120,7 +139,7 @@ class GatewayLink:
     def link_handshaken(self, link: LinkProtocol) -> None:
         transport: Any = link.transport
         try:
-            verify_gateway_name(transport.getHandle(), self._host)
+            self._certificate = verify_gateway_name(transport.getHandle(), self._host)
         except GatewayNotTrusted as error:
             link.abort(str(error))
             return
@@ -132,14 +151,27 @@ class GatewayLink:
     def hello_received(self, link: LinkProtocol, hello: Hello) -> None:
         link.abort("HELLO from a gateway")
 
+    def _learn_revoked(self, told: RevokedGateways | None) -> None:
+        """Keep the newer list; leave at once if it names this gateway (rule H7)."""
+        if self._revoked is None or not self._revoked.learn(told):
+            return
+        if self._revoked.lists(self._certificate) and self.link is not None:
+            self.link.abort("this gateway's key is revoked")
+
     def welcome_received(self, link: LinkProtocol, welcome: Welcome) -> None:
+        self._learn_revoked(welcome.revoked_gateways)
+        if link.closed:
+            return
         self.welcome = welcome
         if not self._told:
             self._told = True
             self.welcomed.callback(self)
 
     def sessions_received(self, link: LinkProtocol, sessions: Sessions) -> None:
-        """SESSIONS is for agents."""
+        """Pass on what the gateway tells of sessions; the rest is for agents."""
+        if self.notified is not None:
+            for notice in sessions.notices:
+                self.notified(notice)
 
     def goaway_received(self, link: LinkProtocol, goaway: GoAway) -> None:
         self.goaway = goaway
@@ -174,7 +206,7 @@ def new_hello(clock: Callable[[], float] = time.time) -> Hello:
         software=f"rshell/{__version__}",
         instance=os.urandom(16),
         dial=1,
-        features=["resume", "deadline"],
+        features=["resume", "deadline", "notices", REVOKED_FEATURE],
         max_streams=0,
         window=DEFAULT_WINDOW,
         clock=Clock(int(clock() * 1000), int(time.monotonic() * 1000)),
@@ -204,6 +236,7 @@ async def dial(
     credentials: Credentials,
     addresses: tuple[str, ...],
     connect_seconds: float = CONNECT_SECONDS,
+    revoked: RevokedMemory | None = None,
 ) -> GatewayLink:
     """Connect to the first gateway that welcomes us.
 
@@ -213,12 +246,13 @@ async def dial(
         credentials: Who we are, and whom we believe.
         addresses: "host:port" each, in order of preference; of a name, all its addresses.
         connect_seconds: How long one address may take to accept TCP.
+        revoked: The gateways that are not believed any more; none if absent.
 
     Raises:
         ConnectionFailed: None did; the error is the last gateway's that answered, else says of
             each address why it did not.
     """
-    search = _Search(reactor, wheel, credentials, connect_seconds)
+    search = _Search(reactor, wheel, credentials, connect_seconds, revoked)
     last: ConnectionFailed | None = None
     while (owner := await search.next_of(addresses)) is not None:
         try:
@@ -246,14 +280,21 @@ class _Search:
     """
 
     def __init__(
-        self, reactor: Any, wheel: TimerWheel, credentials: Credentials, connect_seconds: float
+        self,
+        reactor: Any,
+        wheel: TimerWheel,
+        credentials: Credentials,
+        connect_seconds: float,
+        revoked: RevokedMemory | None,
     ) -> None:
         self.reasons: list[str] = []
         self._reactor = reactor
         self._wheel = wheel
         # No floor on disk: an operator's machine knows the time, and a write would cost each
         # command.
-        self._tls = ClientTLS(credentials, ClockFloor(None))
+        keys = frozenset[bytes]() if revoked is None else revoked.keys
+        self._tls = ClientTLS(credentials, ClockFloor(None), keys)
+        self._revoked = revoked
         self._connect_seconds = connect_seconds
         self._tried: set[_Target] = set()
 
@@ -293,7 +334,7 @@ class _Search:
         return await self._first([partial(self._one, t) for t in targets if t not in self._tried])
 
     def _one(self, target: _Target) -> _Attempt:
-        owner = GatewayLink(target.host, new_hello(), self._wheel)
+        owner = GatewayLink(target.host, new_hello(), self._wheel, self._revoked)
         factory = Factory.forProtocol(owner.build)
         factory.noisy = False
         wrapped = wrap_tls(self._tls, client=True, factory=factory)

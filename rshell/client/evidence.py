@@ -40,7 +40,8 @@ class Evidence:
             before: Only rows with a smaller ``seq``.
             wanted: ``device``, ``operator``, ``handler``, ``kind`` (``device`` is also
                 ``device.enrol``), ``status``, ``session`` (32 hexadecimal digits), ``since_ms`` and
-                ``until_ms`` (milliseconds since 1970 UTC).
+                ``until_ms`` (milliseconds since 1970 UTC), ``file`` (a pattern for paths of touched
+                files), ``files`` (true: tell each touched file; at most 1,000 rows then).
 
         Raises:
             Refused: The role forbids it.

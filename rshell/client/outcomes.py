@@ -21,8 +21,10 @@ _GONE = frozenset(
         ErrorCode.DUPLICATE,
     }
 )
-
-
+#: What ran was ended because its time was over.
+_TIMES = frozenset({ErrorCode.TIMEOUT, ErrorCode.IDLE_LIMIT, ErrorCode.TIME_LIMIT})
+#: How the gateway's own words begin when somebody does not hold a session any more.
+_DISPLACED = ("taken over by ", "no longer granted", "operator ")
 #: What to say where the other side gave a code and no words.
 _WORDS = {
     ErrorCode.UNKNOWN: "the device cannot tell whether it ran before, and did not run it again",
@@ -57,13 +59,13 @@ def outcome_of_closing(code: str, message: str, opened: bool) -> Outcome:
         status = "lost"
     elif known is ErrorCode.OFFLINE:
         status = "lost" if opened else "offline"
-    elif known is ErrorCode.TIMEOUT and opened:
+    elif known in _TIMES and opened:
         status = "timeout"
     elif opened and known not in (ErrorCode.POLICY, ErrorCode.REVOKED):
         status = "error"
     else:
         status = "refused"
-    if known is ErrorCode.DUPLICATE and opened:
+    if known is ErrorCode.DUPLICATE and opened and not message.startswith(_DISPLACED):
         message = _WORDS[known]
     return Outcome(status=status, code=code, message=message or _WORDS.get(known))
 

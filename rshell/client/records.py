@@ -20,7 +20,6 @@ __all__ = [
     "Grant",
     "GrantCheck",
     "Handler",
-    "Invitation",
     "LinkRecord",
     "OperatorInfo",
     "Probe",
@@ -102,21 +101,13 @@ class Handler(Struct, frozen=True, kw_only=True):
     events: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
-class Invitation(Struct, frozen=True, kw_only=True):
-    """A join string.  Its repr shows nothing of it."""
-
-    join: str
-    expires_at: str | None = None
-
-    def __repr__(self) -> str:
-        return f"Invitation(expires_at={self.expires_at!r})"
-
-
 class AuditRow(Struct, frozen=True, kw_only=True):
     """One row of the audit log.
 
     ``refers`` is the ``seq`` of the row whose end this one tells.  ``summary`` is what was asked
     for: a command line, the target of a revocation.  ``rule`` is what granted it: ``ROLE/NUMBER``.
+    ``files`` are what the device says that the session touched, if they were asked for, and
+    ``left_out`` how many more, by operation.
     """
 
     seq: int
@@ -138,6 +129,8 @@ class AuditRow(Struct, frozen=True, kw_only=True):
     device_id: str | None = None
     summary: str | None = None
     rule: str | None = None
+    files: list[dict[str, Any]] | None = None
+    left_out: dict[str, int] | None = None
 
 
 class WholeAuditRow(AuditRow, frozen=True, kw_only=True):
@@ -210,7 +203,9 @@ class Grant(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     ``select`` is a selector of names and labels.  ``handlers`` and ``logins`` may be ``*``;
     without ``logins`` only a device's default login may be used.  ``forward`` and ``forward_back``
-    are targets as in a device's policy, ``*`` for whatever that allows.
+    are targets as in a device's policy, ``*`` for whatever that allows.  ``watch``: looking on at
+    others' sessions.  ``idle_limit`` and ``time_limit`` are seconds, 0 for none; ``record`` is
+    ``output``, ``input``, ``off``, or None for what the gateway's configuration says.
     """
 
     select: str = "*"
@@ -218,6 +213,10 @@ class Grant(Struct, frozen=True, kw_only=True, omit_defaults=True):
     logins: list[str] = field(default_factory=list)
     forward: list[str] = field(default_factory=list)
     forward_back: list[str] = field(default_factory=list)
+    watch: bool = False
+    idle_limit: int = 0
+    time_limit: int = 0
+    record: str | None = None
     admin: bool = False
     console: bool = False
 
@@ -245,8 +244,27 @@ class GrantCheck(Struct, frozen=True, kw_only=True):
     missing: list[str] = field(default_factory=list)
 
 
+class SessionTerms(Struct, frozen=True, kw_only=True):
+    """What holds for a session that roles grant.
+
+    Limits are seconds, 0 for none; ``recorded`` is ``output``, ``input`` or ``off`` and concerns
+    what has a terminal.  Each ``…_rule`` is the grant it comes from, None for the configuration.
+    """
+
+    idle_limit: int = 0
+    time_limit: int = 0
+    recorded: str = "off"
+    idle_rule: str | None = None
+    time_rule: str | None = None
+    record_rule: str | None = None
+
+
 class RoleCheck(Struct, frozen=True, kw_only=True):
-    """Whether an operator may do something, by which rule, and every grant that was looked at."""
+    """Whether an operator may do something, by which rule, and every grant that was looked at.
+
+    ``terms`` is what holds for such a session, None if it is not allowed; ``watch_rule`` is what
+    lets the operator look on at others' sessions on the device, if anything does.
+    """
 
     operator: str
     device: str
@@ -257,6 +275,8 @@ class RoleCheck(Struct, frozen=True, kw_only=True):
     rule: str | None = None
     roles: list[str] = field(default_factory=list)
     grants: list[GrantCheck] = field(default_factory=list)
+    terms: SessionTerms | None = None
+    watch_rule: str | None = None
 
 
 class OperatorInfo(Struct, frozen=True, kw_only=True):
@@ -271,13 +291,27 @@ class OperatorInfo(Struct, frozen=True, kw_only=True):
     created_at: str | None = None
 
 
+class Watcher(Struct, frozen=True, kw_only=True):
+    """Somebody who looks on at a session, and through which door, from where."""
+
+    operator: str
+    door: str = ""
+    address: str = ""
+
+
 class SessionInfo(Struct, frozen=True, kw_only=True):
     """A session that lives on a device, or ended there unheard.
 
-    ``session`` is its id in hexadecimal.  ``state`` is ``attached``, ``detached`` (nobody drives
-    it) or ``finished``; ``device_state`` tells whether the device is there: as of ``lost`` ones,
-    this is what was known last.  ``attempt`` is how often it was opened, ``viewers`` how many
-    watch it, ``outcome`` how it ended.
+    ``session`` is its id in hexadecimal.  ``state`` is ``attached``, ``parked`` (somebody waits for
+    its device), ``detached`` (nobody drives it) or ``finished``; ``device_state`` tells whether the
+    device is there: as of ``lost`` ones, this is what was known last.  ``attempt`` is how often it
+    was opened, ``outcome`` how it ended.
+
+    ``door`` and ``address`` are those of who drives it, or did last; ``driver`` who that is now,
+    which may be another than ``operator``, whose session it is.  ``idle_ms`` is for how long nobody
+    typed, or nothing passed where there is nothing to type at; None if nobody is attached.
+    ``terminal``: whether it has one, None if that is not known.  ``bytes_in`` came from the
+    operator.  ``recorded`` is ``output`` or ``input`` while it is.  ``watchers`` look on.
     """
 
     session: str
@@ -294,6 +328,15 @@ class SessionInfo(Struct, frozen=True, kw_only=True):
     attempt: int = 1
     viewers: int = 0
     outcome: Outcome | None = None
+    door: str | None = None
+    address: str | None = None
+    driver: str | None = None
+    terminal: bool | None = None
+    idle_ms: int | None = None
+    bytes_in: int = 0
+    bytes_out: int = 0
+    recorded: str | None = None
+    watchers: list[Watcher] = field(default_factory=list)
 
 
 class Probe(Struct, frozen=True, kw_only=True):

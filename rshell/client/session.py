@@ -99,6 +99,8 @@ class Session:
         opened: Whether the device has accepted.
         gap_bytes: Output that the device had to drop before it could be sent.
         link_changed: Called with the new `away` whenever that changes.
+        noticed: Called with a code and a line for people when the gateway has something to say:
+            the session is about to end, somebody watches it.  Not what the device says.
         output_ended: Called once the device has said that no output follows; the outcome may
             come long after, if it still takes input.
     """
@@ -122,6 +124,7 @@ class Session:
         self.device = device
         self.handler = handler
         self.link_changed: Callable[[Away | None], None] | None = None
+        self.noticed: Callable[[str, str], None] | None = None
         self.output_ended: Callable[[], None] | None = None
         self._uplink = uplink
         self._receiver = receiver
@@ -195,6 +198,8 @@ class Session:
         check_size(opening)
         self._channel = self._new_channel()
         self._uplink.join(self, interactive=interactive)
+        if not self._view:
+            self._uplink.notices.listen(self)
         link = self._uplink.link
         if link is None:
             self._depart(self._uplink.last_error)
@@ -416,6 +421,7 @@ class Session:
         if self._ended:
             return
         self._ended = True
+        self._uplink.notices.leave(self)
         self._outcome = outcome
         if self._timer is not None:
             self._timer.cancel()

@@ -29,6 +29,7 @@ from twisted.python.failure import Failure
 
 from rshell.client.dialling import GatewayLink
 from rshell.client.errors import ConnectionFailed
+from rshell.client.notices import Notices
 from rshell.link.clock import TimerWheel
 from rshell.link.core.errors import ErrorCode
 from rshell.link.core.messages import GoAway, Welcome
@@ -91,6 +92,7 @@ class Uplink:
         state: Where it stands.
         grace_seconds: As given.
         last_error: Why there is no link, one line; "" at first.
+        notices: What the gateway tells of sessions.
         refusal: Why it is closed; None before.
     """
 
@@ -108,6 +110,7 @@ class Uplink:
         self.state = UplinkState.IDLE
         self.grace_seconds = grace_seconds
         self.last_error = ""
+        self.notices = Notices()
         self.refusal: ConnectionFailed | None = None
         self.reactor = reactor
         self.wheel = wheel
@@ -247,6 +250,7 @@ class Uplink:
         self._current = self._latest = gateway
         self._links.append(gateway)
         self._welcomed_at = self.wheel.seconds()
+        gateway.notified = self.notices.arrived
         gateway.leaving = lambda goaway: self._told_to_leave(gateway, goaway)
         gateway.when_lost().addCallback(lambda _: self._lost(gateway))
         self._set_heartbeat()

@@ -10,13 +10,13 @@ import msgspec
 from rshell.client.commands import Collected
 from rshell.client.errors import ConnectionFailed, Refused, RshellError
 from rshell.client.evidence import Evidence
+from rshell.client.join_verbs import JoinVerbs
 from rshell.client.outcomes import Outcome, describe_outcome
 from rshell.client.records import (
     Device,
     DeviceFacts,
     Doors,
     Handler,
-    Invitation,
     LinkRecord,
     Probe,
     SessionInfo,
@@ -25,6 +25,7 @@ from rshell.client.records import (
 )
 from rshell.client.role_verbs import RoleVerbs
 from rshell.client.session import Session
+from rshell.client.ssh_ca_verbs import SshCaVerbs
 from rshell.client.uplink import Uplink
 from rshell.link.core.errors import ErrorCode
 
@@ -39,13 +40,16 @@ _READ_ONLY = frozenset(
         "audit-key",
         "audit-rows",
         "audit-verify",
+        "ca",
         "devices",
         "doors",
         "facts",
         "handlers",
+        "invites",
         "keys.list",
         "metrics",
         "operators",
+        "pending",
         "probe",
         "recording",
         "recordings",
@@ -58,7 +62,7 @@ _READ_ONLY = frozenset(
 )
 
 
-class GatewayVerbs(Evidence, RoleVerbs):
+class GatewayVerbs(Evidence, JoinVerbs, RoleVerbs, SshCaVerbs):
     """Asks a gateway.
 
     Args:
@@ -151,50 +155,6 @@ class GatewayVerbs(Evidence, RoleVerbs):
         found: list[Handler] = await self._ask("handlers", list[Handler], {"device": device})
         return found
 
-    async def invite_device(
-        self,
-        *,
-        name: str | None = None,
-        labels: Mapping[str, str] | None = None,
-        ttl_seconds: int = 3600,
-        uses: int = 1,
-    ) -> Invitation:
-        """Make a join string for devices; it is a secret until it is used or expires.
-
-        Args:
-            name: What the device will be called; None lets it propose its host name.
-            labels: What it will be labelled with.
-            ttl_seconds: How long the string is good for.
-            uses: How many devices may join by it.
-
-        Raises:
-            Refused: The role forbids it, or a value is wrong.
-        """
-        request = {
-            "kind": "device",
-            "name": name,
-            "labels": dict(labels or {}),
-            "ttl_s": ttl_seconds,
-            "uses": uses,
-        }
-        invitation: Invitation = await self._ask("invite", Invitation, request)
-        return invitation
-
-    async def invite_operator(self, name: str, *roles: str, ttl_seconds: int = 3600) -> Invitation:
-        """Make a join string for a new operator; it is a secret until it is used or expires.
-
-        Raises:
-            Refused: The role forbids it, or there is no such role.
-        """
-        request = {
-            "kind": "operator",
-            "name": name,
-            "roles": list(roles),
-            "ttl_s": ttl_seconds,
-        }
-        invitation: Invitation = await self._ask("invite", Invitation, request)
-        return invitation
-
     async def label(
         self, device: str, put: Mapping[str, str], remove: Iterable[str] = ()
     ) -> Device:
@@ -217,11 +177,11 @@ class GatewayVerbs(Evidence, RoleVerbs):
         return renamed
 
     async def revoke(self, kind: str, name: str) -> int:
-        """Take a device's or operator's rights away, for good, and end its links.
+        """Take a device's or operator's rights away, for good, and end its links; void an invite.
 
         Args:
-            kind: ``device`` or ``operator``.
-            name: Which.
+            kind: ``device``, ``operator`` or ``invite``.
+            name: Which; of an invite its id, or the fingerprint of one key in it.
 
         Returns:
             How many links were closed.
@@ -243,17 +203,33 @@ class GatewayVerbs(Evidence, RoleVerbs):
         answer: Whoami = await self._ask("whoami", Whoami, {})
         return answer
 
-    async def sessions(self, selector: str = "", *, everybodys: bool = False) -> list[SessionInfo]:
-        """Return the sessions that live on devices, attached or not.
+    async def sessions(
+        self,
+        selector: str = "",
+        *,
+        everybodys: bool = False,
+        session: str = "",
+        operator: str = "",
+        door: str = "",
+        state: str = "",
+    ) -> list[SessionInfo]:
+        """Return the sessions that live on devices, attached or not, of all doors.
 
         Args:
             selector: Of the devices; all if it is empty.
-            everybodys: Of all operators, which needs the role for it; else only our own.
+            everybodys: Of all operators whose sessions we may watch; else only our own.
+            session: Only those whose id, in hexadecimal, begins so.
+            operator: Only of this one.
+            door: Only those driven through it last: ``link``, ``ssh``, ``console`` …
+            state: Only ``attached``, ``parked``, ``detached`` or ``finished`` ones.
 
         Raises:
-            Refused: The selector is wrong, or the role forbids it.
+            Refused: The selector or state is wrong, or the role forbids it.
         """
-        request = {"selector": selector, "all": everybodys}
+        request: dict[str, Any] = {"selector": selector, "all": everybodys}
+        # An older gateway knows no filters; it is asked for none that is not wanted.
+        asked = {"session": session, "operator": operator, "door": door, "state": state}
+        request |= {name: value for name, value in asked.items() if value}
         found: list[SessionInfo] = await self._ask("sessions", list[SessionInfo], request)
         return found
 

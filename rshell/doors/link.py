@@ -22,7 +22,7 @@ from rshell.identity.names import PeerName
 from rshell.identity.tls import PeerCertificate
 from rshell.link.core.errors import ErrorCode, LocalProtocolError
 from rshell.link.core.events import DataReceived, EventReceived, LimitReceived
-from rshell.link.core.limits import AT_GATEWAY_FROM_OPERATOR
+from rshell.link.core.limits import AT_GATEWAY_FROM_OPERATOR, CreditBudget
 from rshell.link.core.messages import GoAway, Hello, Open, Opened, Sessions, Welcome
 from rshell.link.core.sources import OutData, OutEvent, OutLimit
 from rshell.link.hops import RelayedStream, StreamWitness
@@ -149,11 +149,12 @@ class LinkDoor:
         self._callers[link] = caller
         self._gateway.link_opened(link)
         self._gateway.revocation.operator_came(name, link)
+        self._gateway.certificates.link_welcomed(link, hello.features)
         link.welcome(
             welcome_for(
+                self._gateway,
                 hello,
                 name,
-                self._wall,
                 max_streams=AT_GATEWAY_FROM_OPERATOR.max_streams,
             )
         )
@@ -209,7 +210,7 @@ class LinkDoor:
     # -- streams -------------------------------------------------------------------------------
 
     async def _open(self, link: LinkProtocol, number: int, request: Open, caller: Caller) -> None:
-        petition = _Petition(link, number, request)
+        petition = _Petition(link, number, request, self._gateway.relaying)
         await self._gateway.switchboard.open(caller, request, petition)
 
     def _not_opened(self, failure: Failure, link: LinkProtocol, number: int) -> None:
@@ -231,7 +232,10 @@ class _Petition:
     end can arrive (rule O1).
     """
 
-    def __init__(self, link: LinkProtocol, number: int, request: Open) -> None:
+    def __init__(
+        self, link: LinkProtocol, number: int, request: Open, relaying: CreditBudget
+    ) -> None:
+        self._relaying = relaying
         self._link = link
         self._number = number
         self._request = request
@@ -253,7 +257,13 @@ class _Petition:
             code = ErrorCode.LINK_LOST if self._link.closed else ErrorCode.CANCELLED
             raise OpenRefused(code, "the operator gave up")
         stream = RelayedStream(
-            self._link, self._number, self._request, device_link, witness, weight
+            self._link,
+            self._number,
+            self._request,
+            device_link,
+            witness,
+            weight,
+            self._relaying,
         )
         stream.open(request)
         return stream

@@ -27,7 +27,7 @@ from twisted.python.failure import Failure
 from rshell.access.printable import printable
 from rshell.client.outcomes import outcome_of_closing, read_outcome
 from rshell.doors.local_attempt import Attempt, LocalPetition
-from rshell.gateway.callers import Caller, OpenRefused, StreamEnder
+from rshell.gateway.callers import INPUT_RECORDED, Caller, OpenRefused, StreamEnder
 from rshell.gateway.core import Gateway
 from rshell.gateway.parking import GRACE_SECONDS
 from rshell.handlers import Outcome
@@ -75,6 +75,9 @@ class EndReceiver(Protocol):
 
     def link_changed(self, away: str | None) -> None:
         """The device's link is gone, with the reason, or the session goes on (None)."""
+
+    def notice_received(self, message: str) -> None:
+        """The gateway has something to say to the person at the door, in one line."""
 
     def session_ended(self, outcome: Outcome) -> None:
         """The device's outcome, or ours where it cannot come; all output was delivered."""
@@ -175,6 +178,8 @@ class LocalSession:
         #: What the door sent before there was a channel, in order.
         self._early: list[Callable[[StreamChannel], None]] = []
         self._paused = False
+        #: Codes of notices so far.
+        self._told: set[str] = set()
         self._outcome: Outcome | None = None
         #: Since when there is no stream, in the wheel's seconds; None while there is one.
         self._away_since: float | None = None
@@ -223,7 +228,7 @@ class LocalSession:
             channel = StreamChannel(link, self, self._window, resumable=True)
             if self._paused:
                 channel.pauseProducing()
-        attempt = Attempt(link, channel, witness)
+        attempt = Attempt(link, channel, witness, self._tell)
         channel.request(request, weight, link)
         self._attempt = attempt
         if self._channel is None:
@@ -233,6 +238,12 @@ class LocalSession:
             for call in early:
                 call(channel)
         return attempt
+
+    def _tell(self, code: str, message: str) -> None:
+        if self.ended or (code == INPUT_RECORDED and code in self._told):
+            return  # of the device's next link, for the same person
+        self._told.add(code)
+        self._receiver.notice_received(message)
 
     def _open_late(self) -> None:
         if self.opened or self.ended or self._channel is None:
@@ -325,7 +336,7 @@ class LocalSession:
     def write(self, data: bytes) -> None:
         """Send input.  The door bounds what it writes ahead: see `registerProducer`."""
         if self._attempt is not None:
-            self._attempt.bytes_relayed += len(data)
+            self._attempt.bytes_in += len(data)
         self._on_channel(lambda channel: channel.write(data))
 
     def write_eof(self) -> None:
@@ -398,7 +409,7 @@ class LocalSession:
 
     def data_received(self, data: bytes, stderr: bool) -> None:
         if self._attempt is not None:
-            self._attempt.bytes_relayed += len(data)
+            self._attempt.bytes_out += len(data)
         if not self.ended:
             self._receiver.output_received(data, stderr)
 

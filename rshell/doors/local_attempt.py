@@ -23,12 +23,26 @@ Join = Callable[[LinkProtocol, Open, StreamWitness, int], StreamEnder]
 class Attempt:
     """One attempt of a session that was joined: what the gate ends it by.
 
+    Args:
+        link: The device's.
+        channel: The stream on it.
+        witness: Is told what becomes of it.
+        told: Takes what the gateway tells the operator: a code, and a line for people.
+
     Attributes:
-        bytes_relayed: Of both directions, so far.
+        bytes_in, bytes_out: From and to the operator, so far.
     """
 
-    def __init__(self, link: LinkProtocol, channel: StreamChannel, witness: StreamWitness) -> None:
-        self.bytes_relayed = 0
+    def __init__(
+        self,
+        link: LinkProtocol,
+        channel: StreamChannel,
+        witness: StreamWitness,
+        told: Callable[[str, str], None],
+    ) -> None:
+        self.bytes_in = 0
+        self.bytes_out = 0
+        self._told = told
         self._link = link
         self._channel = channel
         self._witness: StreamWitness | None = witness
@@ -54,6 +68,10 @@ class Attempt:
             witness.stream_broken(code, message)
 
     # -- StreamEnder -----------------------------------------------------------------------------
+
+    def tell(self, code: str, message: str) -> bool:
+        self._told(code, message)
+        return True
 
     def broken(self, code: str, message: str) -> None:
         self._end(code, code, message)

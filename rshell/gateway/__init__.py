@@ -26,8 +26,11 @@
     recordings.py    which sessions are recorded, from their first attempt to their end
       live_recording.py  one that grows; recording_files.py its file; recording_services.py verbs
     audit_feed.py    who waits for rows; checkpoints; audit_services.py the verbs
+      touch_services.py  which files sessions touched
       audit_spool.py     ends that the store could not take; audit_shipping.py rows to a syslog
     verbs.py         what the gateway itself answers (``gateway.*``), and for whom
+    invite_services.py   the verbs about invites; pending_services.py about devices that wait
+      pending.py         how often those ask, and when they expire
     services.py      those verbs' work; link_services.py of links, device_rows.py a device's row
     fact_services.py what devices say of themselves, and who asks for it
     why_services.py  what happened to a device's link; flights.py of it what devices tell

@@ -19,12 +19,12 @@ from typing import Any
 import attrs
 from twisted.internet.protocol import connectionDone
 from twisted.logger import Logger
-from twisted.protocols.tls import TLSMemoryBIOProtocol
 from twisted.python.failure import Failure
 
 from rshell.link.clock import TimerWheel, WheelTimer
 from rshell.link.core.constants import HELLO_SECONDS
 from rshell.link.core.limits import TokenBucket
+from rshell.link.tls_wire import TlsWire, TlsWireFactory
 
 __all__ = ["DEFAULT_RATE", "Admission", "AdmittingTLS", "Ticket", "source_of"]
 
@@ -199,7 +199,7 @@ class Admission:
         self._arm()
 
 
-class AdmittingTLS(TLSMemoryBIOProtocol):
+class AdmittingTLS(TlsWire):
     """TLS whose first record reaches OpenSSL only when `Admission` lets it.
 
     Bytes that are no TLS at all go through at once: refusing them costs nothing.  A ClientHello
@@ -213,9 +213,13 @@ class AdmittingTLS(TLSMemoryBIOProtocol):
     """
 
     def __init__(
-        self, factory: Any, inner: Any, admission: Admission, dropped: Callable[[str], None]
+        self,
+        factory: TlsWireFactory,
+        inner: Any,
+        admission: Admission,
+        dropped: Callable[[str], None],
     ) -> None:
-        super().__init__(factory, inner)  # type: ignore[no-untyped-call]  # untyped in Twisted
+        super().__init__(factory, inner)
         self._admission = admission
         self._dropped = dropped
         self._ticket: Ticket | None = None
@@ -223,11 +227,11 @@ class AdmittingTLS(TLSMemoryBIOProtocol):
         self._admitted = False
         self._asked = False
 
-    def dataReceived(self, bytes: bytes) -> None:  # Twisted's name
+    def dataReceived(self, data: bytes) -> None:
         if self._admitted:
-            super().dataReceived(bytes)  # type: ignore[no-untyped-call]  # untyped in Twisted
+            super().dataReceived(data)
             return
-        self._held += bytes
+        self._held += data
         if not _is_record_begun(self._held):
             self._admit()
         elif not self._asked and _is_record_complete(self._held):
@@ -237,14 +241,14 @@ class AdmittingTLS(TLSMemoryBIOProtocol):
         self._asked = True
         transport: Any = self.transport
         source = source_of(getattr(transport.getPeer(), "host", ""))
-        self._ticket = self._admission.ask(source, self._resume, self._dropped)
+        self._ticket = self._admission.ask(source, self._go_on, self._dropped)
         if self._ticket is None:
             self._admit()
         elif not transport.disconnecting:
             # What else it sends stays in the kernel, and soon with the sender.
             transport.pauseProducing()
 
-    def _resume(self) -> None:
+    def _go_on(self) -> None:
         transport: Any = self.transport
         transport.resumeProducing()
         self._admit()
@@ -253,13 +257,13 @@ class AdmittingTLS(TLSMemoryBIOProtocol):
         self._admitted = True
         self._ticket = None
         held, self._held = self._held, b""
-        super().dataReceived(held)  # type: ignore[no-untyped-call]  # untyped in Twisted
+        super().dataReceived(held)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         ticket, self._ticket = self._ticket, None
         if ticket is not None:
             self._admission.cancel(ticket)
-        super().connectionLost(reason)  # type: ignore[no-untyped-call]  # untyped in Twisted
+        super().connectionLost(reason)
 
 
 def _is_record_begun(data: bytes) -> bool:

@@ -16,7 +16,6 @@ from OpenSSL import SSL
 from twisted.internet.interfaces import IAddress, IHandshakeListener
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.logger import Logger
-from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
@@ -30,6 +29,7 @@ from rshell.link.core.constants import HELLO_SECONDS
 from rshell.link.core.limits import AT_GATEWAY_FROM_DEVICE, AT_GATEWAY_FROM_OPERATOR
 from rshell.link.protocol import LinkOwner, LinkProtocol
 from rshell.link.sockets import tcp_socket_of, wrap_tls
+from rshell.link.tls_wire import TlsWireFactory
 
 __all__ = ["Arrivals", "address_text"]
 
@@ -192,14 +192,14 @@ class Arrivals(Factory):
         self._waiting: dict[str, dict[Arrival, None]] = {}
         self._count = 0
 
-    def wrapped(self) -> TLSMemoryBIOFactory:
+    def wrapped(self) -> TlsWireFactory:
         """Return this factory behind TLS, ready for an endpoint to listen with."""
         wrapped = wrap_tls(self.tls, client=False, factory=self)
         build: Any = self._admitting
         wrapped.protocol = build
         return wrapped
 
-    def _admitting(self, factory: TLSMemoryBIOFactory, arrival: Arrival) -> AdmittingTLS:
+    def _admitting(self, factory: TlsWireFactory, arrival: Arrival) -> AdmittingTLS:
         return AdmittingTLS(factory, arrival, self.admission, arrival.not_served)
 
     def buildProtocol(self, addr: IAddress | None) -> Protocol:

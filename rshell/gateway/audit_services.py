@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any
 
 import attrs
@@ -16,6 +17,7 @@ from rshell.handlers import BadRequest
 from rshell.link.core.errors import ErrorCode
 from rshell.store.records import AuditFilter, AuditRow
 from rshell.store.times import rfc3339
+from rshell.store.touched_files import FILES, picker
 
 if TYPE_CHECKING:
     from rshell.gateway.core import Gateway
@@ -26,6 +28,8 @@ __all__ = ["row_fields"]
 MAX_WAIT_SECONDS = 25.0
 #: Rows in one answer, some 500 bytes each; whole ones may have 64 KiB of details.
 MAX_FOLLOWED = 1_000
+#: Rows with their files, 15 KiB each at most, in one answer.
+MAX_WITH_FILES = 1_000
 #: Half of what a client takes as an answer.
 MAX_ANSWER_BYTES = 16 * 1024 * 1024
 
@@ -34,7 +38,10 @@ Milliseconds = Annotated[int, Meta(ge=0, le=2**52)]
 
 
 class AuditRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Which rows, newest first; times are milliseconds since 1970 UTC."""
+    """Which rows, newest first; times are milliseconds since 1970 UTC.
+
+    ``file``: only rows about files whose path matches.  ``files``: tell each of them.
+    """
 
     limit: Annotated[int, Meta(ge=1, le=10_000)] = 100
     before: Annotated[int, Meta(ge=1)] | None = None
@@ -46,6 +53,8 @@ class AuditRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     session: Annotated[str, Meta(pattern=r"^[0-9a-f]{32}\Z")] | None = None
     since_ms: Milliseconds | None = None
     until_ms: Milliseconds | None = None
+    file: Annotated[str, Meta(min_length=1, max_length=4096)] | None = None
+    files: bool = False
 
 
 class FollowRequest(AuditRequest, frozen=True, kw_only=True):
@@ -94,6 +103,7 @@ async def _filter(gateway: Gateway, asker: Asker, request: AuditRequest) -> Audi
         session=request.session,
         since=None if request.since_ms is None else request.since_ms * 1000,
         until=None if request.until_ms is None else request.until_ms * 1000,
+        file=request.file,
     )
 
 
@@ -106,18 +116,20 @@ async def _readable(gateway: Gateway, asker: Asker, rows: list[AuditRow]) -> lis
         return rows
     devices = gateway.rights.seen(asker.operator, await gateway.store.find_devices())
     ids = {device.id for device in devices}
-    return [row for row in rows if row.record.kind != "session" or row.record.device in ids]
+    about = ("session", FILES)
+    return [row for row in rows if row.record.kind not in about or row.record.device in ids]
 
 
 @verb("gateway.audit", AuditRequest, open_to_all=True)
 async def audit(gateway: Gateway, asker: Asker, request: AuditRequest) -> Any:
     """List the audit log, newest row first; who is no administrator sees their own rows."""
     rows = await gateway.store.audit_rows(
-        limit=request.limit,
+        limit=min(request.limit, MAX_WITH_FILES) if request.files else request.limit,
         before=request.before,
         **attrs.asdict(await _filter(gateway, asker, request)),
     )
-    return [row_fields(row) for row in await _readable(gateway, asker, rows)]
+    tell = _told_with(request)
+    return [tell(row) for row in await _readable(gateway, asker, rows)]
 
 
 @verb("gateway.audit-rows", FollowRequest, open_to_all=True)
@@ -134,17 +146,36 @@ async def audit_rows(gateway: Gateway, asker: Asker, request: FollowRequest) -> 
         rows = await _readable(gateway, asker, rows)
         left = until - gateway.wheel.seconds()
         if rows or left <= 0 or gateway.stopping:
-            return _bounded(rows, through, whole=request.whole)
+            return _bounded(rows, through, _told_with(request), whole=request.whole)
         after = through
         await gateway.audit_feed.wait(left)
 
 
-def _bounded(rows: list[AuditRow], through: int, *, whole: bool) -> dict[str, Any]:
+def _told_with(request: AuditRequest) -> Callable[[AuditRow], dict[str, Any]]:
+    """Return what tells a row, with the files that it is about if they are asked for."""
+    if not request.files:
+        return row_fields
+    matches = None if request.file is None else picker(request.file)
+
+    def tell(row: AuditRow) -> dict[str, Any]:
+        fields, files = row_fields(row), row.record.details.get("files")
+        if row.record.kind == FILES and isinstance(files, list):
+            fields["files"] = [f for f in files if matches is None or matches(f)]
+            fields["left_out"] = row.record.details.get("left_out") or {}
+        return fields
+
+    return tell
+
+
+def _bounded(
+    rows: list[AuditRow], through: int, tell: Callable[[AuditRow], dict[str, Any]], *, whole: bool
+) -> dict[str, Any]:
     """Return an answer that is not too long; the next one goes on where it ends."""
     told: list[dict[str, Any]] = []
     size = 0
     for row in rows:
-        fields = row_fields(row)
+        fields = tell(row)
+        size += len(str(fields.get("files", "")))
         if whole:
             fields |= _whole(row)
             size += len(str(fields["details"]))

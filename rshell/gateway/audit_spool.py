@@ -19,6 +19,7 @@ from twisted.logger import Logger
 
 from rshell.access.audit import AuditEnd
 from rshell.link.clock import TimerWheel, WheelTimer
+from rshell.store.crash import crash_point
 from rshell.store.errors import StoreError, StoreUnavailable
 from rshell.store.store import Store
 
@@ -113,6 +114,7 @@ class AuditSpool:
         except OSError:
             return  # in memory it is
         self._used += len(line)
+        crash_point("spool.noted")
 
     def _later(self) -> None:
         if self._timer is None and not self._trying and not self._stopped:
@@ -133,6 +135,7 @@ class AuditSpool:
                     return
                 except StoreError as error:
                     self._log.error("the audit refused an end: {why}", why=str(error))
+                crash_point("spool.written")
                 self._ends.popleft()
             self._forget()
         finally:

@@ -16,7 +16,10 @@ from rshell.link.hops import StreamWitness
 from rshell.link.protocol import LinkProtocol
 from rshell.store.records import Operator
 
-__all__ = ["Caller", "OpenRefused", "Petition", "StreamEnder"]
+__all__ = ["INPUT_RECORDED", "Caller", "OpenRefused", "Petition", "StreamEnder"]
+
+#: The code by which an operator is told that what they type is recorded.
+INPUT_RECORDED = "input-recorded"
 
 
 @attrs.frozen(kw_only=True)
@@ -43,13 +46,26 @@ class OpenRefused(Exception):
 
 
 class StreamEnder(Protocol):
-    """A stream that the gate may have to end.
+    """A stream that the gate may have to end."""
 
-    Attributes:
-        bytes_relayed: Of both directions, so far.
-    """
+    @property
+    def bytes_in(self) -> int:
+        """Bytes from the operator to the device, so far."""
 
-    bytes_relayed: int
+    @property
+    def bytes_out(self) -> int:
+        """Bytes from the device to the operator, so far."""
+
+    def tell(self, code: str, message: str) -> bool:
+        """Tell the operator something of the gateway's own, beside what the device sends.
+
+        Args:
+            code: A stable word: ``idle-limit``, ``watched`` …
+            message: One line for people, with nothing in it that a terminal would act on.
+
+        Returns:
+            Whether there is a way to tell them.
+        """
 
     def broken(self, code: str, message: str) -> None:
         """End it at both ends."""

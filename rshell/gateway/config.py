@@ -62,12 +62,24 @@ class _Audit(Struct, frozen=True, forbid_unknown_fields=True):
     syslog: Annotated[str, Meta(max_length=256)] | None = None
 
 
+class _Ssh(Struct, frozen=True, forbid_unknown_fields=True):
+    # Each exchange costs both ends a millisecond or two; RFC 4253 asks for a gigabyte at most.
+    rekey_bytes: Annotated[int, Meta(ge=2**20, le=2**30)] | None = None
+    rekey_seconds: Annotated[int, Meta(ge=60, le=86_400)] | None = None
+
+
+class _Sessions(Struct, frozen=True, forbid_unknown_fields=True):
+    tell_watched: bool | None = None
+
+
 class _File(Struct, frozen=True, forbid_unknown_fields=True):
     gateway: _Section = msgspec.field(default_factory=_Section)
     admission: _Admission = msgspec.field(default_factory=_Admission)
     clones: _Clones = msgspec.field(default_factory=_Clones)
     recordings: _Recordings = msgspec.field(default_factory=_Recordings)
     audit: _Audit = msgspec.field(default_factory=_Audit)
+    ssh: _Ssh = msgspec.field(default_factory=_Ssh)
+    sessions: _Sessions = msgspec.field(default_factory=_Sessions)
 
 
 @attrs.frozen(kw_only=True)
@@ -87,6 +99,9 @@ class GatewayConfig:
         recordings: which sessions are recorded, and how long that is kept.
         syslog: where rows of the audit log go too, ``unix:PATH`` or ``udp:ADDRESS:PORT``; "" is
             nowhere.
+        ssh_rekey_bytes: after how many of both directions an SSH connection gets new keys.
+        ssh_rekey_seconds: after how long it does.
+        tell_watched: whether operators are told while somebody else watches their session.
     """
 
     home: Path
@@ -99,6 +114,9 @@ class GatewayConfig:
     clones: CloneAction = "alert"
     recordings: RecordingPolicy = attrs.field(factory=RecordingPolicy)
     syslog: str = ""
+    ssh_rekey_bytes: int = 2**30
+    ssh_rekey_seconds: int = 3600
+    tell_watched: bool = True
 
     def names(self) -> tuple[str, ...]:
         """Return the hosts that the gateway's certificate has to name."""
@@ -183,7 +201,8 @@ def read_config_file(path: Path, config: GatewayConfig) -> GatewayConfig:
     The file has the tables ``[gateway]`` with ``links``, ``ssh``, ``advertise_ssh``, ``web`` and
     ``advertise``, ``[admission]`` with ``handshakes_per_second``, ``[clones]`` with ``action``,
     ``[recordings]`` with ``shell``, ``keep_days``, ``keep_bytes`` and ``on_failure``,
-    ``[audit]`` with ``syslog``.
+    ``[audit]`` with ``syslog``, ``[sessions]`` with ``tell_watched``, ``[ssh]`` with
+    ``rekey_bytes`` and ``rekey_seconds``.
 
     Raises:
         BadConfig: It cannot be read, is not TOML, or has an unknown key or a wrong type.
@@ -215,4 +234,9 @@ def read_config_file(path: Path, config: GatewayConfig) -> GatewayConfig:
         except ValueError as error:
             raise BadConfig(f"{path}: [audit] syslog: {error}") from None
         given["syslog"] = found.audit.syslog
+    for name in found.ssh.__struct_fields__:
+        if (value := getattr(found.ssh, name)) is not None:
+            given[f"ssh_{name}"] = value
+    if found.sessions.tell_watched is not None:
+        given["tell_watched"] = found.sessions.tell_watched
     return attrs.evolve(config, **given)

@@ -17,19 +17,24 @@ from twisted.logger import Logger
 from rshell.access.printable import printable
 from rshell.access.recordings import RecordingPolicy
 from rshell.gateway import audit_services as _audit  # noqa: F401  # fills the registry of verbs
+from rshell.gateway import ca_services as _ca  # noqa: F401  # fills the registry of verbs
 from rshell.gateway import door_services as _doors  # noqa: F401  # fills the registry of verbs
 from rshell.gateway import fact_services as _facts  # noqa: F401  # fills the registry of verbs
+from rshell.gateway import invite_services as _invites  # noqa: F401  # likewise
 from rshell.gateway import key_services as _keys  # noqa: F401  # fills the registry of verbs
 from rshell.gateway import link_services as _link_services  # noqa: F401  # fills the registry of verbs
+from rshell.gateway import pending_services as _pending  # noqa: F401  # likewise
 from rshell.gateway import recording_services as _recordings  # noqa: F401  # likewise
 from rshell.gateway import role_services as _roles  # noqa: F401  # likewise
 from rshell.gateway import services as _services  # noqa: F401  # fills the registry of verbs
 from rshell.gateway import session_services as _sessions  # noqa: F401  # likewise
+from rshell.gateway import touch_services as _touch  # noqa: F401  # likewise
 from rshell.gateway import why_services as _why  # noqa: F401  # likewise
 from rshell.gateway.admission import DEFAULT_RATE, Admission
 from rshell.gateway.audit_feed import AuditFeed
 from rshell.gateway.audit_shipping import AuditShipper
 from rshell.gateway.audit_spool import AuditSpool
+from rshell.gateway.certificates import Certificates
 from rshell.gateway.clones import Clones
 from rshell.gateway.config import CloneAction
 from rshell.gateway.device_links import DeviceLinks
@@ -38,6 +43,7 @@ from rshell.gateway.flights import Flights
 from rshell.gateway.home import GatewayHome
 from rshell.gateway.joining import Joiner, JoinExchange
 from rshell.gateway.metrics import Metrics, ReactorLag
+from rshell.gateway.pending import Pending
 from rshell.gateway.presence import Presence
 from rshell.gateway.probing import Probes
 from rshell.gateway.recordings import Recordings
@@ -51,7 +57,9 @@ from rshell.gateway.verbs import Verbs
 from rshell.handlers import HandlerDescription
 from rshell.identity.tls import GatewayTLS
 from rshell.link.clock import TimerWheel
+from rshell.link.core.constants import RELAY_BUDGET
 from rshell.link.core.errors import ErrorCode
+from rshell.link.core.limits import CreditBudget
 from rshell.link.core.messages import GoAway
 from rshell.link.protocol import LinkProtocol
 from rshell.store.store import Store
@@ -65,12 +73,18 @@ MAX_CATALOGUES_BYTES = 4 * 1024 * 1024
 RENEWALS_RATE, RENEWALS_BURST = 3 / 3600, 10
 #: Rows about refused uses of one invite.
 REFUSED_JOINS_RATE, REFUSED_JOINS_BURST = 1 / 60, 10
+#: Joins of one source that may be refused; a whole site may sit behind it.
+GUESSES_RATE, GUESSES_BURST = 5 / 60, 50
 #: Probes that one operator may ask for, of all devices: a look at a whole site at once.
 PROBES_RATE, PROBES_BURST = 20.0, 500
 #: What a gateway records that was told nothing: the configuration's default is another.
 NOT_RECORDED = RecordingPolicy(mode="off")
 #: Facts that one device may tell: a look a minute, and what operators ask for between them.
 FACTS_RATE, FACTS_BURST = 1 / 30, 20
+#: Parts of what sessions touched that one device may tell, a hundred names each: what a session
+#: had waiting at once, then what an agent paces itself to. One that invents names fills the log no
+#: faster.
+TOUCHED_RATE, TOUCHED_BURST = 30, 300
 #: Agents come back this soon after a planned stop, and not all at once.
 RESTART_SECONDS = 2
 #: A peer that has not taken our last words by then is cut off by the end of the process.
@@ -141,8 +155,10 @@ class Gateway:
         recording: Which sessions are recorded.
         recording_threads: Where recordings are written; at once if None.
         syslog: Where rows of the audit log go too; "" is nowhere.
+        tell_watched: Whether operators are told while somebody else watches their session.
 
     Attributes:
+        joins: Admits machines that join.
         advertised: ``(host, port)`` pairs under which devices and operators dial in; set by
             whoever opens the ports.
         ssh_door: where the SSH door is dialled, likewise; None while there is none.
@@ -163,6 +179,7 @@ class Gateway:
         recording: RecordingPolicy = NOT_RECORDED,
         recording_threads: Threads | None = None,
         syslog: str = "",
+        tell_watched: bool = True,
     ) -> None:
         self.home = home
         self.store = store
@@ -173,6 +190,8 @@ class Gateway:
         self.ssh_door: SshAddress | None = None
         self.catalogues = Catalogues()
         self.presence = Presence(0)
+        #: What relayed streams may hold beyond the narrow allowance, all together (rule F7).
+        self.relaying = CreditBudget(RELAY_BUDGET)
         self.metrics = Metrics()
         self.lag = ReactorLag(wheel)
         self.fleet = Fleet(self)
@@ -187,24 +206,30 @@ class Gateway:
         self.flights = Flights(wheel.seconds, self.now_us)
         self.probing = Throttle(wheel.seconds, PROBES_RATE, PROBES_BURST)
         self.fact_reports = Throttle(wheel.seconds, FACTS_RATE, FACTS_BURST)
+        self.touches = Throttle(wheel.seconds, TOUCHED_RATE, TOUCHED_BURST)
         self.sessions = SessionTable(wheel.seconds)
         self.rights = Rights(self)
         self.audit_feed = AuditFeed(store, home.audit_key, wheel)
         self.audit_spool = AuditSpool(store, home.path, wheel)
         self.shipper = AuditShipper(self, syslog) if syslog else None
         self.recordings = Recordings(self, recording, recording_threads or InlineThreads())
-        self.switchboard = Switchboard(self)
+        self.switchboard = Switchboard(self, tell_watched=tell_watched)
         self.verbs = Verbs(self)
         self.revocation = Revocation(self)
         self.devices = DeviceLinks(self, wall)
         self.tls = tls_of(home)
+        self.certificates = Certificates(self)
         self.renewals = Throttle(wheel.seconds, RENEWALS_RATE, RENEWALS_BURST)
-        self._joiner = Joiner(
+        self.pending = Pending(store, wheel, self.metrics)
+        self.joins = Joiner(
             home,
             store,
             self.gateways,
             Throttle(wheel.seconds, REFUSED_JOINS_RATE, REFUSED_JOINS_BURST),
             wall,
+            Throttle(wheel.seconds, GUESSES_RATE, GUESSES_BURST),
+            self.pending,
+            self.metrics,
         )
         self._links: set[OperatorConnection] = set()
         self.stopping = False
@@ -226,7 +251,7 @@ class Gateway:
 
     def joiner(self, address: str) -> JoinExchange:
         """Return the protocol for a machine that joins."""
-        return JoinExchange(self._joiner, self.wheel, address)
+        return JoinExchange(self.joins, self.wheel, address)
 
     def link_opened(self, link: OperatorConnection) -> None:
         """Note an operator's link or other connection, to be told when the gateway stops."""
@@ -235,6 +260,7 @@ class Gateway:
     def link_closed(self, link: OperatorConnection) -> None:
         """Forget it."""
         self._links.discard(link)
+        self.certificates.link_closed(link)
 
     async def start(self) -> None:
         """Take an epoch range and complete what an earlier run left open."""
@@ -248,8 +274,10 @@ class Gateway:
         await self.recordings.start()
         await self.switchboard.start()
         await self.fleet.start()
+        await self.pending.start()
         self.probes.start()
         self.lag.start()
+        self.certificates.start()
 
     async def stop(self) -> None:
         """Tell every peer when to come back, and wait until they have heard or three seconds.
@@ -258,7 +286,7 @@ class Gateway:
         attempt is detached; none has failed.
         """
         self.stopping = True
-        for part in (self.fleet, self.probes, self.lag, self.switchboard):
+        for part in (self.fleet, self.pending, self.probes, self.lag, self.switchboard):
             part.stop()
         devices, operators = self.devices.links(), list(self._links)
         self._send_away(devices, self.admission.spread_ms())
@@ -271,6 +299,7 @@ class Gateway:
             await waited
         self._log.info("told {count} links to come back later", count=count)
         await self.recordings.stop()
+        await self.certificates.stop()
         await self.audit_spool.stop()
         await self.audit_feed.stop()
         if self.shipper is not None:

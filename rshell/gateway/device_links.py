@@ -25,6 +25,7 @@ from rshell.gateway.catalogues import CatalogueLearner
 from rshell.gateway.clones import QUARANTINED, Sighting
 from rshell.gateway.presence import Arrival, LiveDevice
 from rshell.gateway.throttle import Throttle
+from rshell.identity.revoked import REVOKED_FEATURE
 from rshell.identity.tls import PeerCertificate
 from rshell.link.clock import WheelTimer
 from rshell.link.core.connection import choose_version
@@ -49,7 +50,7 @@ if TYPE_CHECKING:
 
 __all__ = ["FEATURES", "DeviceLinks", "reported", "welcome_for"]
 
-FEATURES = ("resume", "deadline")
+FEATURES = ("resume", "deadline", "touched", "notices", REVOKED_FEATURE)
 #: A device that lay in a drawer for longer has to be invited again (rule E4).
 MAX_EXPIRED = timedelta(days=400)
 #: Rows of coming and going that one device may add to the audit log, which is for ever.
@@ -73,16 +74,17 @@ def reported(facts: dict[str, str]) -> dict[str, str]:
     return {printable(key, 64): printable(value, 256) for key, value in facts.items()}
 
 
-def welcome_for(hello: Hello, name: str, wall: Callable[[], float], **more: Any) -> Welcome:
+def welcome_for(gateway: Gateway, hello: Hello, name: str, **more: Any) -> Welcome:
     """Return the WELCOME that every peer gets, with what is particular to it."""
     return Welcome(
         protocol=choose_version(hello.protocol),
         software=f"rshell/{__version__}",
         features=[feature for feature in FEATURES if feature in hello.features],
         name=name,
-        time_ms=int(wall() * 1000),
+        time_ms=int(gateway.wall() * 1000),
         heartbeat_ms=int(HEARTBEAT_SECONDS * 1000),
         window=DEFAULT_WINDOW,
+        revoked_gateways=gateway.certificates.revoked.current,
         **more,
     )
 
@@ -269,7 +271,7 @@ class DeviceLinks:
         )
         self._close_older(link, only_renewing=True)
         link.welcome(
-            welcome_for(hello, device.name, self._wall, max_streams=1, renew_only=True),
+            welcome_for(self._gateway, hello, device.name, max_streams=1, renew_only=True),
             AT_GATEWAY_FROM_DEVICE,
         )
 
@@ -302,9 +304,9 @@ class DeviceLinks:
         entry.told_ms = self._gateway.admission.spread_ms()
         link.welcome(
             welcome_for(
+                self._gateway,
                 hello,
                 device.name,
-                self._wall,
                 epoch=entry.epoch,
                 max_streams=AT_GATEWAY_FROM_DEVICE.max_streams,
                 retry_spread_ms=entry.told_ms,

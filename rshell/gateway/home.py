@@ -4,6 +4,7 @@
 
     HOME/ca/              root, device, operator and gateway CA
     HOME/gateway.key .pem the gateway's own certificate and chain
+    HOME/certificates.json what of these it uses, while it runs
     HOME/rshell.sqlite    the store
     HOME/audit.key .pub   what signs checkpoints of the audit log, and what checks them
     HOME/recordings/      of terminals, by day
@@ -16,20 +17,27 @@ from __future__ import annotations
 import fcntl
 import os
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 
 import attrs
 import msgspec
-from cryptography import x509
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
 from rshell.access.audit_key import AuditKey, BadAuditKey, load_or_make
 from rshell.identity.authority import FleetKeys, KeyAbsent, new_fleet, renewal_time
+from rshell.identity.ca_journal import note
 from rshell.identity.credentials import Credentials, CredentialsDamaged, CredentialStore
 from rshell.identity.files import make_private_dir, write_atomic
-from rshell.identity.fleet_home import DamagedHome, FleetHome, GatewayLeaf, chain_to_pem
+from rshell.identity.fleet_home import (
+    DamagedHome,
+    FleetHome,
+    GatewayLeaf,
+    HomeBusy,
+    chain_to_pem,
+)
+from rshell.identity.gateway_leaf import fingerprint, names_of
 from rshell.identity.keys import new_key, spki_hash
 from rshell.store.errors import StoreError
 from rshell.store.store import Store
@@ -38,8 +46,8 @@ from rshell.store.threads import InlineThreads
 __all__ = ["ADMIN_NAME", "GatewayHome", "HomeError", "lock_home", "prepare_home"]
 
 ADMIN_NAME = "admin"
-#: A gateway certificate is renewed at start when less than this is left of it.
-_RENEW_BEFORE = timedelta(days=60)
+#: A local command (`rshell ca`) may be about to finish.
+_LOCK_SECONDS = 10.0
 
 
 class HomeError(Exception):
@@ -52,8 +60,8 @@ class GatewayHome:
 
     Attributes:
         path: absolute.
-        keys: the fleet's authorities; root and gateway CA keys may be absent.
-        leaf: the gateway's own key and chain.
+        keys: the fleet's authorities, without the keys of root and gateway CA, wherever these are.
+        leaf: the gateway's own key and chain at the start; later see `Certificates`.
         audit_key: signs checkpoints of the audit log.
     """
 
@@ -132,8 +140,9 @@ def prepare_home(path: Path, names: Sequence[str], now: datetime | None = None) 
         fleet_home = FleetHome(path)
         if not fleet_home.exists():
             fleet_home.create(new_fleet(now))
-        keys = fleet_home.load()
-        leaf = _leaf(fleet_home, keys, names, now)
+        with fleet_home.locked(_LOCK_SECONDS):
+            keys = fleet_home.load()
+            leaf = _leaf(fleet_home, names, now)
         home = GatewayHome(path, keys, leaf, load_or_make(path))
         _prepare_store(home, now)
     except OSError as error:
@@ -141,33 +150,37 @@ def prepare_home(path: Path, names: Sequence[str], now: datetime | None = None) 
         raise HomeError(
             f"cannot use {where}: {error.strerror or error}; choose another place with --home"
         ) from None
+    except HomeBusy as error:
+        raise HomeError(f"{error}; try again when it is done") from None
     except (DamagedHome, CredentialsDamaged, KeyAbsent, BadAuditKey) as error:
         raise HomeError(f"the home {path} is damaged: {error}; restore it from a backup") from None
     return home
 
 
-def _leaf(
-    fleet_home: FleetHome, keys: FleetKeys, names: Sequence[str], now: datetime
-) -> GatewayLeaf:
+def _leaf(fleet_home: FleetHome, names: Sequence[str], now: datetime) -> GatewayLeaf:
+    """Return the gateway's certificate, issued anew if it is old or lacks a name.
+
+    Only then is the gateway CA's key read, and forgotten on return; the root's never is.
+    """
     leaf = fleet_home.load_leaf()
     if leaf is not None:
         certificate = leaf.chain[0]
-        fresh = now < certificate.not_valid_after_utc - _RENEW_BEFORE
-        if (fresh and set(names) <= _names_of(certificate)) or keys.gateway.key is None:
+        known = names_of(certificate)
+        if now < renewal_time(certificate) and set(names) <= set(known):
             return leaf
-        names = [*names, *sorted(_names_of(certificate) - set(names))]
+        names = [*names, *(name for name in known if name not in names)]
+    keys = fleet_home.load(issuing=True)
+    if leaf is not None and keys.gateway.key is None:
+        return leaf
     key = new_key()
     certificate = keys.issue_gateway(key.public_key(), names, keys.moment(now))
-    chain = (certificate, keys.gateway.certificate, keys.root.certificate)
-    leaf = GatewayLeaf(key, chain)
+    if leaf is not None:
+        end = f"{certificate.not_valid_after_utc:%Y-%m-%d}"
+        details = {"gateway": fingerprint(certificate), "valid_until": end}
+        note(fleet_home.home, "ca.leaf-renewed", int(now.timestamp() * 1_000_000), details)
+    leaf = GatewayLeaf(key, (certificate, keys.gateway.certificate, keys.root.certificate))
     fleet_home.save_leaf(leaf)
     return leaf
-
-
-def _names_of(certificate: x509.Certificate) -> set[str]:
-    names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    addresses = {str(address) for address in names.get_values_for_type(x509.IPAddress)}
-    return addresses | set(names.get_values_for_type(x509.DNSName))
 
 
 def _prepare_store(home: GatewayHome, now: datetime) -> None:

@@ -2,13 +2,16 @@
 
 The joiner has no certificate yet: this is the only input the gateway takes from strangers beside
 TLS itself.  It costs one frame of at most 16 KiB, one signature check and one indexed query.
+
+A device may have to wait for an operator: it is told so and asks again (rule J7).  What operators
+do about it is in `rshell.gateway.pending_services`.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from types import MappingProxyType
 from typing import Any
 
 import attrs
@@ -20,17 +23,22 @@ from twisted.python.failure import Failure
 from rshell.access.audit import AuditRecord
 from rshell.access.names import suggest_name
 from rshell.access.printable import printable
+from rshell.gateway.admission import source_of
 from rshell.gateway.home import GatewayHome
+from rshell.gateway.metrics import Metrics
+from rshell.gateway.pending import Pending, poll_seconds
 from rshell.gateway.throttle import Throttle
 from rshell.identity.fleet_home import chain_to_pem
 from rshell.identity.join_string import token_hash
-from rshell.identity.keys import BadCertificateRequest, read_csr, spki_hash
+from rshell.identity.keys import BadCertificateRequest, fingerprint, read_csr, spki_hash
+from rshell.identity.sources import host_of
 from rshell.link.clock import TimerWheel, WheelTimer
 from rshell.link.core.constants import FrameType
 from rshell.link.core.errors import ErrorCode, RemoteProtocolError
 from rshell.link.core.frames import FrameReader, encode_frame
 from rshell.link.core.messages import GoAway, Join, Joined, decode, encode
 from rshell.store.errors import StoreError, StoreUnavailable
+from rshell.store.pending_records import Applicant, Waiting
 from rshell.store.records import OwnerKind, Refusal, TokenGrant, TokenRefused
 from rshell.store.store import Store
 
@@ -41,6 +49,10 @@ _log = Logger()
 JOIN_SECONDS = 15.0
 #: One text for every reason: a stranger learns nothing about which strings exist.
 REFUSED_TEXT = "this join string is not valid: it is spent, expired, revoked or for another kind"
+WAIT_TEXT = "this device waits until an operator accepts it"
+#: Nor does this tell whether it was the source's tries, or too many devices that wait.
+OVERLOAD_TEXT = "too many tries to join: try again later"
+OVERLOAD_SECONDS = 60
 
 
 def issue(
@@ -73,46 +85,109 @@ class Joiner:
         home: Whose CAs sign.
         store: Where invites and keys are.
         gateways: Returns the ``host:port`` list that joiners are told to dial.
-        refusals: How many rows the refused uses of one invite may add to the audit log.
+        refusals: How many rows the refused uses of one invite may add to the audit log, and lines
+            about what is too much of one source to the other one.
         wall: Returns seconds since 1970.
+        guesses: How often one source may be refused; beyond, only who is known is looked at.
+        pending: The devices that wait.
+        metrics: What is counted.
     """
 
     home: GatewayHome
     store: Store
     gateways: Callable[[], list[str]]
     refusals: Throttle
-    wall: Callable[[], float] = time.time
+    wall: Callable[[], float]
+    guesses: Throttle
+    pending: Pending
+    metrics: Metrics
 
     async def join(self, request: Join, address: str) -> Joined | GoAway:
         """Answer one JOIN."""
         if request.kind not in ("device", "operator"):
             return GoAway(code=ErrorCode.BAD_REQUEST.value, message="a device or an operator joins")
         kind: OwnerKind = "operator" if request.kind == "operator" else "device"
+        host = host_of(address)
+        source = source_of(host)
         try:
             public_key = read_csr(request.csr)
         except BadCertificateRequest as error:
+            self.guesses.admit(source)
+            self.metrics.joins.labels("refused").inc()
             return GoAway(code=ErrorCode.BAD_REQUEST.value, message=str(error)[:256])
         spki = spki_hash(public_key)
-        grant = await self.store.use_token(request.id, token_hash(request.secret), spki, kind)
-        if isinstance(grant, TokenRefused):
-            _log.info(
-                "refused to join {address}: invite {id} is {reason}",
-                address=address,
-                id=request.id.hex(),
-                reason=grant.reason.value,
+        # Who waits, or was accepted, must not pay for what others behind the same NAT try.
+        if self.guesses.exhausted(source) and not await self.store.knows_joiner(spki):
+            return self._overload(source, address, "too many refused tries from there")
+        proposed = suggest_name(request.name or request.facts.get("hostname", ""))
+        applicant = Applicant(host=host, source=source, address=address, proposed=proposed)
+        answer = await self.store.use_token(
+            request.id, token_hash(request.secret), spki, kind, applicant
+        )
+        if isinstance(answer, Waiting):
+            return await self._wait(request, answer, spki, address)
+        if isinstance(answer, TokenRefused) and answer.reason is Refusal.FULL:
+            return self._overload(source, address, "too many devices wait")
+        if isinstance(answer, TokenRefused):
+            self.guesses.admit(source)
+            return await self._refuse(request, answer.reason, address, spki)
+        return await self._admit(request, answer, public_key, address, proposed)
+
+    def _overload(self, source: str, address: str, why: str) -> GoAway:
+        self.metrics.joins.labels("overload").inc()
+        if self.refusals.admit(("overload", source)) is not None:
+            _log.info("refused to join {address}: {why}", address=address, why=why)
+        return GoAway(
+            code=ErrorCode.OVERLOAD.value,
+            message=OVERLOAD_TEXT,
+            retry_min_ms=OVERLOAD_SECONDS * 1000,
+        )
+
+    async def _refuse(self, request: Join, reason: Refusal, address: str, spki: bytes) -> GoAway:
+        invite = request.id.hex() or "without an id"
+        self.metrics.joins.labels("refused").inc()
+        _log.info(
+            "refused to join {address}: invite {id} is {reason}",
+            address=address,
+            id=invite,
+            reason=reason.value,
+        )
+        # Strangers who know no invite must not be able to fill the audit log.
+        if reason is not Refusal.UNKNOWN and self.refusals.admit(request.id) is not None:
+            key = {"fingerprint": fingerprint(spki)}
+            await self._audit("join.refused", request, address, code=reason.value, details=key)
+        return GoAway(code=ErrorCode.AUTH.value, message=REFUSED_TEXT)
+
+    async def _wait(self, request: Join, waiting: Waiting, spki: bytes, address: str) -> GoAway:
+        self.pending.count = waiting.count
+        self.metrics.joins.labels("pending" if waiting.first else "polled").inc()
+        if waiting.first:
+            key = fingerprint(spki)
+            await self._audit(
+                "join.pending",
+                request,
+                address,
+                status="pending",
+                details={"fingerprint": key, "name": waiting.name},
             )
-            # Strangers who know no invite must not be able to fill the audit log.
-            if grant.reason is not Refusal.UNKNOWN and self.refusals.admit(request.id) is not None:
-                await self._audit("join.refused", request, address, code=grant.reason.value)
-            return GoAway(code=ErrorCode.AUTH.value, message=REFUSED_TEXT)
-        return await self._admit(request, grant, public_key, address)
+            _log.info(
+                "{address} asks to join as {name}: its key is {key}",
+                address=address,
+                name=waiting.name,
+                key=key,
+            )
+        age = self.wall() - waiting.first_seen / 1_000_000
+        return GoAway(
+            code=ErrorCode.PENDING.value,
+            message=WAIT_TEXT,
+            retry_min_ms=int(poll_seconds(age, waiting.count) * 1000),
+        )
 
     async def _admit(
-        self, request: Join, grant: TokenGrant, public_key: Any, address: str
+        self, request: Join, grant: TokenGrant, public_key: Any, address: str, proposed: str
     ) -> Joined:
         if grant.kind == "device":
-            proposed = request.name or request.facts.get("hostname", "")
-            device = await self.store.enrol_device(grant, suggest_name(proposed))
+            device = await self.store.enrol_device(grant, proposed)
             owner, name = device.id, device.name
         else:
             operator = await self.store.enrol_operator(grant)
@@ -122,7 +197,14 @@ class Joiner:
             now = datetime.fromtimestamp(self.wall(), UTC)
             made, not_after = issue(self.home, grant.kind, owner, public_key, now)
             chain = await self.store.keep_certificate(grant, made, not_after)
-            await self._audit("join", request, address, name=name, owner=owner)
+            details = {
+                "fingerprint": fingerprint(grant.spki),
+                "invite": grant.token_id.hex(),
+                # "key": an operator accepted it, or registered it beforehand
+                "by": "key" if grant.bound else "secret",
+            }
+            await self._audit("join", request, address, name=name, owner=owner, details=details)
+            self.metrics.joins.labels("joined").inc()
             _log.info(
                 "{kind} {name} joined from {address}", kind=grant.kind, name=name, address=address
             )
@@ -142,11 +224,14 @@ class Joiner:
         request: Join,
         address: str,
         *,
+        status: str = "ok",
         code: str | None = None,
         name: str | None = None,
         owner: str | None = None,
+        details: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         device = request.kind != "operator"
+        told = {"invite": request.id.hex(), "proposed": printable(request.name or "", 64)}
         await self.store.append_audit(
             AuditRecord(
                 kind=kind,
@@ -154,9 +239,9 @@ class Joiner:
                 device=owner if device else None,
                 device_name=name if device else None,
                 address=address,
-                status="refused" if code else "ok",
+                status="refused" if code else status,
                 code=code,
-                details={"invite": request.id.hex(), "proposed": printable(request.name or "", 64)},
+                details={**told, **details},
             )
         )
 

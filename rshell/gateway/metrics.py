@@ -99,6 +99,10 @@ class Metrics:
         heartbeats_lost: Device links ended because nothing was heard.
         advices: Links that were told a new spread.
         streams_opened, streams_refused, streams_resumed, streams_parked: Of operators.
+        sessions_limited: Ended by a limit of their operators' roles, by ``code``.
+        sessions_watched: How often somebody began to watch one.
+        joins: By ``result``: ``joined``, ``pending`` (asked first), ``polled`` (asked again),
+            ``refused``, ``overload``, ``accepted``, ``rejected``, ``expired``.
         bytes_relayed: Both directions, counted when a stream ends.
     """
 
@@ -119,6 +123,11 @@ class Metrics:
         self.streams_refused = counter("streams_refused", "Streams refused", "code")
         self.streams_resumed = counter("streams_resumed", "Streams opened to resume a session")
         self.streams_parked = counter("streams_parked", "Streams that waited for a device")
+        self.sessions_limited = counter(
+            "sessions_limited", "Sessions ended by a limit of a role", "code"
+        )
+        self.sessions_watched = counter("sessions_watched", "Times that a session was watched")
+        self.joins = counter("joins", "What became of those that asked to join", "result")
         self.bytes_relayed = counter("bytes_relayed", "Bytes of finished streams, both ways")
         self.admission_wait = Histogram(
             "rshell_admission_wait_seconds",
@@ -143,14 +152,23 @@ class Metrics:
         suspect = sum(live.state(now) is State.SUSPECT for live in gateway.presence)
         self.set("devices_live", "Devices with a link", len(gateway.presence))
         self.set("devices_suspect", "Of these, silent for too long", suspect)
+        self.set("devices_pending", "Devices that wait to be accepted", gateway.pending.count)
         self.set("devices_expected", "Devices that may come back at once", gateway.fleet.size())
         self.set("admission_queue", "Connections that wait", len(gateway.admission))
         self.set("admission_rate", "Handshakes a second at most", gateway.admission.rate)
         self.set("sessions", "Streams open to devices", len(gateway.switchboard))
+        self.set("sessions_known", "Sessions that live on devices", len(gateway.sessions))
         self.set("store_writes_waiting", "Writes in the queue", gateway.store.writes_waiting)
         self.set("reactor_lag_seconds", "Worst of the last minute", gateway.lag.worst())
         self.set("descriptors_used", "Open files", descriptors_used())
         self.set("descriptors_limit", "Open files at most", descriptor_limit())
+        certificates = gateway.certificates
+        self.set(
+            "certificate_seconds_left",
+            "Until this gateway's certificate ends",
+            certificates.seconds_left(),
+        )
+        self.set("revoked_gateways_list", "Number of the list told", certificates.revoked.number)
         return generate_latest(self.registry).decode()
 
 

@@ -26,6 +26,7 @@ import msgspec
 from rshell.access.asciicast import BadCast, CastHeader, TextPieces, event_line, header_line
 from rshell.access.asciicast import parse_event as _parse_event
 from rshell.identity.files import make_private_dir, sync_dir
+from rshell.store.crash import crash_point
 
 __all__ = ["CastFile", "Item", "Mark", "Position", "finish", "read_part", "remove", "stored_bytes"]
 
@@ -141,6 +142,7 @@ class CastFile:
         assert self._marks is not None
         text, at = self._lines(items)
         self._put(self._file, text, self.position.size)
+        crash_point("recording.appended")
         after = Position(
             size=self.position.size + len(text), out=out, typed=typed, at=max(at, self.position.at)
         )
@@ -262,7 +264,9 @@ def finish(path: Path, *, goes_on: bool) -> int:
             _compress(path, target)
             target.flush()
             os.fsync(target.fileno())
+        crash_point("recording.compressed")
         os.rename(temporary, compressed)
+        crash_point("recording.renamed")
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise

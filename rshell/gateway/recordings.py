@@ -107,13 +107,11 @@ class Recordings:
         name = session.session.hex()
         live = self._live.get(name)
         if live is None:
-            mode = decide_recording(
-                self.policy,
-                session.caller.operator,
-                session.device,
-                session.handler,
-                request.request,
+            asked = request.request
+            terms = self._gateway.rights.terms(
+                session.owner, session.device, session.handler, session.login, asked
             )
+            mode = decide_recording(self.policy, terms, asked)
             if mode == "off" or request.resume is not None:
                 return
         try:
@@ -140,7 +138,7 @@ class Recordings:
                 session=name,
                 device=session.device.id,
                 device_name=session.device.name,
-                operator=session.caller.operator.name,
+                operator=session.owner.name,
                 handler=session.handler,
                 login=session.login,
                 mode=mode,
@@ -174,6 +172,8 @@ class Recordings:
             self._failed,
         )
         self._live[row.session] = live
+        if self._look is None and self._started:
+            self._look_later()
         return live
 
     @staticmethod
@@ -335,10 +335,12 @@ class Recordings:
             self._threads.stop()
 
     def _look_later(self) -> None:
+        # Roles may record where the configuration does not: as long as there is anything.
         if self.policy.mode != "off" or self._live:
             self._look = self._gateway.wheel.call_later(LOOK_SECONDS, self._look_now)
 
     def _look_now(self) -> None:
+        self._look = None
         now = self._gateway.wheel.seconds()
         for live in list(self._live.values()):
             if live.detached_at is None:

@@ -6,8 +6,10 @@ revoked, so that a peer whose row was read just before cannot slip in just after
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
+import attrs
 from twisted.logger import Logger
 
 from rshell.gateway.callers import OpenRefused
@@ -18,7 +20,7 @@ from rshell.store.records import OwnerKind
 if TYPE_CHECKING:
     from rshell.gateway.core import Gateway
 
-__all__ = ["OperatorConnection", "Revocation"]
+__all__ = ["CertificateUse", "OperatorConnection", "Revocation"]
 
 #: No session that nobody is attached to lives longer (rule R7).
 LONGEST_SESSION_US = 24 * 3600 * 1_000_000
@@ -34,6 +36,19 @@ class OperatorConnection(Protocol):
         """Tell the operator why, and end it."""
 
 
+@attrs.frozen
+class CertificateUse:
+    """By which SSH certificate somebody came in.
+
+    Attributes:
+        ca: The fingerprint of the CA's key.
+    """
+
+    ca: str
+    serial: int
+    key_id: str
+
+
 class Revocation:
     """Revokes devices and operators on one gateway."""
 
@@ -42,8 +57,9 @@ class Revocation:
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
         self._revoked: set[tuple[str, str]] = set()
-        #: Of each operator, with the SSH key's fingerprint if that is how they came in.
-        self._operators: dict[str, dict[OperatorConnection, str]] = {}
+        #: Of each operator, with the SSH key's fingerprint or the certificate if that is how they
+        #: came in.
+        self._operators: dict[str, dict[OperatorConnection, str | CertificateUse]] = {}
 
     def is_revoked(self, kind: OwnerKind, owner: str) -> bool:
         """Whether this process revoked a device id or operator name."""
@@ -53,7 +69,9 @@ class Revocation:
         """An operator's name was invited again."""
         self._revoked.discard((kind, owner))
 
-    def operator_came(self, name: str, link: OperatorConnection, key: str = "") -> None:
+    def operator_came(
+        self, name: str, link: OperatorConnection, key: str | CertificateUse = ""
+    ) -> None:
         """Note an operator's link or connection, to be ended with its operator, or its SSH key."""
         self._operators.setdefault(name, {})[link] = key
 
@@ -120,10 +138,11 @@ class Revocation:
         self._gateway.rights.forget(operator.name)
         text = f"operator {operator.name} is revoked"
         self._gateway.switchboard.end_where(
-            lambda session: session.caller.operator.name == operator.name,
-            ErrorCode.REVOKED,
-            text,
+            lambda session: session.owner.name == operator.name, ErrorCode.REVOKED, text
         )
+        for session in self._gateway.switchboard.sessions():
+            if session.caller.operator.name == operator.name:
+                session.part(ErrorCode.REVOKED.value, text)
         links = self._operators.pop(operator.name, {})
         for link in links:
             self._close(link, text)
@@ -136,6 +155,18 @@ class Revocation:
         ended = [link for link, key in self._operators.get(name, {}).items() if key == fingerprint]
         for link in ended:
             self._close(link, "this key was removed")
+        return len(ended)
+
+    def certificates_ended(self, matches: Callable[[CertificateUse], bool], text: str) -> int:
+        """End the connections that came in by such SSH certificates; return how many."""
+        ended = [
+            link
+            for links in self._operators.values()
+            for link, key in links.items()
+            if isinstance(key, CertificateUse) and matches(key)
+        ]
+        for link in ended:
+            self._close(link, text)
         return len(ended)
 
     async def _end_detached(self, operator: str) -> None:
@@ -159,7 +190,9 @@ class Revocation:
             by_device: dict[str, set[bytes]] = {}
             for row in rows:
                 record = row.record
-                if record.opens and record.device and record.session:
+                # Joined as a viewer or administrator, it was not theirs.
+                joined = "session_of" in record.details
+                if record.opens and record.device and record.session and not joined:
                     session = bytes.fromhex(record.session)
                     # Somebody may have asked for a session that is another's, in vain.
                     owner = self._gateway.sessions.owner(record.device, session)

@@ -17,6 +17,7 @@ from twisted.logger import Logger
 
 from rshell.access.printable import printable
 from rshell.access.roles import Decision, GrantView, RoleBook
+from rshell.access.terms import SessionTerms
 from rshell.gateway.callers import OpenRefused
 from rshell.gateway.live_sessions import LiveSession
 from rshell.link.core.errors import ErrorCode
@@ -87,6 +88,33 @@ class Rights:
     ) -> list[GrantView]:
         """Return every grant of an operator, and what it lacks for this."""
         return self._book.explain(self.current(operator), device, handler, login, request)
+
+    def terms(
+        self,
+        operator: Operator,
+        device: Device | None,
+        handler: str,
+        login: str | None = None,
+        request: Mapping[str, Any] | None = None,
+    ) -> SessionTerms:
+        """Return what holds for such a session, by the roles of now."""
+        return self._book.terms(self.current(operator), device, handler, login, request)
+
+    def may_watch(self, operator: Operator, device: Device) -> str | None:
+        """Return the rule by which an operator looks on at others' sessions there, or None."""
+        return self._book.may_watch(self.current(operator), device)
+
+    def admin_rule(self, operator: Operator) -> str | None:
+        """Return the rule by which an operator is an administrator, or None."""
+        return self._book.admin_rule(self.current(operator))
+
+    def shortest_time_limit(self) -> int:
+        """Return the shortest time limit of any role, in seconds; 0 if none has one."""
+        return self._book.shortest_time_limit
+
+    def may_watch_any(self, operator: Operator) -> bool:
+        """Whether there may be sessions of others that an operator looks on at."""
+        return self._book.may_watch_any(self.current(operator))
 
     def sees(self, operator: Operator, device: Device) -> bool:
         """Whether a device exists for an operator."""
@@ -229,9 +257,13 @@ class Rights:
         for attempt in attempts:
             attempt.device = device or self._newest(attempt.device)
             refused = self.refusal(attempt)
-            if refused is not None:
-                ended += 1
-                self._end_on_device(attempt.device.id, [attempt.session])
+            if refused is None:
+                continue
+            ended += 1
+            if attempt.foreign and self._granted_to_owner(attempt):
+                attempt.part(refused.code, refused.message)
+            else:
+                self.end_on_device(attempt.device.id, [attempt.session])
                 attempt.end(refused.code, refused.message)
         return ended
 
@@ -242,17 +274,24 @@ class Rights:
             attempt: Its device is the newest that is known.
             operator: Newer than its caller's record.
         """
-        decision = self.decide(
-            operator or attempt.caller.operator,
-            attempt.device,
-            attempt.handler,
-            attempt.login,
-            attempt.asked,
-        )
         attempt.judged = self.version
+        who = operator or attempt.caller.operator
+        if attempt.foreign:
+            rule = self.may_watch(who, attempt.device) if attempt.view else self.admin_rule(who)
+            if rule is None:
+                text = "no longer granted: this session belongs to somebody else"
+                return OpenRefused(ErrorCode.POLICY, text)
+            who = attempt.owner  # it is theirs, and ends when they lose it
+        decision = self._decide(attempt, who)
         if decision:
             return None
         return OpenRefused(ErrorCode.POLICY, f"no longer granted: {decision.reason}")
+
+    def _decide(self, attempt: LiveSession, operator: Operator) -> Decision:
+        return self.decide(operator, attempt.device, attempt.handler, attempt.login, attempt.asked)
+
+    def _granted_to_owner(self, attempt: LiveSession) -> bool:
+        return bool(self._decide(attempt, attempt.owner))
 
     def may_live(self, operator: Operator | None, device: Device, story: SessionStory) -> bool:
         """Whether a session may go on, by what was asked when it began.
@@ -291,11 +330,12 @@ class Rights:
             story = await gateway.store.session_story(entry.session.hex())
             if not self.may_live(operator, live.device, story):
                 ended += 1
-                self._end_on_device(entry.device_id, [entry.session])
+                self.end_on_device(entry.device_id, [entry.session])
                 table.forget(entry.device_id, entry.session)
         return ended
 
-    def _end_on_device(self, device_id: str, sessions: list[bytes]) -> None:
+    def end_on_device(self, device_id: str, sessions: list[bytes]) -> None:
+        """Tell a device to end sessions, if it is there."""
         live = self._gateway.presence.find(device_id)
         if live is not None and not live.link.closed:
             # A device ignores what it does not have.

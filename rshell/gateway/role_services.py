@@ -9,14 +9,20 @@ import msgspec
 from msgspec import Meta, Struct
 
 from rshell.access.forward_rules import BadRule, place_of
-from rshell.access.grants import FORWARD, BadGrant, check_grant, check_role_name
+from rshell.access.grants import (
+    FORWARD,
+    MAX_LIMIT_SECONDS,
+    BadGrant,
+    check_grant,
+    check_role_name,
+)
 from rshell.access.printable import printable
 from rshell.access.roles import ADMIN
 from rshell.gateway.callers import OpenRefused
 from rshell.gateway.verbs import Asker, verb
 from rshell.handlers import BadRequest
 from rshell.link.core.errors import ErrorCode
-from rshell.store.records import Grant, Operator, Role
+from rshell.store.records import Device, Grant, Operator, Role
 from rshell.store.times import rfc3339
 
 if TYPE_CHECKING:
@@ -26,6 +32,7 @@ __all__: list[str] = []
 
 Name = Annotated[str, Meta(max_length=64)]
 Target = Annotated[str, Meta(max_length=1024)]
+Seconds = Annotated[int, Meta(ge=0, le=MAX_LIMIT_SECONDS)]
 #: As many as a role may have.
 Grants = Annotated[list["GrantRequest"], Meta(min_length=1, max_length=64)]
 Names = Annotated[list[Name], Meta(max_length=64)]
@@ -39,6 +46,10 @@ class GrantRequest(Struct, frozen=True, forbid_unknown_fields=True):
     logins: Names = msgspec.field(default_factory=list)
     forward: Annotated[list[Target], Meta(max_length=64)] = msgspec.field(default_factory=list)
     forward_back: Annotated[list[Target], Meta(max_length=64)] = msgspec.field(default_factory=list)
+    watch: bool = False
+    idle_limit: Seconds = 0
+    time_limit: Seconds = 0
+    record: Name | None = None
     admin: bool = False
     console: bool = False
 
@@ -146,6 +157,10 @@ def _grant(request: GrantRequest) -> Grant:
         logins=tuple(request.logins),
         forward=tuple(request.forward),
         forward_back=tuple(request.forward_back),
+        watch=request.watch,
+        idle_limit=request.idle_limit,
+        time_limit=request.time_limit,
+        record=request.record,
         admin=request.admin,
         console=request.console,
     )
@@ -216,6 +231,27 @@ async def check(gateway: Gateway, asker: Asker, request: CheckRequest) -> Any:
             {"rule": view.rule, "grant": view.grant, "missing": list(view.missing)}
             for view in views
         ],
+        "terms": None if not answer else _terms(gateway, operator, device, request, asked),
+        "watch_rule": rights.may_watch(operator, device),
+    }
+
+
+def _terms(
+    gateway: Gateway,
+    operator: Operator,
+    device: Device,
+    request: CheckRequest,
+    asked: dict[str, Any] | None,
+) -> dict[str, Any]:
+    terms = gateway.rights.terms(operator, device, request.handler, request.login, asked)
+    recorded, rule = terms.recording(gateway.recordings.policy.mode)
+    return {
+        "idle_limit": terms.idle_seconds,
+        "time_limit": terms.time_seconds,
+        "recorded": recorded,
+        "idle_rule": terms.idle_rule,
+        "time_rule": terms.time_rule,
+        "record_rule": rule,
     }
 
 

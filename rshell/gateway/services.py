@@ -8,31 +8,23 @@ from typing import TYPE_CHECKING, Annotated, Any
 import msgspec
 from msgspec import Meta, Struct
 
-from rshell.access.labels import BadLabel, parse_label, parse_label_changes
+from rshell.access.labels import BadLabel, parse_label_changes
 from rshell.access.names import BadName, check_name
-from rshell.access.printable import printable
 from rshell.gateway.chosen import chosen, selector_of
 from rshell.gateway.device_rows import device_row
+from rshell.gateway.invite_services import revoke_invite
 from rshell.gateway.joining import issue
 from rshell.gateway.switchboard import OpenRefused
 from rshell.gateway.verbs import Asker, descriptions, verb
 from rshell.handlers import BadRequest
-from rshell.identity.join_string import JoinString, new_token, token_hash
 from rshell.identity.keys import BadCertificateRequest, read_csr, spki_hash
-from rshell.identity.names import BadPeerName, PeerName
 from rshell.link.core.errors import ErrorCode
 from rshell.link.core.messages import PolicyState
-from rshell.store.records import NewToken
-from rshell.store.times import rfc3339
 
 if TYPE_CHECKING:
     from rshell.gateway.core import Gateway
 
 __all__: list[str] = []
-
-#: Devices made in a factory may wait long for their first start.
-MAX_TTL_SECONDS = 30 * 86_400
-MAX_USES = 100_000
 
 Name = Annotated[str, Meta(max_length=64)]
 Short = Annotated[str, Meta(max_length=256)]
@@ -47,17 +39,6 @@ class DevicesRequest(Struct, frozen=True, forbid_unknown_fields=True):
 
     selector: Annotated[str, Meta(max_length=4096)] = ""
     facts: Annotated[list[Name], Meta(max_length=64)] = msgspec.field(default_factory=list)
-
-
-class InviteRequest(Struct, frozen=True, forbid_unknown_fields=True):
-    """Whom to invite, on what terms, for how long."""
-
-    kind: Annotated[str, Meta(pattern=r"^(device|operator)\Z")]
-    name: Name | None = None
-    roles: Annotated[list[Name], Meta(max_length=64)] = msgspec.field(default_factory=list)
-    labels: Annotated[dict[Name, Short], Meta(max_length=64)] = msgspec.field(default_factory=dict)
-    ttl_s: Annotated[int, Meta(ge=1, le=MAX_TTL_SECONDS)] = 3600
-    uses: Annotated[int, Meta(ge=1, le=MAX_USES)] = 1
 
 
 class LabelRequest(Struct, frozen=True, forbid_unknown_fields=True):
@@ -76,9 +57,9 @@ class RenameRequest(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class RevokeRequest(Struct, frozen=True, forbid_unknown_fields=True):
-    """Whom to revoke."""
+    """Whom to revoke; of an invite its id, or the fingerprint of a key in it."""
 
-    kind: Annotated[str, Meta(pattern=r"^(device|operator)\Z")]
+    kind: Annotated[str, Meta(pattern=r"^(device|operator|invite)\Z")]
     name: Name
 
 
@@ -121,65 +102,6 @@ async def devices(gateway: Gateway, asker: Asker, request: DevicesRequest) -> An
     return [device_row(gateway, one.device, one.facts if request.facts else None) for one in found]
 
 
-@verb("gateway.invite", InviteRequest, changes=True)
-async def invite(gateway: Gateway, asker: Asker, request: InviteRequest) -> Any:
-    """Make a join string for a device or an operator."""
-    if request.kind == "device":
-        _check_device_invite(request)
-    else:
-        _check_operator_invite(gateway, request)
-    token_id, secret = new_token()
-    expires = gateway.now_us() + request.ttl_s * 1_000_000
-    await gateway.store.add_token(
-        NewToken(
-            id=token_id,
-            secret_hash=token_hash(secret),
-            kind="device" if request.kind == "device" else "operator",
-            expires_at=expires,
-            created_by=asker.name,
-            uses_max=request.uses,
-            name=request.name,
-            roles=tuple(request.roles),
-            labels=request.labels,
-        )
-    )
-    if request.kind == "operator" and request.name:
-        gateway.revocation.readmit("operator", request.name)
-    host, port = gateway.dialled_at()
-    joining = JoinString(host, port, gateway.home.root_pin, token_id, secret)
-    return {"join": joining.encode(), "expires_at": rfc3339(expires), "uses": request.uses}
-
-
-def _check_device_invite(request: InviteRequest) -> None:
-    if request.roles:
-        raise BadRequest("a device has no role")
-    try:
-        if request.name is not None:
-            check_name(request.name)
-        for key, value in request.labels.items():
-            parse_label(f"{key}={value}")
-    except (BadName, BadLabel) as error:
-        raise BadRequest(str(error)) from None
-    if request.name is not None and request.uses > 1:
-        raise BadRequest("a name is for one device: leave it out or invite once (--uses 1)")
-
-
-def _check_operator_invite(gateway: Gateway, request: InviteRequest) -> None:
-    if request.labels:
-        raise BadRequest("an operator has no labels")
-    if not request.name or not request.roles:
-        raise BadRequest("an operator needs a name and a role")
-    for role in request.roles:
-        if not gateway.rights.knows(role):
-            raise BadRequest(
-                f"there is no role {printable(role, 64)!r}: make it with rshell roles set"
-            )
-    try:
-        PeerName("operator", gateway.home.keys.fleet, request.name)
-    except BadPeerName as error:
-        raise BadRequest(str(error)) from None
-
-
 @verb("gateway.label", LabelRequest, changes=True)
 async def label(gateway: Gateway, asker: Asker, request: LabelRequest) -> Any:
     """Set and remove labels of a device."""
@@ -209,7 +131,9 @@ async def rename(gateway: Gateway, asker: Asker, request: RenameRequest) -> Any:
 
 @verb("gateway.revoke", RevokeRequest, changes=True)
 async def revoke(gateway: Gateway, asker: Asker, request: RevokeRequest) -> Any:
-    """Revoke a device or an operator: links and sessions end at once."""
+    """Revoke a device or an operator: links and sessions end at once; or an invite."""
+    if request.kind == "invite":
+        return {"revoked": await revoke_invite(gateway, request.name), "links_closed": 0}
     if request.kind == "device":
         name, closed = await gateway.revocation.revoke_device(request.name)
     else:

@@ -40,6 +40,8 @@ REFUSALS_RATE, REFUSALS_BURST = 10, 10_000
 INTERRUPTED_BATCH = 1_000
 #: These end an attempt, not its session.
 _GOES_ON = {ErrorCode.LINK_LOST.value, ErrorCode.DUPLICATE.value, ErrorCode.SHUTDOWN.value}
+#: The roles of its operator grant it no longer time.
+_TIMES = {ErrorCode.IDLE_LIMIT.value, ErrorCode.TIME_LIMIT.value}
 
 
 def outcome_from(body: Mapping[str, Any]) -> Outcome:
@@ -59,10 +61,16 @@ class SessionAudit:
         self._gateway = gateway
         self._refusals = Throttle(gateway.wheel.seconds, REFUSALS_RATE, REFUSALS_BURST)
 
-    async def opening(self, caller: Caller, device: Device, request: Open, rule: str | None) -> int:
-        """Commit the row that opens an attempt, by which rule it was granted; return its number."""
+    async def opening(
+        self, caller: Caller, device: Device, request: Open, rule: str | None, owner: str
+    ) -> int:
+        """Commit the row that opens an attempt of ``owner``'s session; return its number.
+
+        It tells by which rule that was granted, and whose the session is if not the caller's.
+        """
         row = self._row(caller, device, request, opens=True)
-        granted = {**row.details, "rule": rule}
+        whose = {} if owner == caller.operator.name else {"session_of": owner}
+        granted = {**row.details, **whose, "rule": rule}
         return await self._gateway.store.append_audit(attrs.evolve(row, details=granted))
 
     async def refusal(
@@ -117,6 +125,8 @@ class SessionAudit:
             # Not the end of the session: it may be resumed, or its device reports the outcome.
             status = "detached"
             self._gateway.switchboard.unsettled.add(session.device.id, session.session)
+        elif code in _TIMES:
+            status = "timeout"
         else:
             status = "offline" if code == ErrorCode.OFFLINE.value else "refused"
         self._finish(session.row, Outcome(status=status, code=code, message=message))

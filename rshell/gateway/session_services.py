@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from msgspec import Meta, Struct
 
+from rshell.access.printable import printable
 from rshell.gateway.callers import OpenRefused
 from rshell.gateway.chosen import chosen, selector_of
+from rshell.gateway.live_sessions import LiveSession
 from rshell.gateway.presence import State
 from rshell.gateway.session_table import TableEntry
 from rshell.gateway.verbs import Asker, verb
@@ -23,10 +25,17 @@ __all__: list[str] = []
 
 
 class SessionsRequest(Struct, frozen=True, forbid_unknown_fields=True):
-    """Of which devices, empty for every one; own sessions, or ``all`` operators'."""
+    """Of which devices, empty for every one; own sessions, or ``all`` that may be watched.
+
+    The rest narrows that down: how its id begins, whose, through which door, in which state.
+    """
 
     selector: Annotated[str, Meta(max_length=4096)] = ""
     all: bool = False
+    session: Annotated[str, Meta(pattern=r"^[0-9a-f]{0,32}\Z")] = ""
+    operator: Annotated[str, Meta(max_length=64)] = ""
+    door: Annotated[str, Meta(max_length=16)] = ""
+    state: Literal["", "attached", "parked", "detached", "finished"] = ""
 
 
 class EndSessionRequest(Struct, frozen=True, forbid_unknown_fields=True):
@@ -37,13 +46,21 @@ class EndSessionRequest(Struct, frozen=True, forbid_unknown_fields=True):
 
 @verb("gateway.sessions", SessionsRequest, open_to_all=True)
 async def sessions(gateway: Gateway, asker: Asker, request: SessionsRequest) -> Any:
-    """List sessions that live on devices: yours, or everybody's."""
-    if request.all and not gateway.rights.is_admin(asker.operator):
+    """List sessions that live on devices: yours, or all that you may watch."""
+    if request.all and not gateway.rights.may_watch_any(asker.operator):
         raise OpenRefused(
-            ErrorCode.POLICY, "only an administrator may list other operators' sessions"
+            ErrorCode.POLICY,
+            "only who may watch them, as an administrator may, lists other operators' sessions",
         )
     selector = selector_of(request.selector)
-    wanted = [e for e in gateway.sessions.entries() if request.all or e.operator == asker.name]
+    wanted = [
+        entry
+        for entry in gateway.sessions.entries()
+        if (request.all or entry.operator == asker.name)
+        and entry.session.hex().startswith(request.session)
+        and request.operator in ("", entry.operator)
+        and request.door in ("", entry.door)
+    ]
     if not wanted:
         return []
     found = await chosen(gateway, asker.operator, selector)
@@ -51,9 +68,17 @@ async def sessions(gateway: Gateway, asker: Asker, request: SessionsRequest) -> 
     rows = []
     for entry in wanted:
         device = devices.get(entry.device_id)
-        if device is not None:
-            rows.append(_row(gateway, entry, device, _device_state(gateway, device)))
+        if device is None or not _theirs_to_see(gateway, asker, entry, device):
+            continue
+        row = _row(gateway, entry, device, _device_state(gateway, device))
+        if request.state in ("", row["state"]):
+            rows.append(row)
     return sorted(rows, key=lambda row: (row["device"], row["started_at"], row["session"]))
+
+
+def _theirs_to_see(gateway: Gateway, asker: Asker, entry: TableEntry, device: Device) -> bool:
+    mine = entry.operator == asker.name
+    return mine or gateway.rights.may_watch(asker.operator, device) is not None
 
 
 def _device_state(gateway: Gateway, device: Device) -> State:
@@ -64,9 +89,14 @@ def _device_state(gateway: Gateway, device: Device) -> State:
 def _row(gateway: Gateway, entry: TableEntry, device: Device, state: State) -> dict[str, Any]:
     now = gateway.wheel.seconds()
     driver = gateway.switchboard.driven(entry.device_id, entry.session, entry.operator)
-    attached = driver is not None and driver.stream is not None
+    stream = None if driver is None else driver.stream
+    attached = stream is not None
     age_ms = max(0, round((now - entry.began) * 1000))
     alone = 0.0 if attached or entry.detached_at is None else now - entry.detached_at
+    if driver is not None and stream is not None:
+        driver.use.look(stream, now)
+    recording = gateway.recordings.live(entry.session.hex())
+    viewers = gateway.switchboard.viewers(entry.device_id, entry.session)
     return {
         "session": entry.session.hex(),
         "device": device.name,
@@ -75,15 +105,43 @@ def _row(gateway: Gateway, entry: TableEntry, device: Device, state: State) -> d
         "operator": entry.operator,
         "handler": entry.handler,
         "login": entry.login or None,
-        "state": "finished" if entry.outcome else "attached" if attached else "detached",
+        "state": _state(entry, driver),
+        "door": entry.door or None,
+        "address": printable(entry.address, 64) or None,
+        "terminal": entry.terminal,
+        "driver": driver.caller.operator.name if driver is not None and attached else None,
+        "idle_ms": None if not attached or driver is None else _ms(now - driver.use.used),
+        "bytes_in": entry.bytes_in + (stream.bytes_in if stream is not None else 0),
+        "bytes_out": entry.bytes_out + (stream.bytes_out if stream is not None else 0),
+        "recorded": None if recording is None else recording.row.mode,
         "started_at": rfc3339(gateway.now_us() - age_ms * 1000),
         "age_ms": age_ms,
         "detached_ms": max(0, round(alone * 1000)),
         # A parked attempt counts: who attaches now must be above it.
         "attempt": max(entry.attempt, driver.attempt if driver else 0),
-        "viewers": gateway.switchboard.viewers(entry.device_id, entry.session),
+        "viewers": len(viewers),
+        "watchers": [
+            {
+                "operator": one.caller.operator.name,
+                "door": one.caller.door,
+                "address": printable(one.caller.address, 64),
+            }
+            for one in viewers
+        ],
         "outcome": entry.outcome,
     }
+
+
+def _state(entry: TableEntry, driver: LiveSession | None) -> str:
+    if entry.outcome:
+        return "finished"
+    if driver is None:
+        return "detached"
+    return "parked" if driver.stream is None else "attached"
+
+
+def _ms(seconds: float) -> int:
+    return max(0, round(seconds * 1000))
 
 
 @verb("gateway.end-session", EndSessionRequest, changes=True, open_to_all=True)

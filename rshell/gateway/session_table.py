@@ -45,6 +45,11 @@ class TableEntry:
         epoch: of the device's link that told of it last.
         known: the device has confirmed that it has the session.
         outcome: once it is finished.
+        door, address: through which its last attempt came, and from where; "" if not known.
+        terminal: whether it has one; None if not known.
+        used: when it was used last, as far as was looked; None if nobody did.
+        bytes_in, bytes_out: of its attempts that are over.
+        judged, allowed: by which version of the roles it may last how many seconds.
     """
 
     session: bytes
@@ -58,6 +63,14 @@ class TableEntry:
     detached_at: float | None = None
     known: bool = False
     outcome: dict[str, Any] | None = None
+    door: str = ""
+    address: str = ""
+    terminal: bool | None = None
+    used: float | None = None
+    bytes_in: int = 0
+    bytes_out: int = 0
+    judged: int = -1
+    allowed: float = 0.0
 
 
 class SessionTable:
@@ -106,6 +119,18 @@ class SessionTable:
         """Whether the device has told all it has over the link of this epoch."""
         return self._listed.get(device_id) == epoch
 
+    def find(self, device_id: str, session: bytes) -> TableEntry | None:
+        """Return one session, as far as known."""
+        return self._by_device.get(device_id, {}).get(session)
+
+    def came_by(
+        self, device_id: str, session: bytes, door: str, address: str, *, terminal: bool
+    ) -> None:
+        """Fill in how a session that a device listed came about, as the audit log has it."""
+        entry = self.find(device_id, session)
+        if entry is not None and not entry.door:
+            entry.door, entry.address, entry.terminal = door, address, terminal
+
     def owner(self, device_id: str, session: bytes) -> str | None:
         """Return whose session it is, as far as known."""
         entry = self._by_device.get(device_id, {}).get(session)
@@ -123,7 +148,7 @@ class SessionTable:
                 TableEntry(
                     session=live.session,
                     device_id=live.device.id,
-                    operator=live.caller.operator.name,
+                    operator=live.owner.name,
                     handler=live.handler,
                     login=live.login or "",
                     began=live.received - _seconds(live.age_ms),
@@ -133,6 +158,8 @@ class SessionTable:
             )
         entry.attempt = max(entry.attempt, live.attempt)
         entry.epoch = max(entry.epoch, epoch)
+        entry.door, entry.address = live.caller.door, live.caller.address
+        entry.terminal = live.use.typed
         entry.detached_at = None
         self._heard(entry)
 
@@ -141,6 +168,14 @@ class SessionTable:
         entry = self._mine(live)
         if entry is not None:
             entry.known = True
+
+    def left(self, live: LiveSession) -> None:
+        """An attempt that was joined is over: what it carried counts for its session."""
+        entry = self._mine(live)
+        if entry is not None and live.stream is not None:
+            entry.bytes_in += live.stream.bytes_in
+            entry.bytes_out += live.stream.bytes_out
+            entry.used = live.use.used
 
     def finished(self, live: LiveSession, outcome: Outcome) -> None:
         """The outcome passed by; until it is taken the device keeps it."""
@@ -182,7 +217,7 @@ class SessionTable:
 
     def _mine(self, live: LiveSession) -> TableEntry | None:
         entry = self._by_device.get(live.device.id, {}).get(live.session)
-        if entry is None or entry.operator != live.caller.operator.name:
+        if entry is None or entry.operator != live.owner.name:
             return None
         return entry
 

@@ -27,6 +27,7 @@ class SessionWitness:
         self._metrics = gateway.metrics
         self._table = gateway.sessions
         self._recordings = gateway.recordings
+        self._watching = gateway.switchboard.watching
         self._audit = audit
         self._session = session
         self._accepted = False
@@ -41,6 +42,7 @@ class SessionWitness:
         self._accepted = True
         if not self._session.view:
             self._table.accepted(self._session)
+        self._watching.joined(self._session)
 
     def outcome_passed(self, body: dict[str, Any]) -> None:
         self._outcome = True
@@ -80,6 +82,11 @@ class SessionWitness:
             self._recordings.refused(self._session, gone=code in _NOT_THERE)
 
     def _leave(self) -> None:
-        self._board.forget(self._session)
-        if self._session.stream is not None:
-            self._metrics.bytes_relayed.inc(self._session.stream.bytes_relayed)
+        session = self._session
+        self._board.forget(session)
+        if self._accepted:
+            self._watching.left(session)
+        if session.stream is not None:
+            if not session.view:
+                self._table.left(session)
+            self._metrics.bytes_relayed.inc(session.stream.bytes_in + session.stream.bytes_out)

@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from msgspec import structs
+
 from rshell.access.grants import FORWARD
 from rshell.access.roles import Decision
 from rshell.gateway.callers import Caller, OpenRefused, Petition, StreamEnder
@@ -24,9 +26,12 @@ from rshell.gateway.presence import LiveDevice
 from rshell.gateway.recordings import Recordings
 from rshell.gateway.rights import no_such_device
 from rshell.gateway.session_audit import SessionAudit
-from rshell.gateway.session_rights import SessionRights
+from rshell.gateway.session_limits import SessionLimits
+from rshell.gateway.session_rights import Earlier, SessionRights
+from rshell.gateway.session_use import SessionUse
 from rshell.gateway.session_witness import SessionWitness
 from rshell.gateway.unsettled import UnsettledSessions
+from rshell.gateway.watching import Watching
 from rshell.handlers import PRIORITIES
 from rshell.link.core.constants import MAX_OFFSET, WEIGHT_NORMAL
 from rshell.link.core.errors import ErrorCode, LocalProtocolError
@@ -38,13 +43,15 @@ if TYPE_CHECKING:
 
 __all__ = ["Caller", "LiveSession", "OpenRefused", "StreamEnder", "Switchboard"]
 
+#: Somebody is supposed to type at it, with a terminal or without.
+SHELL = "shell"
 _CODES = frozenset(code.value for code in ErrorCode)
 
 
 class Switchboard:
     """Opens streams to devices, and knows those that are open or wait for their device."""
 
-    def __init__(self, gateway: Gateway) -> None:
+    def __init__(self, gateway: Gateway, *, tell_watched: bool = True) -> None:
         self._gateway = gateway
         self._audit = SessionAudit(gateway)
         self._rights = SessionRights(gateway, self._audit)
@@ -54,6 +61,8 @@ class Switchboard:
         #: The attempt of each session that its operator's bytes come from.
         self._drivers: dict[SessionKey, LiveSession] = {}
         self.parking = Parking(gateway.wheel)
+        self.limits = SessionLimits(gateway, self._audit)
+        self.watching = Watching(gateway, told=tell_watched)
 
     def __len__(self) -> int:
         return len(self._sessions)
@@ -81,21 +90,14 @@ class Switchboard:
         """
         received = self._gateway.wheel.seconds()
         judged = self._gateway.rights.version
-        found, device, decision = await self._granted(caller, request)
-        row = await self._audit.opening(caller, device, request, decision.rule)
-        session = LiveSession(
-            session=request.session,
-            attempt=request.attempt,
-            age_ms=request.age_ms,
-            view=request.view,
-            caller=caller,
-            device=device,
-            handler=request.handler,
-            login=request.login,
-            received=received,
-            row=row,
-            asked=request.request if request.handler == FORWARD else None,
-            judged=judged,
+        found, device, decision, earlier = await self._granted(caller, request)
+        if earlier is not None and earlier.rule is not None:
+            # Of another's session nothing is asked but to join it.
+            handler = earlier.handler or request.handler
+            request = structs.replace(request, handler=handler, login=earlier.login, request={})
+        session = self._live_session(caller, device, request, earlier, received, judged)
+        session.row = await self._audit.opening(
+            caller, device, request, decision.rule, session.owner.name
         )
         try:
             petition.watch(session.end)
@@ -108,10 +110,50 @@ class Switchboard:
             raise
         return session
 
+    def _live_session(
+        self,
+        caller: Caller,
+        device: Device,
+        request: Open,
+        earlier: Earlier | None,
+        received: float,
+        judged: int,
+    ) -> LiveSession:
+        """Return an attempt that was granted, with what is known of its session."""
+        asked = Earlier.new(caller.operator, request) if earlier is None else earlier
+        resume = request.resume
+        anew = resume is None or resume.consumed == 0
+        entry = self._gateway.sessions.find(device.id, request.session)
+        if entry is not None and entry.operator != asked.owner.name:
+            entry = None  # the device will say whose it is
+        first = request.attempt == 1 or (resume is not None and anew)
+        use = SessionUse(
+            began=received - request.age_ms / 1000 if entry is None else entry.began,
+            used=received if first or entry is None or entry.used is None else entry.used,
+            typed=asked.terminal,
+        )
+        return LiveSession(
+            session=request.session,
+            attempt=request.attempt,
+            age_ms=request.age_ms,
+            view=request.view,
+            caller=caller,
+            device=device,
+            handler=asked.handler,
+            login=asked.login,
+            received=received,
+            owner=asked.owner,
+            use=use,
+            seat=asked.terminal or asked.handler == SHELL,
+            asked=asked.request if asked.handler == FORWARD else None,
+            judged=judged,
+            anew=anew,
+        )
+
     async def _granted(
         self, caller: Caller, request: Open
-    ) -> tuple[LiveDevice | None, Device, Decision]:
-        """Find the device and ask whether the operator may, now, and whether it is their session.
+    ) -> tuple[LiveDevice | None, Device, Decision, Earlier | None]:
+        """Find the device and ask whether the operator may, now, and whose session it is.
 
         Raises:
             OpenRefused: There is no such device, or not for them (in the same words); forbidden.
@@ -126,12 +168,13 @@ class Switchboard:
             decision = self._gateway.rights.decide(
                 caller.operator, device, request.handler, request.login, request.request
             )
+            earlier = None
+            if request.attempt > 1 or request.resume is not None or request.view:
+                earlier = await self._rights.check_again(caller, device, request, decision)
+                if earlier is not None and earlier.rule is not None:
+                    decision = Decision(True, f"role {earlier.rule}", earlier.rule)
             if not decision:
                 raise OpenRefused(ErrorCode.POLICY, decision.reason)
-            if request.view and request.resume is not None:
-                raise OpenRefused(ErrorCode.BAD_REQUEST, "a viewer does not resume")
-            if request.attempt > 1 or request.resume is not None or request.view:
-                await self._rights.check_again(caller, device, request)
         except OpenRefused as error:
             self.count_refused(error.code)
             await self._audit.refusal(caller, device, request, error)
@@ -139,7 +182,7 @@ class Switchboard:
                 # The audit knows why; who asked learns nothing of a device that is not theirs.
                 raise no_such_device(name) from None
             raise
-        return live, device, decision
+        return live, device, decision, earlier
 
     async def _join(
         self, session: LiveSession, request: Open, petition: Petition, *, was_live: bool
@@ -187,7 +230,7 @@ class Switchboard:
                 raise OpenRefused(
                     ErrorCode.DUPLICATE, f"attempt {other.attempt} of this session is newer"
                 )
-            other.displace(f"attempt {session.attempt} took over")
+            other.displace(f"taken over by {session.who}")
         self._drivers[session.key] = session
 
     async def _route(self, session: LiveSession, *, parks: bool, was_live: bool) -> LiveDevice:
@@ -245,7 +288,8 @@ class Switchboard:
             attempt=request.attempt,
             age_ms=min(request.age_ms + math.ceil(waited * 1000), MAX_OFFSET),
             login=request.login,
-            operator=session.caller.operator.name,
+            # Whose it is: to the device, whoever watches or took it over acts for them.
+            operator=session.owner.name,
             request=request.request,
             view=request.view,
             timeout_ms=request.timeout_ms,
@@ -304,10 +348,15 @@ class Switchboard:
         same = self._by_device.get(device_id, ())
         return any(live.session == session for live in same)
 
-    def viewers(self, device_id: str, session: bytes) -> int:
-        """Return how many watch a session through this gateway."""
+    def has_driver(self, device_id: str, session: bytes) -> bool:
+        """Whether somebody drives a session through this gateway, parked or joined."""
         same = self._by_device.get(device_id, ())
-        return sum(live.view and live.session == session for live in same)
+        return any(live.session == session and not live.view for live in same)
+
+    def viewers(self, device_id: str, session: bytes) -> list[LiveSession]:
+        """Return those who watch a session through this gateway."""
+        same = self._by_device.get(device_id, ())
+        return [live for live in same if live.view and live.session == session]
 
     def end_where(
         self, matches: Callable[[LiveSession], bool], code: ErrorCode, message: str
@@ -328,9 +377,11 @@ class Switchboard:
         """Mark what an earlier run of this gateway left open as interrupted; look for its end."""
         await self._audit.complete_interrupted()
         await self.unsettled.start()
+        self.limits.start()
 
     def stop(self) -> None:
         """Look for no more ends of sessions."""
+        self.limits.stop()
         self.unsettled.stop()
 
 

@@ -41,3 +41,8 @@ class Throttle:
         admitted = bucket.take(self._clock())
         self._keys[key] = (bucket, 0 if admitted else refused + 1)
         return refused if admitted else None
+
+    def exhausted(self, key: Hashable) -> bool:
+        """Say whether a key has no turn left; takes none."""
+        known = self._keys.get(key)
+        return known is not None and not known[0].has(self._clock())

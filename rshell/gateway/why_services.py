@@ -19,13 +19,13 @@ from rshell.gateway.verbs import Asker, verb
 from rshell.handlers.flight import FlightReport
 from rshell.link.core.errors import ErrorCode
 from rshell.store.flight import FlightRow
-from rshell.store.records import AuditRow, Device
+from rshell.store.records import AuditRow, Device, Operator
 from rshell.store.times import SECOND, rfc3339
 
 if TYPE_CHECKING:
     from rshell.gateway.core import Gateway
 
-__all__ = ["duration"]
+__all__ = ["absence", "duration"]
 
 
 class WhyRequest(Struct, frozen=True, forbid_unknown_fields=True):
@@ -222,6 +222,33 @@ def _as_of_now(gateway: Gateway, device: Device) -> Entry:
             "address": live.address,
         },
     )
+
+
+#: Rows about a device's links in which the last word on them is found.
+_ABSENCE_ROWS = 8
+
+
+async def absence(gateway: Gateway, operator: Operator, name: str) -> str:
+    """Return in one line how long a device has been away, and why, as `gateway.why` tells it.
+
+    Raises:
+        OpenRefused: There is no such device for this operator.
+        StoreError: The store failed.
+    """
+    device = await gateway.rights.device(operator, name)
+    rows = await gateway.store.link_audit(device.id, _ABSENCE_ROWS)
+    entries = [*_from_audit(rows), *map(_from_refusal, gateway.flights.refusals(device.id))]
+    reasons = [entry for entry in entries if entry.kind not in ("live", "enrol")]
+    words = []
+    if device.last_seen is not None:
+        # Without the state, which is known: "lost: away for 3 min 5 s".
+        words.append(_as_of_now(gateway, device).message.partition(": ")[2])
+    if reasons:
+        last = max(reasons, key=lambda entry: (entry.at, entry.order))
+        words.append(f"{last.kind}: {last.message}")
+    # Devices hold a link as long as they can; none comes by the clock.
+    words.append("it does not check in, it dials by itself")
+    return "; ".join(words)
 
 
 def duration(seconds: float) -> str:

@@ -29,6 +29,8 @@ __all__ = [
     "KeyAbsent",
     "RandomSource",
     "fleet_of",
+    "general_name",
+    "issue_gateway",
     "new_fleet",
     "renewal_time",
 ]
@@ -124,28 +126,49 @@ class FleetKeys:
     def issue_gateway(
         self, public_key: PublicKey, names: Sequence[str], now: datetime
     ) -> x509.Certificate:
-        """Issue a gateway's certificate, valid for `GATEWAY_LIFE` from an hour before `now`.
+        """Call the function `issue_gateway` with this fleet's gateway CA."""
+        return issue_gateway(self.gateway, public_key, names, now)
 
-        Args:
-            public_key: the gateway's key.
-            names: the DNS names and addresses it is dialled at, at least one.
-            now: the time, aware.
-
-        Raises:
-            ValueError: no name, or one that is neither a DNS name nor an address.
-            KeyAbsent: the gateway CA's key is not here.
-        """
-        if not names:
-            raise ValueError("a gateway certificate needs at least one name")
-        return _issue_leaf(
-            self.gateway,
-            public_key,
-            common_name="rshell gateway",
-            names=[_general_name(name) for name in names],
-            usage=_SERVER,
-            not_before=now - _BACKDATED,
-            not_after=now - _BACKDATED + GATEWAY_LIFE,
+    def without_exported(self) -> FleetKeys:
+        """Return what a running gateway needs: without the keys of root and gateway CA."""
+        return attrs.evolve(
+            self,
+            root=attrs.evolve(self.root, key=None),
+            gateway=attrs.evolve(self.gateway, key=None),
         )
+
+
+def issue_gateway(
+    authority: CertificateAuthority,
+    public_key: PublicKey,
+    names: Sequence[str],
+    now: datetime,
+    life: timedelta = GATEWAY_LIFE,
+) -> x509.Certificate:
+    """Issue a gateway's certificate.
+
+    Args:
+        authority: the gateway CA.
+        public_key: the gateway's key.
+        names: the DNS names and addresses it is dialled at, at least one.
+        now: the time, aware; the certificate begins an hour earlier.
+        life: how long from then on.
+
+    Raises:
+        ValueError: no name, or one that is neither a DNS name nor an address.
+        KeyAbsent: the gateway CA's key is not here.
+    """
+    if not names:
+        raise ValueError("a gateway certificate needs at least one name")
+    return _issue_leaf(
+        authority,
+        public_key,
+        common_name="rshell gateway",
+        names=[general_name(name) for name in names],
+        usage=_SERVER,
+        not_before=now - _BACKDATED,
+        not_after=now - _BACKDATED + life,
+    )
 
 
 def new_fleet(now: datetime, fleet: str | None = None) -> FleetKeys:
@@ -316,11 +339,16 @@ def _key_usage(ca: bool) -> x509.KeyUsage:
     )
 
 
-def _general_name(name: str) -> x509.GeneralName:
+def general_name(name: str) -> x509.GeneralName:
+    """Return a DNS name or an address as it stands in certificates.
+
+    Raises:
+        ValueError: it is neither.
+    """
     try:
         return x509.IPAddress(ipaddress.ip_address(name))
     except ValueError:
         pass
     if not name or len(name) > 253 or any(character in name for character in " /:@"):
-        raise ValueError(f"neither a DNS name nor an address: {name!r}")
-    return x509.DNSName(name)
+        raise ValueError(f"neither a DNS name nor an address: {name!a}")
+    return x509.DNSName(name)  # a ValueError of its own for what is not ASCII

@@ -1,19 +1,28 @@
 """Where a gateway keeps its fleet's authorities and its own certificate.
 
     HOME/ca/{root,device-ca,operator-ca,gateway-ca}.{key,pem}
-    HOME/gateway.key    HOME/gateway.pem = leaf, gateway CA, root
+    HOME/ca/gateways.pem         every certificate of a gateway that was used here, newest last
+    HOME/ca/revoked.json         the list of revoked gateways, if there is one (see `revoked`)
+    HOME/gateway.key             HOME/gateway.pem = leaf, gateway CA, root
+    HOME/gateway.request.key     the key of a certificate that was asked for elsewhere
+    HOME/ca.lock                 held by whoever changes these files
 
 The chain ends with the root so that a joining machine, which knows only the root's hash, sees
 it. A running gateway needs the leaf, the certificates, and the device and operator keys with
-which it admits new machines; root and gateway CA keys may be moved away.
+which it admits new machines; root and gateway CA keys may be moved away. It never reads the root's
+key, and the gateway CA's only in the moment in which it issues a leaf.
 """
 
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import shutil
 import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import attrs
@@ -21,10 +30,25 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from rshell.identity.authority import CertificateAuthority, FleetKeys, fleet_of
-from rshell.identity.files import make_private_dir, sync_dir, write_atomic
-from rshell.identity.keys import BadKey, PrivateKey, key_to_pem, load_key, spki_hash
+from rshell.identity.files import sync_dir, write_atomic
+from rshell.identity.keys import (
+    BadKey,
+    PrivateKey,
+    key_to_pem,
+    load_key,
+    new_key,
+    save_key,
+    spki_hash,
+)
 
-__all__ = ["DamagedHome", "FleetHome", "GatewayLeaf", "certificates_from_pem", "chain_to_pem"]
+__all__ = [
+    "DamagedHome",
+    "FleetHome",
+    "GatewayLeaf",
+    "HomeBusy",
+    "certificates_from_pem",
+    "chain_to_pem",
+]
 
 # file name -> attribute of FleetKeys
 _AUTHORITIES = {
@@ -35,6 +59,12 @@ _AUTHORITIES = {
 }
 # What a thief of the gateway must not find: with these he makes gateways of his own.
 _EXPORTED = ("root", "gateway-ca")
+# Of these so many are remembered, and reread at each renewal: twice as many as can be revoked.
+_MAX_REMEMBERED = 200
+
+
+class HomeBusy(Exception):
+    """Another process changes the certificates of this home."""
 
 
 class DamagedHome(Exception):
@@ -95,53 +125,135 @@ class FleetHome:
             raise
         sync_dir(self.home)
 
-    def load(self) -> FleetKeys:
+    @contextmanager
+    def locked(self, seconds: float = 0.0) -> Iterator[None]:
+        """Be the only one who changes, or rereads, these files.
+
+        Args:
+            seconds: how long to wait for another process; this blocks.
+
+        Raises:
+            HomeBusy: it still holds the lock.
+            OSError: the lock cannot be made.
+        """
+        descriptor = os.open(
+            self.home / "ca.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600
+        )
+        try:
+            deadline = time.monotonic() + seconds
+            while True:
+                try:
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if time.monotonic() >= deadline:
+                        raise HomeBusy(f"another process works on {self.home}/ca") from None
+                    time.sleep(0.05)
+            yield
+        finally:
+            os.close(descriptor)
+
+    def load(self, *, issuing: bool = False, root: bool = False) -> FleetKeys:
         """Read the authorities; keys which were moved away are None.
+
+        A process that lives long asks for the keys that make gateways only when it needs them,
+        and does not keep them.
+
+        Args:
+            issuing: read the gateway CA's key too.
+            root: read the root's key too.
 
         Raises:
             DamagedHome: a certificate is missing, or something does not fit together.
             OSError: a file could not be read.
         """
-        found = {attribute: self._load(name) for name, attribute in _AUTHORITIES.items()}
-        root = found["root"].certificate
-        fleet = fleet_of(root)
+        left_out = {
+            name for name, wanted in zip(_EXPORTED, (root, issuing), strict=True) if not wanted
+        }
+        found = {
+            attribute: self._load(name, with_key=name not in left_out)
+            for name, attribute in _AUTHORITIES.items()
+        }
+        top = found["root"].certificate
+        fleet = fleet_of(top)
         for name, attribute in _AUTHORITIES.items():
             certificate = found[attribute].certificate
             try:
-                certificate.verify_directly_issued_by(root)
+                certificate.verify_directly_issued_by(top)
             except Exception:  # each kind of mismatch has its own exception type
                 raise DamagedHome(f"ca/{name}.pem is not of the root in ca/root.pem") from None
             if fleet_of(certificate) != fleet:
                 raise DamagedHome(f"ca/{name}.pem is of another fleet")
         return FleetKeys(fleet=fleet, **found)
 
-    def export_keys(self, target: Path) -> tuple[Path, ...]:
-        """Move the keys of the root and of the gateway CA away from this machine's home.
+    def key_path(self, name: str) -> Path:
+        """Return where the key of ``root``, ``device-ca``, ``operator-ca``, ``gateway-ca`` lies."""
+        return self._authorities / f"{name}.key"
 
-        Args:
-            target: a directory, created private if absent; best on a removable disk.
+    @property
+    def revoked_path(self) -> Path:
+        """Where the list of revoked gateways lies."""
+        return self._authorities / "revoked.json"
 
-        Returns:
-            The files written.
+    def remove_exported(self) -> None:
+        """Remove the keys of the root and of the gateway CA: a copy must exist, and be proven.
 
         Raises:
-            FileExistsError: a key of that name is there already.
-            OSError: writing failed; every key not yet written is still in the home.
+            OSError: they could not be removed; one of them may be.
         """
-        make_private_dir(target)
-        written = []
         for name in _EXPORTED:
-            source = self._authorities / f"{name}.key"
-            if not source.exists():
+            self.key_path(name).unlink(missing_ok=True)
+        sync_dir(self._authorities)
+
+    def request_key(self, *, fresh: bool = False) -> PrivateKey:
+        """Return the key of the certificate that is asked for elsewhere, made if need be.
+
+        Args:
+            fresh: make another one, although one waits for its certificate.
+
+        Raises:
+            DamagedHome: there is one that cannot be used.
+            OSError: it could not be stored.
+        """
+        key = None if fresh else self.pending_request()
+        if key is None:
+            key = new_key()
+            save_key(self._leaf("request.key"), key)
+        return key
+
+    def pending_request(self) -> PrivateKey | None:
+        """Return that key if a certificate was asked for, and none has come.
+
+        Raises:
+            DamagedHome: there is one that cannot be used.
+        """
+        try:
+            return load_key(self._leaf("request.key"))
+        except FileNotFoundError:
+            return None
+        except BadKey as error:
+            raise DamagedHome(str(error)) from None
+
+    def answered(self) -> None:
+        """Forget that key: its certificate is in place."""
+        self._leaf("request.key").unlink(missing_ok=True)
+        sync_dir(self.home)
+
+    def leaves(self) -> tuple[x509.Certificate, ...]:
+        """Return every certificate that a gateway had with this home, oldest first.
+
+        For listings and revocation; what cannot be read is left out.
+        """
+        found: dict[bytes, x509.Certificate] = {}
+        for path in (self._authorities / "gateways.pem", self._leaf("pem")):
+            try:
+                certificates = certificates_from_pem(path.read_bytes())
+            except (OSError, ValueError):
                 continue
-            copy = target / source.name
-            if copy.exists():
-                raise FileExistsError(errno.EEXIST, "will not replace a key", str(copy))
-            write_atomic(copy, source.read_bytes())
-            source.unlink()
-            sync_dir(self._authorities)
-            written.append(copy)
-        return tuple(written)
+            # the second is a chain
+            for certificate in certificates[: 1 if path.name == "gateway.pem" else None]:
+                found[spki_hash(certificate.public_key())] = certificate
+        return tuple(found.values())[-_MAX_REMEMBERED:]
 
     def save_leaf(self, leaf: GatewayLeaf) -> None:
         """Store the gateway's own key and chain, replacing older ones.
@@ -152,6 +264,13 @@ class FleetHome:
         Raises:
             OSError: they could not be written.
         """
+        if self.exists():
+            known = [found for found in self.leaves() if found != leaf.chain[0]]
+            # before it is used: no certificate that may be stolen from here is missing in it
+            write_atomic(
+                self._authorities / "gateways.pem",
+                chain_to_pem((*known, leaf.chain[0])[-_MAX_REMEMBERED:]),
+            )
         write_atomic(self._next("pem"), chain_to_pem(leaf.chain))
         write_atomic(self._next("key"), key_to_pem(leaf.key))
         for suffix in ("key", "pem"):
@@ -180,11 +299,13 @@ class FleetHome:
             sync_dir(self.home)
         return GatewayLeaf(key, chain)
 
-    def _load(self, name: str) -> CertificateAuthority:
+    def _load(self, name: str, *, with_key: bool) -> CertificateAuthority:
         try:
             (certificate,) = certificates_from_pem((self._authorities / f"{name}.pem").read_bytes())
         except (FileNotFoundError, ValueError):
             raise DamagedHome(f"ca/{name}.pem is missing or damaged") from None
+        if not with_key:
+            return CertificateAuthority(None, certificate)
         try:
             key = load_key(self._authorities / f"{name}.key")
         except FileNotFoundError:

@@ -3,6 +3,9 @@
 ``rsh1.HOST:PORT.ROOT-PIN.TOKEN-ID.SECRET``, the last three base64url without padding. It carries
 the hash of the fleet's root key, so already the first contact is authenticated. The secret is
 shown once; the gateway stores only its hash. Pass it by file or standard input, never in argv.
+
+``rsh1p.HOST:PORT.ROOT-PIN[.TOKEN-ID]`` is public: it says where to ask and whom to trust, and gives
+no right.  It has a mark of its own, so that a join string that was cut is never taken for one.
 """
 
 from __future__ import annotations
@@ -19,9 +22,12 @@ import attrs
 __all__ = ["BadJoinString", "JoinString", "new_token", "token_hash"]
 
 _VERSION = "rsh1"
+_PUBLIC = "rsh1p"
 _PIN_BYTES = 32  # SHA-256 of the root's SubjectPublicKeyInfo
 _ID_BYTES = 8  # public: finds the row
 _SECRET_BYTES = 20  # 160 bits: beyond guessing, and the whole line stays below 150 characters
+# One with a secret; one that lets a device ask and wait; one for keys that are known already.
+_LENGTHS = ((_ID_BYTES, _SECRET_BYTES), (_ID_BYTES, 0), (0, 0))
 _MAX_CHARACTERS = 512  # a DNS name has at most 253
 _HOST = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]{0,251}[A-Za-z0-9_.])?", re.ASCII)
 _PORT = re.compile(r"[1-9][0-9]{0,4}", re.ASCII)
@@ -53,8 +59,8 @@ class JoinString:
         host: DNS name or address of a gateway, IPv6 without brackets.
         port: its TCP port, 1 to 65535.
         root_pin: SHA-256 of the root's SubjectPublicKeyInfo, 32 bytes.
-        token_id: 8 bytes, not secret.
-        secret: 20 bytes; whoever has them can join.
+        token_id: 8 bytes, not secret; empty in a string for devices whose keys are known.
+        secret: 20 bytes; whoever has them can join.  Empty in a string that gives no right.
 
     Raises:
         BadJoinString: a part does not have its shape.
@@ -63,23 +69,28 @@ class JoinString:
     host: str
     port: int
     root_pin: bytes
-    token_id: bytes
-    secret: bytes = attrs.field(repr=False)
+    token_id: bytes = b""
+    secret: bytes = attrs.field(repr=False, default=b"")
 
     def __attrs_post_init__(self) -> None:
         if not _is_host(self.host):
             raise BadJoinString("the join string names no valid host")
         if not 1 <= self.port <= 65535:
             raise BadJoinString("the join string names no valid port")
-        lengths = (len(self.root_pin), len(self.token_id), len(self.secret))
-        if lengths != (_PIN_BYTES, _ID_BYTES, _SECRET_BYTES):
+        lengths = (len(self.token_id), len(self.secret))
+        if len(self.root_pin) != _PIN_BYTES or lengths not in _LENGTHS:
             raise BadJoinString("the join string is incomplete or damaged: copy it again")
 
+    @property
+    def public(self) -> bool:
+        """Whether it gives no right: it may be printed on the box."""
+        return not self.secret
+
     def encode(self) -> str:
-        """Return the line to hand over. It contains the secret."""
+        """Return the line to hand over. It contains the secret, if there is one."""
         host = f"[{self.host}]" if ":" in self.host else self.host
-        parts = (_encode(self.root_pin), _encode(self.token_id), _encode(self.secret))
-        return ".".join((_VERSION, f"{host}:{self.port}", *parts))
+        parts = [_encode(part) for part in (self.root_pin, self.token_id, self.secret) if part]
+        return ".".join((_PUBLIC if self.public else _VERSION, f"{host}:{self.port}", *parts))
 
     @classmethod
     def parse(cls, text: str) -> JoinString:
@@ -92,19 +103,19 @@ class JoinString:
         if len(text) > _MAX_CHARACTERS or not re.match(r"rsh[0-9]", text, re.ASCII):
             raise BadJoinString("this is not a join string: those begin with rsh1.")
         version, _, rest = text.partition(".")
-        if version != _VERSION:
+        if version not in (_VERSION, _PUBLIC):
             raise BadJoinString("this join string is of a version this rshell does not know")
-        # the host has dots, so the fixed parts are taken from the right
-        parts = rest.rsplit(".", 3)
-        if len(parts) != 4 or ":" not in parts[0]:
+        # the host has dots, or colons within brackets; behind its last colon there are none
+        host, _, tail = rest.rpartition(":")
+        port, *parts = tail.split(".")
+        if len(parts) not in ((1, 2) if version == _PUBLIC else (3,)) or "" in parts:
             raise BadJoinString("the join string is incomplete or damaged: copy it again")
-        host, port = _split_address(parts[0])
-        pin, token_id, secret = (_decode(part) for part in parts[1:])
-        return cls(host=host, port=port, root_pin=pin, token_id=token_id, secret=secret)
+        host, number = _read_address(host, port)
+        pin, token_id, secret = [*(_decode(part) for part in parts), b"", b""][:3]
+        return cls(host=host, port=number, root_pin=pin, token_id=token_id, secret=secret)
 
 
-def _split_address(address: str) -> tuple[str, int]:
-    host, _, port = address.rpartition(":")
+def _read_address(host: str, port: str) -> tuple[str, int]:
     bracketed = host.startswith("[") and host.endswith("]")
     if bracketed:
         host = host[1:-1]

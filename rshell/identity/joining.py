@@ -34,6 +34,12 @@ from rshell.link.sockets import wrap_tls
 __all__ = ["JoinFailed", "join"]
 
 
+#: What a gateway says that may be otherwise later.
+_TRY_LATER = frozenset(
+    {ErrorCode.PENDING, ErrorCode.OVERLOAD, ErrorCode.INTERNAL, ErrorCode.SHUTDOWN}
+)
+
+
 class JoinFailed(Exception):
     """Joining came to nothing.
 
@@ -41,12 +47,28 @@ class JoinFailed(Exception):
         code: A stable word of section 3 of docs/protocol.md; ``offline`` when no gateway
             answered, ``auth`` when the gateway refused the join string or is not to be trusted.
         message: One line for a person.
+        retry_seconds: How long a gateway asks to be left alone; 0 if it did not say.
+        refused: Whether a gateway of the fleet said so; else it was never asked, or never answered.
     """
 
-    def __init__(self, code: str, message: str) -> None:
+    def __init__(
+        self, code: str, message: str, *, retry_seconds: float = 0.0, refused: bool = False
+    ) -> None:
         super().__init__(message)
         self.code = code
         self.message = message
+        self.retry_seconds = retry_seconds
+        self.refused = refused
+
+    @property
+    def pending(self) -> bool:
+        """Whether the device waits to be accepted: ask again with the same key (rule J7)."""
+        return self.refused and self.code == ErrorCode.PENDING
+
+    @property
+    def final(self) -> bool:
+        """Whether asking again will not help."""
+        return self.refused and self.code not in _TRY_LATER
 
 
 @implementer(IHandshakeListener)
@@ -83,7 +105,10 @@ class _JoinProtocol(Protocol):
             elif frame.type == FrameType.GOAWAY:
                 goaway = decode(frame.payload, GoAway)
                 text = "".join(c if c.isprintable() else "?" for c in goaway.message)
-                self._fail(goaway.code, text or goaway.code)
+                retry = goaway.retry_min_ms / 1000
+                self._end(
+                    JoinFailed(goaway.code, text or goaway.code, retry_seconds=retry, refused=True)
+                )
             else:
                 self._fail(ErrorCode.PROTOCOL, "the gateway broke the join protocol")
         except RemoteProtocolError as error:
@@ -201,7 +226,9 @@ async def _connect(reactor: Any, join_string: JoinString, request: Join) -> _Joi
             made.append(_JoinProtocol(tls, request))
             return made[0]
 
-        factory = wrap_tls(tls, client=True, factory=Factory.forProtocol(build))
+        inner = Factory.forProtocol(build)
+        inner.noisy = False  # a device may ask for weeks
+        factory = wrap_tls(tls, client=True, factory=inner)
         try:
             await LinkEndpoint(reactor, address, join_string.port).connect(factory)
         except CancelledError:

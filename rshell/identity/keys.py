@@ -6,6 +6,8 @@ every name and extension in it is thrown away.
 
 from __future__ import annotations
 
+import base64
+import binascii
 import hashlib
 import stat
 from pathlib import Path
@@ -31,12 +33,16 @@ __all__ = [
     "BadKey",
     "PrivateKey",
     "PublicKey",
+    "fingerprint",
+    "is_accepted",
     "key_from_pem",
     "key_to_pem",
     "load_key",
     "make_csr",
     "new_key",
+    "public_key_to_pem",
     "read_csr",
+    "read_fingerprint",
     "save_key",
     "signing_hash",
     "spki_hash",
@@ -50,6 +56,8 @@ PublicKey = ec.EllipticCurvePublicKey | ed25519.Ed25519PublicKey
 MAX_REQUEST_BYTES = 4096
 
 _CURVES = ("secp256r1", "secp384r1")
+# 80 bits: short enough to be read out, and making another key with the same is out of reach.
+_FINGERPRINT_BYTES = 10
 
 
 class BadCertificateRequest(ValueError):
@@ -73,6 +81,42 @@ def spki_hash(public_key: PublicKeyTypes) -> bytes:
     """
     encoded = public_key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     return hashlib.sha256(encoded).digest()
+
+
+def fingerprint(spki: bytes) -> str:
+    """Return what people compare: ``ABCD-EFGH-IJKL-MNOP``, base32 of the hash's first 80 bits.
+
+    Args:
+        spki: as of `spki_hash`.
+    """
+    text = base64.b32encode(spki[:_FINGERPRINT_BYTES]).decode("ascii")
+    return "-".join(text[start : start + 4] for start in range(0, len(text), 4))
+
+
+def read_fingerprint(text: str) -> bytes | None:
+    """Return the 10 bytes that a fingerprint stands for, or None if it is none.
+
+    Case does not count, nor whether its groups are separated.
+    """
+    plain = text.strip().upper().replace("-", "").replace(" ", "")
+    try:
+        data = base64.b32decode(plain)
+    except (binascii.Error, ValueError):
+        return None
+    return data if len(data) == _FINGERPRINT_BYTES else None
+
+
+def public_key_to_pem(public_key: PublicKey) -> str:
+    """Encode a public key as PEM of its SubjectPublicKeyInfo."""
+    encoded = public_key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    return encoded.decode("ascii")
+
+
+def is_accepted(public_key: PublicKey) -> bool:
+    """Say whether a device or operator may have such a key: Ed25519, or on P-256 or P-384."""
+    if isinstance(public_key, ec.EllipticCurvePublicKey):
+        return public_key.curve.name in _CURVES
+    return True
 
 
 def signing_hash(key: PrivateKey | PublicKey) -> hashes.SHA256 | None:
@@ -163,7 +207,7 @@ def read_csr(der: bytes) -> PublicKey:
         raise BadCertificateRequest("this is not a certificate request") from None
     if not isinstance(key, ec.EllipticCurvePublicKey | ed25519.Ed25519PublicKey):
         raise BadCertificateRequest("the key is neither P-256, P-384 nor Ed25519")
-    if isinstance(key, ec.EllipticCurvePublicKey) and key.curve.name not in _CURVES:
+    if isinstance(key, ec.EllipticCurvePublicKey) and not is_accepted(key):
         raise BadCertificateRequest(f"keys on the curve {key.curve.name} are not accepted")
     try:
         proven = request.is_signature_valid

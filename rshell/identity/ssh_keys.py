@@ -27,6 +27,7 @@ __all__ = [
     "fingerprint_of",
     "read_blob",
     "read_lines",
+    "take_string",
 ]
 
 #: Below this an RSA key is no longer good enough (NIST SP 800-57: 128 bits of strength).
@@ -99,7 +100,7 @@ class SshPublicKey:
             algorithm: What the client said it would sign with; the blob must say the same.
         """
         try:
-            name, rest = _string(signature)
+            name, rest = take_string(signature)
             if name != algorithm or name not in SIGNATURE_ALGORITHMS:
                 return False
             return self._verify(name, rest, data)
@@ -154,7 +155,7 @@ def read_blob(blob: bytes, comment: str = "") -> SshPublicKey:
     """
     if len(blob) > MAX_BLOB_BYTES:
         raise BadSshKey("the key is too long")
-    kind, rest = _string(blob)
+    kind, rest = take_string(blob)
     reader = _READERS.get(kind)
     if reader is None:
         name = kind[:40].decode("ascii", "replace")
@@ -172,12 +173,12 @@ def read_blob(blob: bytes, comment: str = "") -> SshPublicKey:
 
 
 def _read_ed25519(rest: bytes) -> _Verify:
-    point, rest = _string(rest)
+    point, rest = take_string(rest)
     _nothing_follows(rest)
     key = ed25519.Ed25519PublicKey.from_public_bytes(point)
 
     def verify(_name: bytes, signature: bytes, data: bytes) -> bool:
-        raw, left = _string(signature)
+        raw, left = take_string(signature)
         _nothing_follows(left)
         key.verify(raw, data)
         return True
@@ -186,8 +187,8 @@ def _read_ed25519(rest: bytes) -> _Verify:
 
 
 def _read_ecdsa(rest: bytes) -> _Verify:
-    curve, rest = _string(rest)
-    point, rest = _string(rest)
+    curve, rest = take_string(rest)
+    point, rest = take_string(rest)
     _nothing_follows(rest)
     kind, hashing = _curve(curve)
     key = ec.EllipticCurvePublicKey.from_encoded_point(kind(), point)
@@ -195,7 +196,7 @@ def _read_ecdsa(rest: bytes) -> _Verify:
     def verify(name: bytes, signature: bytes, data: bytes) -> bool:
         if name != b"ecdsa-sha2-" + curve:
             return False
-        pair, left = _string(signature)
+        pair, left = take_string(signature)
         _nothing_follows(left)
         key.verify(_dss(pair), data, ec.ECDSA(hashing()))
         return True
@@ -204,8 +205,8 @@ def _read_ecdsa(rest: bytes) -> _Verify:
 
 
 def _read_rsa(rest: bytes) -> _Verify:
-    exponent, rest = _string(rest)
-    modulus, rest = _string(rest)
+    exponent, rest = take_string(rest)
+    modulus, rest = take_string(rest)
     _nothing_follows(rest)
     bits = int.from_bytes(modulus, "big").bit_length()
     if not MIN_RSA_BITS <= bits <= MAX_RSA_BITS:
@@ -217,7 +218,7 @@ def _read_rsa(rest: bytes) -> _Verify:
         hashing = _RSA_HASHES.get(name)  # never ssh-rsa, which is SHA-1
         if hashing is None:
             return False
-        raw, left = _string(signature)
+        raw, left = take_string(signature)
         _nothing_follows(left)
         # RFC 8332 forgives no length; some agents drop leading zeros, which OpenSSH pads.
         key.verify(raw.rjust((bits + 7) // 8, b"\0"), data, padding.PKCS1v15(), hashing())
@@ -227,8 +228,8 @@ def _read_rsa(rest: bytes) -> _Verify:
 
 
 def _read_sk_ed25519(rest: bytes) -> _Verify:
-    point, rest = _string(rest)
-    application, rest = _string(rest)
+    point, rest = take_string(rest)
+    application, rest = take_string(rest)
     _nothing_follows(rest)
     key = ed25519.Ed25519PublicKey.from_public_bytes(point)
 
@@ -243,9 +244,9 @@ def _read_sk_ed25519(rest: bytes) -> _Verify:
 
 
 def _read_sk_ecdsa(rest: bytes) -> _Verify:
-    curve, rest = _string(rest)
-    point, rest = _string(rest)
-    application, rest = _string(rest)
+    curve, rest = take_string(rest)
+    point, rest = take_string(rest)
+    application, rest = take_string(rest)
     _nothing_follows(rest)
     if curve != b"nistp256":
         raise BadSshKey("a security key's ECDSA is of nistp256")
@@ -263,7 +264,7 @@ def _read_sk_ecdsa(rest: bytes) -> _Verify:
 
 def _of_security_key(application: bytes, signature: bytes, data: bytes) -> tuple[bytes, bytes]:
     """Return a security key's inner signature and the bytes that it signs (PROTOCOL.u2f)."""
-    raw, rest = _string(signature)
+    raw, rest = take_string(signature)
     if len(rest) != 5:
         raise BadSshKey("a security key's signature ends with flags and a counter")
     if not rest[0] & _USER_PRESENT:
@@ -292,14 +293,18 @@ def _curve(name: bytes) -> tuple[type[ec.EllipticCurve], type[hashes.HashAlgorit
 
 def _dss(pair: bytes) -> bytes:
     """Return an SSH pair (r, s) as cryptography wants it."""
-    r, rest = _string(pair)
-    s, rest = _string(rest)
+    r, rest = take_string(pair)
+    s, rest = take_string(rest)
     _nothing_follows(rest)
     return encode_dss_signature(int.from_bytes(r, "big"), int.from_bytes(s, "big"))
 
 
-def _string(data: bytes) -> tuple[bytes, bytes]:
-    """Return the first SSH string of ``data``, and what follows it."""
+def take_string(data: bytes) -> tuple[bytes, bytes]:
+    """Return the first SSH string of ``data``, and what follows it.
+
+    Raises:
+        BadSshKey: It is cut short.
+    """
     if len(data) < 4:
         raise BadSshKey("the key or signature is cut short")
     (size,) = struct.unpack_from(">L", data)

@@ -8,7 +8,8 @@
     proxy.py      the same through an HTTP proxy
     addresses.py  "host:port", and all addresses of a name
     sockets.py    those options (rule P8), and TLS as a factory wrapper
-    protocol.py   LinkProtocol: a core on a TLS transport, one record at a time
+    tls_wire.py   TlsWire: that TLS, made for few calls and few wake-ups
+    protocol.py   LinkProtocol: a core on a TLS transport, a record or a few at a time
     contracts.py  what it asks of its owner and of the receivers of its streams
     inbox.py      which event is which receiver's
     heartbeat.py  when to ask for a sign of life, and when to give a peer up

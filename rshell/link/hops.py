@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
+from rshell.link.core.constants import WEIGHT_INTERACTIVE
 from rshell.link.core.errors import ErrorCode
 from rshell.link.core.events import DataReceived, EventReceived, LimitReceived
-from rshell.link.core.messages import Open, Opened
+from rshell.link.core.limits import CreditBudget
+from rshell.link.core.messages import Notice, Open, Opened, Sessions
 from rshell.link.core.relay import Relay, RelaySide
 from rshell.link.core.sources import OutData, OutEvent, OutLimit
 from rshell.link.protocol import LinkProtocol
@@ -42,6 +44,8 @@ class _Hop:
         self._side = side
         self.link: LinkProtocol | None = None
         self.number = 0
+        #: That arrived here.
+        self.bytes = 0
         self._ended = False
 
     def attach(self, link: LinkProtocol, number: int) -> None:
@@ -70,7 +74,7 @@ class _Hop:
         if self._ended and not event.data:
             return  # the end again: it needs no credit, so nothing else bounds how often
         self._ended = self._ended or event.eof
-        self._stream.bytes_relayed += len(event.data)
+        self.bytes += len(event.data)
         self._side.other.data(event)
 
     def event_received(self, event: EventReceived) -> None:
@@ -112,9 +116,8 @@ class RelayedStream:
         device_link: The device's current link.
         witness: Told what becomes of it.
         weight: The stream's share on both links.
-
-    Attributes:
-        bytes_relayed: Of both directions, so far.
+        share: What relays of the process share beyond the narrow allowance (rule F7); streams on
+            which somebody types take none of it.
     """
 
     def __init__(
@@ -125,9 +128,13 @@ class RelayedStream:
         device_link: LinkProtocol,
         witness: StreamWitness,
         weight: int,
+        share: CreditBudget | None = None,
     ) -> None:
-        self.bytes_relayed = 0
-        self._relay = Relay(operator_link.receive_budget, device_link.receive_budget)
+        if weight >= WEIGHT_INTERACTIVE:
+            share = None
+        self._share: CreditBudget | None = None
+        self._relay = Relay(operator_link.receive_budget, device_link.receive_budget, share)
+        self._wanted_share = share
         self._operator = _Hop(self, self._relay.operator)
         self._device = _Hop(self, self._relay.device)
         self._operator_link = operator_link
@@ -137,6 +144,30 @@ class RelayedStream:
         self._witness: StreamWitness | None = witness
         self._weight = weight
         self._accepted = False
+
+    @property
+    def bytes_in(self) -> int:
+        """Bytes that the operator has sent so far."""
+        return self._operator.bytes
+
+    @property
+    def bytes_out(self) -> int:
+        """Bytes that the device has sent so far."""
+        return self._device.bytes
+
+    @property
+    def bytes_relayed(self) -> int:
+        """Of both directions, so far."""
+        return self._operator.bytes + self._device.bytes
+
+    def tell(self, code: str, message: str) -> bool:
+        """Tell the operator something, beside the stream; return whether they can be told."""
+        link = self._operator.link
+        if link is None or "notices" not in link.core.peer_features:
+            return False
+        notice = Notice(self._request.session, code, message[:256])
+        link.sessions(Sessions(notices=[notice]))
+        return True
 
     def open(self, request: Open) -> None:
         """Open the device's hop.
@@ -153,6 +184,7 @@ class RelayedStream:
             self._device,
             self._weight,
         )
+        self._take_share()
         self._device.attach(self._device_link, number)
         self._operator_link.watch(self._number, self._operator)
         self._operator.attach(self._operator_link, self._number)
@@ -182,6 +214,7 @@ class RelayedStream:
 
     def outcome_taken(self) -> None:
         """The operator's end has the outcome; the device's hop ends by hearing so."""
+        self._return_share()
         witness, self._witness = self._witness, None
         if witness is not None:
             witness.outcome_taken()
@@ -206,6 +239,19 @@ class RelayedStream:
         self._over(to_operator, message)
 
     def _over(self, code: str, message: str) -> None:
+        self._return_share()
         witness, self._witness = self._witness, None
         if witness is not None:
             witness.stream_broken(code, message)
+
+    def _take_share(self) -> None:
+        self._share, self._wanted_share = self._wanted_share, None
+        if self._share is not None:
+            self._share.join()  # for what the operator sends
+            self._share.join()  # for what the device sends
+
+    def _return_share(self) -> None:
+        share, self._share = self._share, None
+        if share is not None:
+            share.leave()
+            share.leave()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 from typing import Final
 
+from rshell.link.core.constants import RECORD_SIZE
 from rshell.link.core.figures import CLASSES, LinkFigures, Traffic
 from rshell.link.core.pace import Pace
 from rshell.link.kernel import set_low_water, tcp_facts
@@ -36,7 +37,7 @@ class Pacing:
         self._socket = sock
 
     def fit(self, now: float) -> int:
-        """Return the size for the next record.
+        """Return how many bytes to hand over next: a record, or several on a fast link.
 
         Args:
             now: Seconds of the clock by which `Traffic` counts.
@@ -45,7 +46,8 @@ class Pacing:
             self._measure(self._socket, now)
         if self._pace.judge(now - self._traffic.sparse_sent_at):
             set_low_water(self._socket, self._pace.size)
-        return self._pace.size
+        pace = self._pace
+        return pace.size * pace.records if pace.size == RECORD_SIZE else pace.size
 
     def _measure(self, sock: socket.socket, now: float) -> None:
         sent = sum(self._traffic.sent)

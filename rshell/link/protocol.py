@@ -1,7 +1,8 @@
 """LinkProtocol: the core on a TLS transport.
 
-It hands the transport one TLS record at a time, when the transport asks (rule Q1), dispatches what
-arrives to its owner and to the receivers of its streams, and keeps the time limit of rule P7;
+It hands the transport a TLS record, or a few on a fast link, when the transport asks (rule Q1),
+dispatches what arrives to its owner and to the receivers of its streams, and keeps the time limit
+of rule P7;
 those of rules L1 and L2 are heartbeat.py's.  It decides nothing about who may do what: its owner
 does.
 """
@@ -147,7 +148,7 @@ class LinkProtocol(Protocol):
         """Dispatch what was received; when it takes too long, go on in the next turn (rule Q5)."""
         self.core.now = now
         self._busy = True
-        self._wheel.turn.begin()
+        self._wheel.turn.begin(now)
         try:
             self._dispatch_events()
         finally:
@@ -246,9 +247,13 @@ class LinkProtocol(Protocol):
 
     def wake(self, number: int) -> None:
         """A stream may have something to send."""
-        self.core.now = self._wheel.seconds()
-        self.core.wake(number)
-        if not self._wheel.turn.postpone(self):
+        turn, core = self._wheel.turn, self.core
+        if turn.postpone(self):
+            core.now = max(core.now, turn.now)  # a frame of thousands: the read's time will do
+            core.wake(number)
+        else:
+            core.now = self._wheel.seconds()
+            core.wake(number)
             self.flush()
 
     def hello(self, hello: Hello) -> None:

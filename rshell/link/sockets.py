@@ -6,7 +6,8 @@ import socket
 from typing import Any, Final
 
 from twisted.internet.interfaces import IProtocolFactory
-from twisted.protocols.tls import TLSMemoryBIOFactory, TLSMemoryBIOProtocol
+
+from rshell.link.tls_wire import TlsWire, TlsWireFactory
 
 __all__ = ["own_the_queue", "set_link_options", "tcp_socket_of", "wrap_tls"]
 
@@ -36,14 +37,14 @@ def set_link_options(sock: socket.socket) -> None:
 
 def tcp_socket_of(transport: Any) -> tuple[Any, socket.socket | None]:
     """Return the TCP transport below TLS and its socket (None for an in-memory transport)."""
-    while isinstance(transport, TLSMemoryBIOProtocol):
+    while isinstance(transport, TlsWire):
         transport = transport.transport
     handle = getattr(transport, "getHandle", lambda: None)()
     return transport, handle if isinstance(handle, socket.socket) else None
 
 
 class _AnyByteIsFull(int):
-    """A ``bufferSize`` that reads 64 KiB at once and yet calls one record a full send buffer.
+    """A ``bufferSize`` that reads a burst at once and yet calls one record a full send buffer.
 
     Twisted's TCP transports use the one attribute for both: ``recv(bufferSize)``, and
     ``queued > bufferSize`` to pause the producer.  A plain 1 would read byte by byte.  Python asks
@@ -56,7 +57,9 @@ class _AnyByteIsFull(int):
         return queued > 1
 
 
-_BUFFER_SIZE: Final = _AnyByteIsFull(64 * 1024)
+#: The most that a fast link hands over at once (rule Q1): four records of 16 KiB, what TLS adds to
+#: each, and a few control frames.  With 64 KiB the last bytes of each would cost a wake-up.
+_BUFFER_SIZE: Final = _AnyByteIsFull(4 * (16_384 + 256) + 1024)
 
 
 def own_the_queue(transport: Any) -> None:
@@ -65,17 +68,12 @@ def own_the_queue(transport: Any) -> None:
     tcp.bufferSize = _BUFFER_SIZE
 
 
-def wrap_tls(creator: Any, *, client: bool, factory: IProtocolFactory) -> TLSMemoryBIOFactory:
-    """Wrap ``factory`` in TLS without Twisted's write aggregation.
-
-    The multiplexer fills records itself; `BufferingTLSTransport` would put a queue below it.
+def wrap_tls(creator: Any, *, client: bool, factory: IProtocolFactory) -> TlsWireFactory:
+    """Wrap ``factory`` in TLS that queues nothing: the multiplexer fills records itself.
 
     Args:
         creator: IOpenSSLServerConnectionCreator or IOpenSSLClientConnectionCreator.
         client: Which of them.
         factory: Builds the protocols that speak inside.
     """
-    wrapped = TLSMemoryBIOFactory(creator, client, factory)
-    wrapped.protocol = TLSMemoryBIOProtocol
-    wrapped.noisy = False
-    return wrapped
+    return TlsWireFactory(creator, client=client, inner=factory)

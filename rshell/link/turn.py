@@ -23,17 +23,23 @@ class Flushable(Protocol):
 
 
 class Turn:
-    """Collects the links that have something to write; one for all links of a process."""
+    """Collects the links that have something to write; one for all links of a process.
 
-    __slots__ = ("_depth", "_waiting")
+    Attributes:
+        now: Seconds at which the read that is being dealt with began.
+    """
+
+    __slots__ = ("_depth", "_waiting", "now")
 
     def __init__(self) -> None:
         self._depth = 0
         self._waiting: dict[Flushable, None] = {}
+        self.now = 0.0
 
-    def begin(self) -> None:
+    def begin(self, now: float) -> None:
         """A read begins; may be nested."""
         self._depth += 1
+        self.now = now
 
     def postpone(self, link: Flushable) -> bool:
         """Note that ``link`` wants to write; False if it may do so at once."""
@@ -54,8 +60,8 @@ class Turn:
 class ReadBudget:
     """What one link has used of the reactor's time lately.
 
-    TLS hands over one read of the socket in several pieces; what they use adds up, and time in
-    which the link did nothing is taken off.  (Bytes need no budget: a read is 64 KiB.)
+    What several reads in one turn use adds up, and time in which the link did nothing is taken off.
+    (Bytes need no budget: a read is 64 KiB.)
     """
 
     __slots__ = ("_began", "_ended", "_used")

@@ -2,8 +2,8 @@
 
 What it is: SQLAlchemy Core over SQLite, one writer thread with group commit, a few
 readers.  What it is not: it knows no policy, no certificates and no links; it imports
-no reactor and nothing else of rshell.  Importing this package or ``records`` does not
-import SQLAlchemy.
+no reactor, and of rshell only how ranges of addresses are read and types of handlers.  Importing
+this package or ``records`` does not import SQLAlchemy.
 
 ::
 
@@ -12,8 +12,10 @@ import SQLAlchemy.
       threads.py    where work runs: inline (tests) or threads (the gateway)
       database.py   engines, pragmas, migrations, errors in plain words
     devices.py operators.py roles.py keys.py tokens.py audit.py meta.py facts.py
-    recordings.py verifying.py (the audit's chain and checkpoints)
+    token_keys.py (keys known before) pending.py accepting.py (devices that wait)
+    recordings.py verifying.py (the audit's chain and checkpoints) touched_files.py
                   the queries: plain functions of a connection, no threads
+    crash.py      points at which a test kills the gateway
     schema.py     the tables;  migrations/ makes them;  records.py what callers see
 
 Times are integers: microseconds since 1970-01-01 UTC (``times.py``).

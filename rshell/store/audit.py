@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 import attrs
@@ -23,6 +24,7 @@ from sqlalchemy import exists as sql_exists
 from rshell.store.errors import NotFound, StoreError
 from rshell.store.records import AuditEnd, AuditFilter, AuditRecord, AuditRow
 from rshell.store.schema import audit, meta
+from rshell.store.touched_files import scan
 
 __all__ = [
     "SessionStory",
@@ -69,6 +71,9 @@ _LEFT = ("detached", "interrupted")
 #: Of a fleet with a row a second these are the last 14 hours, read in a tenth of a second.
 _UNSETTLED_ROWS = 50_000
 
+#: Session, kind and code of a row that is there once.
+_Told = tuple[str | None, str, str | None]
+
 _ENCODER = msgspec.json.Encoder(order="sorted")
 _HEAD = select(meta.c.value).where(meta.c.key == "audit_head")
 _SET_HEAD = update(meta).where(meta.c.key == "audit_head")
@@ -107,11 +112,15 @@ def append_all(connection: Connection, entries: Sequence[Stamped]) -> list[int |
     sequence, last = head(connection, lock=True)
     ends = {item.entry.refers for item in entries if isinstance(item.entry, AuditEnd)}
     openings, ended = _referred(connection, ends)
+    known = _known(connection, entries)
     outcomes: list[int | StoreError] = []
     new: list[dict[str, Any]] = []
     for item in entries:
         if isinstance(item.entry, AuditEnd) and item.entry.refers in ended:
             outcomes.append(ended[item.entry.refers])
+            continue
+        if (told := _told(item.entry)) in known:
+            outcomes.append(known[told])
             continue
         try:
             row = _columns(item, openings)
@@ -127,6 +136,8 @@ def append_all(connection: Connection, entries: Sequence[Stamped]) -> list[int |
         sequence, last = row["seq"], row["hash"]
         if row["refers"] is not None:
             ended[row["refers"]] = sequence
+        if told is not None:
+            known[told] = sequence
         new.append(row)
         outcomes.append(sequence)
     if new:
@@ -150,9 +161,13 @@ def rows(
         limit: at most this many, and at most ``MAX_ROWS``.
         before: only rows with a smaller sequence number.
     """
-    query = select(audit).where(*_conditions(wanted)).order_by(audit.c.seq.desc())
+    conditions = _conditions(wanted)
     if before is not None:
-        query = query.where(audit.c.seq < before)
+        conditions.append(audit.c.seq < before)
+    if wanted.file is not None:
+        found = scan(connection, wanted.file, conditions, newest_first=True)
+        return [_row(row) for row in islice(found, _bounded(limit))]
+    query = select(audit).where(*conditions).order_by(audit.c.seq.desc())
     return [_row(row) for row in connection.execute(query.limit(_bounded(limit)))]
 
 
@@ -170,8 +185,13 @@ def following(
     Returns:
         The rows, and the number to go on after: nothing up to there was left out.
     """
-    query = select(audit).where(audit.c.seq > after, *_conditions(wanted)).order_by(audit.c.seq)
-    found = [_row(row) for row in connection.execute(query.limit(_bounded(limit)))]
+    conditions = [audit.c.seq > after, *_conditions(wanted)]
+    if wanted.file is not None:
+        picked = scan(connection, wanted.file, conditions, newest_first=False)
+        found = [_row(row) for row in islice(picked, _bounded(limit))]
+    else:
+        query = select(audit).where(*conditions).order_by(audit.c.seq)
+        found = [_row(row) for row in connection.execute(query.limit(_bounded(limit)))]
     if len(found) == _bounded(limit):
         return found, found[-1].seq if found else after
     newest = connection.execute(select(func.max(audit.c.seq))).scalar_one_or_none()
@@ -318,6 +338,27 @@ def _referred(
         {row.seq: row._asdict() for row in connection.execute(openings)},
         {row.refers: row.seq for row in connection.execute(ends)},
     )
+
+
+def _told(entry: AuditRecord | AuditEnd) -> _Told | None:
+    """Return what there may be only one of."""
+    if isinstance(entry, AuditEnd) or not entry.once:
+        return None
+    return entry.session, entry.kind, entry.code
+
+
+def _known(connection: Connection, entries: Sequence[Stamped]) -> dict[_Told | None, int]:
+    """Return which of the rows that are to be there once are there, and their numbers."""
+    told = {key for item in entries if (key := _told(item.entry)) is not None}
+    if not told:
+        return {}
+    sessions = {session for session, _, _ in told if session is not None}
+    kinds, codes = {kind for _, kind, _ in told}, {code for _, _, code in told if code is not None}
+    query = select(audit.c.seq, audit.c.session, audit.c.kind, audit.c.code).where(
+        audit.c.session.in_(sessions), audit.c.kind.in_(kinds), audit.c.code.in_(codes)
+    )
+    found = connection.execute(query)
+    return {(row.session, row.kind, row.code): row.seq for row in found}
 
 
 def _columns(item: Stamped, openings: Mapping[int, Mapping[str, Any]]) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Collection, Iterable, Mapping
 from fnmatch import fnmatchcase
+from functools import cache
 from typing import Any
 
 import attrs
@@ -12,6 +13,7 @@ import msgspec
 from sqlalchemy import (
     Connection,
     Row,
+    Update,
     and_,
     bindparam,
     case,
@@ -181,15 +183,34 @@ def record_seen(connection: Connection, device_id: str, epoch: int, seen: Seen, 
         if len(facts) > MAX_FACTS_BYTES:
             raise LimitReached(f"facts of more than {MAX_FACTS_BYTES} bytes")
         values["facts"] = facts.decode()
-    if seen.link_generation is not None:
-        # Two links may be judged by one row: the lower number must not undo the higher.
-        values["link_generation"] = _larger(devices.c.link_generation, seen.link_generation)
+    told = {f"new_{name}": value for name, value in values.items()}
     changed = connection.execute(
-        update(devices)
-        .where(devices.c.id == device_id, devices.c.epoch <= epoch, devices.c.status == "active")
-        .values(**values, epoch=epoch, last_seen=at)
+        _seen_statement(tuple(values)), {"of": device_id, "link": epoch, "at": at, **told}
     ).rowcount
     return changed == 1
+
+
+@cache
+def _seen_statement(names: tuple[str, ...]) -> Update:
+    """Return the statement of `record_seen` for these columns; every admission asks for one.
+
+    There are as many as `Seen` is told apart in, which are a few.
+    """
+    told: dict[str, Any] = {name: bindparam(f"new_{name}") for name in names}
+    if "link_generation" in told:
+        # Two links may be judged by one row: the lower number must not undo the higher.
+        new = bindparam("new_link_generation", type_=devices.c.link_generation.type)
+        told["link_generation"] = case(
+            (devices.c.link_generation > new, devices.c.link_generation), else_=new
+        )
+    link = bindparam("link", type_=devices.c.epoch.type)
+    return (
+        update(devices)
+        .where(
+            devices.c.id == bindparam("of"), devices.c.epoch <= link, devices.c.status == "active"
+        )
+        .values(**told, epoch=link, last_seen=bindparam("at"))
+    )
 
 
 def record_heard(connection: Connection, heard: Collection[Heard]) -> None:
@@ -279,11 +300,6 @@ def revoke_device(connection: Connection, name_or_id: str) -> Device:
     keys.revoke_all(connection, "device", device.id)
     tokens.revoke_for(connection, "device", device.name)
     return _must_find(connection, device.id)
-
-
-def _larger(column: Any, value: Any) -> Any:
-    """Return the larger of both, in SQL that every engine knows."""
-    return case((column > value, column), else_=value)
 
 
 _HEARD = (

@@ -11,7 +11,7 @@ from typing import Any
 
 import attrs
 import msgspec
-from sqlalchemy import Connection, delete, insert, select
+from sqlalchemy import Connection, bindparam, delete, insert, select
 
 from rshell.store.schema import flight
 
@@ -19,6 +19,19 @@ __all__ = ["FlightRow", "append", "rows"]
 
 #: Records of one device; the oldest go.
 MAX_ROWS = 500
+
+# Built once, with parameters: every device that comes back tells something.
+_MINE = flight.c.device_id == bindparam("of")
+_REPLACED = delete(flight).where(_MINE, flight.c.seq.in_(bindparam("numbers", expanding=True)))
+_ADDED = insert(flight)
+# By receipt first: a device whose disk was replaced counts from 1 again.
+_KEPT = (
+    select(flight.c.seq)
+    .where(_MINE)
+    .order_by(flight.c.received_at.desc(), flight.c.seq.desc())
+    .limit(bindparam("most"))
+)
+_SURPLUS = delete(flight).where(_MINE, flight.c.seq.not_in(_KEPT))
 
 
 @attrs.frozen(kw_only=True)
@@ -48,11 +61,10 @@ class FlightRow:
 
 def append(connection: Connection, device_id: str, records: Sequence[FlightRow]) -> None:
     """Keep records of a device; what has a number that is there replaces it."""
-    numbers = [record.seq for record in records]
-    mine = flight.c.device_id == device_id
-    connection.execute(delete(flight).where(mine, flight.c.seq.in_(numbers)))
+    mine = {"of": device_id}
+    connection.execute(_REPLACED, {**mine, "numbers": [record.seq for record in records]})
     connection.execute(
-        insert(flight),
+        _ADDED,
         [
             attrs.asdict(record, recurse=False)
             | {
@@ -62,14 +74,7 @@ def append(connection: Connection, device_id: str, records: Sequence[FlightRow])
             for record in records
         ],
     )
-    # By receipt first: a device whose disk was replaced counts from 1 again.
-    kept = (
-        select(flight.c.seq)
-        .where(mine)
-        .order_by(flight.c.received_at.desc(), flight.c.seq.desc())
-        .limit(MAX_ROWS)
-    )
-    connection.execute(delete(flight).where(mine, flight.c.seq.not_in(kept)))
+    connection.execute(_SURPLUS, {**mine, "most": MAX_ROWS})
 
 
 def rows(connection: Connection, device_id: str, limit: int) -> list[FlightRow]:

@@ -20,6 +20,7 @@ __all__ = [
     "add_operator",
     "drop_role",
     "enrol_operator",
+    "find_named",
     "find_operator",
     "find_operators",
     "last_seen",
@@ -38,6 +39,12 @@ def find_operator(connection: Connection, name: str) -> Operator | None:
 def find_operators(connection: Connection) -> list[Operator]:
     """Return all operators by name, revoked ones too."""
     query = select(table).order_by(table.c.name)
+    return [_operator(row) for row in connection.execute(query)]
+
+
+def find_named(connection: Connection, names: Collection[str]) -> list[Operator]:
+    """Return the operators of these names, by name, revoked ones too."""
+    query = select(table).where(table.c.name.in_(sorted(set(names)))).order_by(table.c.name)
     return [_operator(row) for row in connection.execute(query)]
 
 

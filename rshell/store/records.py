@@ -20,6 +20,7 @@ __all__ = [
     "Device",
     "DeviceKey",
     "Grant",
+    "InviteMode",
     "Key",
     "NewToken",
     "Operator",
@@ -34,6 +35,9 @@ __all__ = [
 ]
 
 OwnerKind = Literal["device", "operator"]
+#: What a use of an invite leads to: a device at once, one that waits for an operator to accept it;
+#: or the invite has no secret, and names keys.
+InviteMode = Literal["join", "accept", "keys"]
 
 
 @attrs.frozen(kw_only=True)
@@ -107,6 +111,11 @@ class Grant:
         logins: accounts on the device besides its default login; ``*`` is any.
         forward: targets that ``forward`` may connect to.
         forward_back: places where ``forward`` may listen on the device.
+        watch: looking on at other operators' sessions there.
+        idle_limit: seconds after which a terminal that nobody types at ends; 0 is no limit.
+        time_limit: seconds after which any session ends; 0 is no limit.
+        record: how much of its sessions is recorded, ``output``, ``input`` or ``off``; None is what
+            the gateway's configuration says.
         admin: everything but the console, whatever else the grant says.
         console: everything.
     """
@@ -116,6 +125,10 @@ class Grant:
     logins: tuple[str, ...] = ()
     forward: tuple[str, ...] = ()
     forward_back: tuple[str, ...] = ()
+    watch: bool = False
+    idle_limit: int = 0
+    time_limit: int = 0
+    record: str | None = None
     admin: bool = False
     console: bool = False
 
@@ -214,6 +227,8 @@ class NewToken:
         name: the device's name, fixed by the invite, or the operator's name.
         name_pattern: glob of the names a device may choose for itself.
         labels: set on every device that joins with it.
+        mode: what a use leads to.
+        sources: ranges of addresses that it may be used from; none: any.
     """
 
     id: bytes
@@ -226,11 +241,18 @@ class NewToken:
     name_pattern: str | None = None
     roles: tuple[str, ...] = ()
     labels: Mapping[str, str] = attrs.field(factory=dict)
+    mode: InviteMode = "join"
+    sources: tuple[str, ...] = ()
 
 
 @attrs.frozen(kw_only=True)
 class Token:
-    """An invite as listings show it."""
+    """An invite as listings show it.
+
+    Attributes:
+        public: its join string holds no secret.
+        waiting: how many devices wait to be accepted.
+    """
 
     id: bytes
     kind: OwnerKind
@@ -244,6 +266,10 @@ class Token:
     name_pattern: str | None
     roles: tuple[str, ...]
     labels: Mapping[str, str]
+    mode: InviteMode
+    sources: tuple[str, ...]
+    public: bool
+    waiting: int
 
 
 @attrs.frozen(kw_only=True)
@@ -254,6 +280,7 @@ class TokenGrant:
         spki: the key it was granted to.
         owner: the device id or operator name already enrolled by this very use, if any.
         certificate: the PEM already issued by this very use, if any: answer with it.
+        bound: an operator named this very key, by accepting it or before.
     """
 
     token_id: bytes
@@ -266,6 +293,7 @@ class TokenGrant:
     labels: Mapping[str, str] = attrs.field(factory=dict)
     owner: str | None = None
     certificate: str | None = None
+    bound: bool = False
 
 
 class Refusal(StrEnum):
@@ -279,6 +307,9 @@ class Refusal(StrEnum):
     REPLAY = "replay"  # used up, and by another key
     TOO_LATE = "too-late"  # the same key, but after the window for lost replies
     KEY_KNOWN = "key-known"  # the key is registered already, by another invite
+    WRONG_SOURCE = "wrong-source"  # the address is in none of the invite's ranges
+    REJECTED = "rejected"  # an operator rejected this key a while ago
+    FULL = "full"  # too many wait: in all, of this invite, or from this address
 
 
 @attrs.frozen(kw_only=True)
@@ -300,6 +331,8 @@ class AuditRecord:
         session: hex of the session's 16 bytes.
         status, exit_code, code, message: the outcome, where it is known at once.
         details: anything else, as JSON; at most 64 KiB.
+        once: left out if the log has a row with the same session, kind and code: whoever tells it
+            may not know that it was told.
     """
 
     kind: str
@@ -318,6 +351,7 @@ class AuditRecord:
     code: str | None = None
     message: str | None = None
     details: Mapping[str, Any] = attrs.field(factory=dict)
+    once: bool = False
 
 
 @attrs.frozen(kw_only=True)
@@ -353,6 +387,8 @@ class AuditFilter:
         kind: itself and what is below it: ``device`` is also ``device.enrol``.
         since: microseconds UTC, inclusive; *until* is exclusive.
         session: hex.
+        file: a pattern as in a shell: only rows that tell of a file with such a path; ``*`` also
+            matches slashes.
     """
 
     operator: str | None = None
@@ -363,6 +399,7 @@ class AuditFilter:
     session: str | None = None
     since: int | None = None
     until: int | None = None
+    file: str | None = None
 
 
 @attrs.frozen(kw_only=True)

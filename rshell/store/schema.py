@@ -20,6 +20,7 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    false,
     text,
 )
 
@@ -35,9 +36,13 @@ __all__ = [
     "metadata",
     "operator_keys",
     "operators",
+    "pending_devices",
     "recordings",
     "role_grants",
     "roles",
+    "ssh_ca_revocations",
+    "ssh_cas",
+    "token_keys",
     "token_uses",
     "tokens",
 ]
@@ -139,6 +144,29 @@ operator_keys = Table(
     Index("operator_keys_operator", "operator"),
 )
 
+# Whose certificates let operators in at the SSH door.
+ssh_cas = Table(
+    "ssh_cas",
+    metadata,
+    Column("name", String(63), primary_key=True),
+    Column("fingerprint", String(64), nullable=False, unique=True),
+    Column("type", String(64), nullable=False),
+    Column("blob", LargeBinary, nullable=False),
+    Column("comment", Text, nullable=False),
+    Column("added_at", BigInteger, nullable=False),
+    Column("last_used", BigInteger),
+)
+
+# By the CA's fingerprint and no foreign key: they outlive its row.
+ssh_ca_revocations = Table(
+    "ssh_ca_revocations",
+    metadata,
+    Column("ca", String(64), primary_key=True),
+    Column("by", String(8), primary_key=True),
+    Column("value", String(256), primary_key=True),
+    Column("revoked_at", BigInteger, nullable=False),
+)
+
 keys = Table(
     "keys",
     metadata,
@@ -172,6 +200,10 @@ tokens = Table(
     Column("created_at", BigInteger, nullable=False),
     Column("revoked", Boolean, nullable=False),
     Column("roles", Text, nullable=False, server_default="[]"),
+    # What a use leads to: ``join`` at once, ``accept`` by an operator; or ``keys`` are known.
+    Column("mode", String(8), nullable=False, server_default="join"),
+    # A JSON array of ranges of addresses; empty: from anywhere.
+    Column("sources", Text, nullable=False, server_default="[]"),
     CheckConstraint("uses BETWEEN 0 AND uses_max", name="tokens_uses"),
     CheckConstraint("kind IN ('device', 'operator')", name="tokens_kind"),
 )
@@ -184,6 +216,40 @@ token_uses = Table(
     Column("owner", String(63)),
     Column("used_at", BigInteger, nullable=False),
     Column("certificate", Text),
+    # An operator named this very key, so the answer is repeated until the device was seen.
+    Column("bound", Boolean, nullable=False, server_default=false()),
+    Index("token_uses_spki", "spki"),
+)
+
+# Public keys of devices that may join by proving that they have them.
+token_keys = Table(
+    "token_keys",
+    metadata,
+    Column("spki", LargeBinary(32), primary_key=True),
+    Column("token_id", LargeBinary(8), ForeignKey("tokens.id"), nullable=False),
+    Column("name", String(63)),
+    Column("added_at", BigInteger, nullable=False),
+    Column("used_at", BigInteger),
+    Index("token_keys_token", "token_id"),
+)
+
+# Devices that asked to join, until an operator decides; bounded by ``pending.py``.
+pending_devices = Table(
+    "pending_devices",
+    metadata,
+    Column("spki", LargeBinary(32), primary_key=True),
+    Column("token_id", LargeBinary(8), ForeignKey("tokens.id"), nullable=False),
+    Column("status", String(16), nullable=False),
+    Column("name", String(63), nullable=False),
+    Column("source", Text, nullable=False),
+    Column("address", Text, nullable=False),
+    Column("first_seen", BigInteger, nullable=False),
+    Column("last_seen", BigInteger, nullable=False),
+    Column("rejected_at", BigInteger),
+    CheckConstraint("status IN ('waiting', 'rejected')", name="pending_devices_status"),
+    Index("pending_devices_token", "token_id"),
+    Index("pending_devices_source", "source"),
+    Index("pending_devices_seen", "last_seen"),
 )
 
 catalogues = Table(

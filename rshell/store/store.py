@@ -25,14 +25,13 @@ from rshell.store import (
     meta,
     operators,
     roles,
-    ssh_keys,
-    tokens,
     verifying,
 )
 from rshell.store.devices import Heard, Seen
 from rshell.store.errors import StoreUnavailable
 from rshell.store.facts import DeviceFacts
 from rshell.store.flight import FlightRow
+from rshell.store.joining_calls import JoiningCalls
 from rshell.store.recording_calls import RecordingCalls
 from rshell.store.records import (
     AuditEnd,
@@ -44,16 +43,13 @@ from rshell.store.records import (
     DeviceKey,
     Grant,
     Key,
-    NewToken,
     Operator,
     OperatorKey,
     OwnerKind,
     Role,
-    SshKey,
-    Token,
     TokenGrant,
-    TokenRefused,
 )
+from rshell.store.ssh_key_calls import SshKeyCalls
 from rshell.store.threads import Threads
 from rshell.store.times import utc_now
 from rshell.store.writer import GroupWriter
@@ -67,7 +63,7 @@ T = TypeVar("T")
 P = ParamSpec("P")
 
 
-class Store(RecordingCalls):
+class Store(JoiningCalls, RecordingCalls, SshKeyCalls):
     """All durable state of a gateway; make one with ``Store.open``."""
 
     def __init__(
@@ -163,36 +159,6 @@ class Store(RecordingCalls):
     def catalogue(self, digest: str) -> Deferred[str | None]:
         """Return a handlers' catalogue as JSON text, or None."""
         return self._read(meta.catalogue, digest)
-
-    # -- invites -----------------------------------------------------------------------
-
-    def add_token(self, token: NewToken) -> Deferred[None]:
-        """Keep an invite; fails with ``NameTaken`` if it fixes a name in use."""
-        return self._write(tokens.add_token, token, self._now())
-
-    def use_token(
-        self, token_id: bytes, secret_hash: bytes, spki: bytes, kind: OwnerKind
-    ) -> Deferred[TokenGrant | TokenRefused]:
-        """Use an invite for a key, atomically; see ``rshell.store.tokens``.
-
-        A grant with ``certificate`` repeats an earlier answer.  Otherwise go on with
-        ``enrol_device`` or ``enrol_operator``, then ``keep_certificate``.
-        """
-        return self._write(tokens.use_token, token_id, secret_hash, spki, kind, self._now())
-
-    def keep_certificate(
-        self, grant: TokenGrant, certificate: str, not_after: int
-    ) -> Deferred[str]:
-        """Keep the PEM issued for a grant; fires with the PEM to answer with."""
-        return self._write(tokens.keep_certificate, grant, certificate, not_after)
-
-    def tokens(self) -> Deferred[list[Token]]:
-        """Return all invites, newest first, without their hashes."""
-        return self._read(tokens.find_tokens)
-
-    def revoke_token(self, token_id: bytes) -> Deferred[None]:
-        """Void an invite."""
-        return self._write(tokens.revoke_token, token_id)
 
     # -- devices -----------------------------------------------------------------------
 
@@ -333,38 +299,6 @@ class Store(RecordingCalls):
     def remove_role(self, name: str, *, force: bool = False) -> Deferred[list[str]]:
         """Remove a role; fires with the operators it was taken from.  See ``store.roles``."""
         return self._write(roles.remove_role, name, self._now(), force=force)
-
-    # -- SSH keys ------------------------------------------------------------------------
-
-    def add_ssh_key(
-        self, operator: str, fingerprint: str, kind: str, blob: bytes, comment: str
-    ) -> Deferred[SshKey]:
-        """Let an operator log in with a public key, which the caller checked."""
-        key = SshKey(
-            operator=operator,
-            fingerprint=fingerprint,
-            type=kind,
-            blob=blob,
-            comment=comment,
-            added_at=self._now(),
-        )
-        return self._write(ssh_keys.add, key)
-
-    def ssh_keys(self, operator: str | None = None) -> Deferred[list[SshKey]]:
-        """Return the SSH keys of an operator, or everybody's."""
-        return self._read(ssh_keys.keys_of, operator)
-
-    def ssh_key(self, fingerprint: str) -> Deferred[tuple[SshKey, Operator] | None]:
-        """Return an SSH key and whose it is; ask ``operator.active`` before admitting."""
-        return self._read(ssh_keys.find, fingerprint)
-
-    def ssh_key_used(self, fingerprint: str) -> Deferred[None]:
-        """Note that somebody logged in with an SSH key."""
-        return self._write(ssh_keys.used, fingerprint, self._now())
-
-    def remove_ssh_key(self, operator: str, fingerprint: str) -> Deferred[SshKey]:
-        """Forget an SSH key of an operator."""
-        return self._write(ssh_keys.remove, operator, fingerprint)
 
     # -- facts -------------------------------------------------------------------------
 

@@ -4,28 +4,39 @@ The use is one conditional UPDATE, so of any number of concurrent tries exactly 
 win as the invite allows, whatever the number of gateways.  The same key asking again
 within ``REPLY_WINDOW`` gets the same answer, because replies get lost; any other key does
 not.  Which of the reasons applied is told to the caller for the audit, never to the peer.
+
+A use is *bound* when an operator named the key itself, by accepting the device or by registering
+its key beforehand: then the right is the key's, and the answer is repeated until the device was
+seen, whatever has become of the invite.
 """
 
 from __future__ import annotations
 
+import hashlib
 import hmac
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 from sqlalchemy import Connection, Row, insert, select, update
 
-from rshell.store import keys
+from rshell.identity.sources import is_within
+from rshell.store import keys, pending, token_keys
 from rshell.store.errors import NameTaken, NotFound, StoreError
+from rshell.store.pending_records import Applicant, KnownKey, Waiting
 from rshell.store.records import NewToken, OwnerKind, Refusal, Token, TokenGrant, TokenRefused
 from rshell.store.schema import devices, token_uses, tokens
 from rshell.store.schema import keys as key_table
 from rshell.store.times import MINUTE
 
 __all__ = [
+    "NO_SECRET",
+    "accept_use",
     "add_token",
     "current_use",
     "find_tokens",
     "keep_certificate",
+    "knows",
     "revoke_created_by",
     "revoke_for",
     "revoke_token",
@@ -36,17 +47,31 @@ __all__ = [
 ]
 
 REPLY_WINDOW = 15 * MINUTE
+#: What stands for the secret of a public join string: whoever has that has no right.
+NO_SECRET = hashlib.sha256(b"").digest()
+#: Of spent and expired invites listings tell the newest so many.
+MAX_LISTED = 1_000
+_NOBODY = Applicant()
 
 
-def add_token(connection: Connection, token: NewToken, now: int) -> None:
+def add_token(
+    connection: Connection, token: NewToken, now: int, known: Sequence[KnownKey] = ()
+) -> None:
     """Keep an invite.
+
+    Args:
+        token: its terms.
+        now: microseconds UTC.
+        known: the keys of an invite of that mode; they are its uses.
 
     Raises:
         NameTaken: it fixes the name of an active device.
-        StoreError: it is malformed.
+        StoreError: it is malformed, or a key is known already.
     """
     if len(token.id) != 8 or len(token.secret_hash) != 32 or token.uses_max < 1:
         raise StoreError("an invite has an id of 8 bytes, a hash of 32 and at least one use")
+    if token.secret_hash == NO_SECRET and token.mode != "accept":
+        raise StoreError("who joins without a secret waits to be accepted")
     if token.kind == "operator" and not (token.name and token.roles):
         raise StoreError("an operator's invite names the operator and the roles")
     if token.kind == "device" and token.name is not None:
@@ -62,7 +87,7 @@ def add_token(connection: Connection, token: NewToken, now: int) -> None:
             id=token.id,
             secret_hash=token.secret_hash,
             kind=token.kind,
-            uses_max=token.uses_max,
+            uses_max=0 if token.mode == "keys" else token.uses_max,
             uses=0,
             expires_at=token.expires_at,
             name=token.name,
@@ -72,8 +97,12 @@ def add_token(connection: Connection, token: NewToken, now: int) -> None:
             created_by=token.created_by,
             created_at=now,
             revoked=False,
+            mode=token.mode,
+            sources=msgspec.json.encode(token.sources).decode(),
         )
     )
+    if token.mode == "keys":
+        token_keys.add(connection, token.id, known, now)
 
 
 def use_token(
@@ -83,7 +112,8 @@ def use_token(
     spki: bytes,
     kind: OwnerKind,
     now: int,
-) -> TokenGrant | TokenRefused:
+    applicant: Applicant = _NOBODY,
+) -> TokenGrant | TokenRefused | Waiting:
     """Use an invite once for the key *spki*, or repeat that use.
 
     Args:
@@ -92,7 +122,12 @@ def use_token(
         spki: SHA-256 of the public key whose possession was proved.
         kind: what the joiner wants to be; a token for another kind is not used up.
         now: microseconds UTC.
+        applicant: where the joiner is, and what it wants to be called.
     """
+    if secret_hash == NO_SECRET and kind == "device":
+        known = _use_key(connection, token_id, spki, now, applicant)
+        if known is not None:
+            return known
     token = connection.execute(select(tokens).where(tokens.c.id == token_id)).one_or_none()
     # An unknown id costs the same comparison as a known one.
     stored = bytes(32) if token is None else token.secret_hash
@@ -103,22 +138,72 @@ def use_token(
         return TokenRefused(reason=Refusal.MISMATCH)
     if token.kind != kind:
         return TokenRefused(reason=Refusal.WRONG_KIND)
+    use = _use(connection, token_id, spki)
+    if token.revoked and not (use is not None and use.bound):
+        return TokenRefused(reason=Refusal.REVOKED)
+    if not is_within(msgspec.json.decode(token.sources), applicant.host):
+        return TokenRefused(reason=Refusal.WRONG_SOURCE)
+    if use is not None:
+        return _again(connection, token, use, now)
+    if keys.find_key(connection, spki) is not None:
+        return TokenRefused(reason=Refusal.KEY_KNOWN)
+    if token.mode == "accept":
+        return pending.ask(connection, token, spki, applicant, now)
+    return _first(connection, token, spki, now)
+
+
+def _use_key(
+    connection: Connection, named: bytes, spki: bytes, now: int, applicant: Applicant
+) -> TokenGrant | TokenRefused | None:
+    """Use what an operator granted to this very key; None if that is nothing."""
+    bound = select(token_uses).where(token_uses.c.spki == spki, token_uses.c.bound.is_(True))
+    use = connection.execute(bound).first()
+    entry = token_keys.named(connection, spki)
+    if use is None and entry is None:
+        return None
+    token_id = use.token_id if use is not None else entry.token_id if entry is not None else b""
+    token = connection.execute(select(tokens).where(tokens.c.id == token_id)).one()
+    if not is_within(msgspec.json.decode(token.sources), applicant.host):
+        return TokenRefused(reason=Refusal.WRONG_SOURCE)
+    if use is not None:
+        return _again(connection, token, use, now)
+    if named and (token.revoked or token.expires_at <= now):
+        return None  # as if it had never been known: the invite named may let it wait
     if token.revoked:
         return TokenRefused(reason=Refusal.REVOKED)
-    use = _use(connection, token_id, spki)
-    key = keys.find_key(connection, spki)
-    if use is not None:
-        if key is not None and key.status != "active":
-            return TokenRefused(reason=Refusal.REVOKED)
-        if now > use.used_at + REPLY_WINDOW:
-            return TokenRefused(reason=Refusal.TOO_LATE)
-        return _grant(token, spki, use.owner, use.certificate)
-    if key is not None:
+    if keys.find_key(connection, spki) is not None:
         return TokenRefused(reason=Refusal.KEY_KNOWN)
+    used = _first(connection, token, spki, now, bound=True)
+    if isinstance(used, TokenGrant):
+        token_keys.mark_used(connection, spki, now)
+        pending.forget(connection, spki)
+    return used
+
+
+def _again(
+    connection: Connection, token: Row[Any], use: Row[Any], now: int
+) -> TokenGrant | TokenRefused:
+    """Repeat the answer to a key that has used an invite."""
+    key = keys.find_key(connection, use.spki)
+    if key is not None and key.status != "active":
+        return TokenRefused(reason=Refusal.REVOKED)
+    if use.bound:
+        seen = select(devices.c.last_seen).where(devices.c.id == use.owner)
+        late = connection.execute(seen).scalar_one_or_none() is not None
+    else:
+        late = now > use.used_at + REPLY_WINDOW
+    if late:
+        return TokenRefused(reason=Refusal.TOO_LATE)
+    return _grant(connection, token, use)
+
+
+def _first(
+    connection: Connection, token: Row[Any], spki: bytes, now: int, *, bound: bool = False
+) -> TokenGrant | TokenRefused:
     won = connection.execute(
         update(tokens)
         .where(
-            tokens.c.id == token_id,
+            tokens.c.id == token.id,
             tokens.c.uses < tokens.c.uses_max,
             tokens.c.expires_at > now,
             tokens.c.revoked.is_(False),
@@ -128,8 +213,46 @@ def use_token(
     if won != 1:
         late = token.expires_at <= now
         return TokenRefused(reason=Refusal.EXPIRED if late else Refusal.REPLAY)
-    connection.execute(insert(token_uses).values(token_id=token_id, spki=spki, used_at=now))
-    return _grant(token, spki, None, None)
+    values = {"token_id": token.id, "spki": spki, "used_at": now, "bound": bound}
+    connection.execute(insert(token_uses).values(**values))
+    use = _use(connection, token.id, spki)
+    assert use is not None
+    return _grant(connection, token, use)
+
+
+def knows(connection: Connection, spki: bytes) -> bool:
+    """Say whether a key waits, or was granted something by itself: its owner does not guess."""
+    bound = select(token_uses.c.spki).where(token_uses.c.spki == spki, token_uses.c.bound.is_(True))
+    return (
+        pending.waits(connection, spki)
+        or token_keys.named(connection, spki) is not None
+        or connection.execute(bound).first() is not None
+    )
+
+
+def accept_use(connection: Connection, token_id: bytes, spki: bytes, now: int) -> TokenGrant:
+    """Use an invite for a key that an operator accepts, also after the invite expired.
+
+    Raises:
+        StoreError: all its uses are spent, it was revoked, or the key is registered.
+    """
+    token = connection.execute(select(tokens).where(tokens.c.id == token_id)).one()
+    if keys.find_key(connection, spki) is not None:
+        raise StoreError("this key is registered already")
+    won = connection.execute(
+        update(tokens)
+        .where(
+            tokens.c.id == token_id, tokens.c.uses < tokens.c.uses_max, tokens.c.revoked.is_(False)
+        )
+        .values(uses=tokens.c.uses + 1)
+    ).rowcount
+    if won != 1:
+        raise StoreError(f"the invite {token_id.hex()} is revoked, or all its uses are spent")
+    values = {"token_id": token_id, "spki": spki, "used_at": now, "bound": True}
+    connection.execute(insert(token_uses).values(**values))
+    use = _use(connection, token_id, spki)
+    assert use is not None
+    return _grant(connection, token, use)
 
 
 def current_use(connection: Connection, grant: TokenGrant) -> TokenGrant:
@@ -140,9 +263,9 @@ def current_use(connection: Connection, grant: TokenGrant) -> TokenGrant:
     """
     token = connection.execute(select(tokens).where(tokens.c.id == grant.token_id)).one_or_none()
     use = _use(connection, grant.token_id, grant.spki)
-    if token is None or use is None or token.revoked:
+    if token is None or use is None or (token.revoked and not use.bound):
         raise StoreError("this invite does not hold any more")
-    return _grant(token, grant.spki, use.owner, use.certificate)
+    return _grant(connection, token, use)
 
 
 def set_owner(connection: Connection, grant: TokenGrant, owner: str) -> None:
@@ -174,10 +297,11 @@ def keep_certificate(
     return certificate
 
 
-def find_tokens(connection: Connection) -> list[Token]:
-    """Return all invites, newest first, without their hashes."""
-    rows = connection.execute(select(tokens).order_by(tokens.c.created_at.desc(), tokens.c.id))
-    return [_token(row) for row in rows]
+def find_tokens(connection: Connection, *, limit: int = MAX_LISTED) -> list[Token]:
+    """Return the newest invites, newest first, without their hashes."""
+    waiting = pending.counts(connection)
+    query = select(tokens).order_by(tokens.c.created_at.desc(), tokens.c.id)
+    return [_token(row, waiting.get(row.id, 0)) for row in connection.execute(query.limit(limit))]
 
 
 def revoke_token(connection: Connection, token_id: bytes) -> None:
@@ -236,25 +360,30 @@ def _this_use(grant: TokenGrant) -> Any:
     )
 
 
-def _grant(token: Row[Any], spki: bytes, owner: str | None, certificate: str | None) -> TokenGrant:
+def _grant(connection: Connection, token: Row[Any], use: Row[Any]) -> TokenGrant:
+    entry = token_keys.named(connection, use.spki) if token.mode == "keys" else None
     return TokenGrant(
         token_id=token.id,
-        spki=spki,
+        spki=use.spki,
         kind=token.kind,
         created_by=token.created_by,
-        name=token.name,
+        name=token.name if entry is None else entry.name,
         name_pattern=token.name_pattern,
         roles=tuple(msgspec.json.decode(token.roles)),
         labels=msgspec.json.decode(token.labels),
-        owner=owner,
-        certificate=certificate,
+        owner=use.owner,
+        certificate=use.certificate,
+        bound=use.bound,
     )
 
 
-def _token(row: Row[Any]) -> Token:
+def _token(row: Row[Any], waiting: int) -> Token:
     values = {name: value for name, value in row._mapping.items() if name != "secret_hash"}
     decoded = {
         "labels": msgspec.json.decode(row.labels),
         "roles": tuple(msgspec.json.decode(row.roles)),
+        "sources": tuple(msgspec.json.decode(row.sources)),
+        "public": row.secret_hash == NO_SECRET or row.mode == "keys",
+        "waiting": waiting,
     }
     return Token(**{**values, **decoded})

@@ -25,6 +25,7 @@ from sqlalchemy import Connection, Engine
 from twisted.internet.defer import Deferred
 
 from rshell.store import audit
+from rshell.store.crash import crash_point
 from rshell.store.database import explain
 from rshell.store.errors import StoreError, StoreUnavailable
 from rshell.store.threads import Threads
@@ -103,6 +104,8 @@ class GroupWriter:
             try:
                 with self._engine.begin() as connection:
                     _apply(connection, batch)
+                    crash_point("store.before-commit")
+                crash_point("store.committed")
             except Exception as error:
                 if isinstance(explain(error, self._path), StoreUnavailable):
                     raise

@@ -124,7 +124,7 @@ class SimulatedKeeper:
         """Do what the keeper's main module does every few seconds."""
         now = self._loop.now()
         self.sessions.expire()
-        if len(self.sessions) or self._server.controlled:
+        if self.sessions.needed or self._server.controlled:
             self._needed = now
         elif now - self._needed >= self._times.idle:
             self.process.die()

@@ -269,6 +269,8 @@ class SimulatedProcess:
         ended: Called when it has exited, as SIGCHLD would.
     """
 
+    touched: int | None = None  # simulated workers touch no files
+
     def __init__(
         self,
         program: Program,

@@ -22,8 +22,10 @@ from typing import Any
 
 from rshell.doors.console.door import Consoles
 from rshell.identity.keys import make_csr, new_key
+from rshell.link.core.messages import Positions
+from rshell.store.pending_records import KnownKey
 from rshell.store.recordings import NewRecording
-from rshell.store.records import AuditRecord, Grant
+from rshell.store.records import AuditRecord, Grant, NewToken
 from tests.doors.console.ends import QuietWatchdog
 from tests.gateway.ends import End
 from tests.gateway.fleet import FleetTestCase, Peer
@@ -77,6 +79,16 @@ class MatrixTestCase(FleetTestCase):
             path="2026/01/01/x.cast",
         )
         self.fleet.got(store.begin_recording(recorded))
+        keys = NewToken(
+            id=b"k" * 8,
+            secret_hash=bytes(32),
+            kind="device",
+            expires_at=self.fleet.gateway.now_us() + 3600 * 1_000_000,
+            created_by="ann",
+            mode="keys",
+        )
+        self.fleet.got(store.add_token(keys, [KnownKey(spki=b"k" * 32)]))
+        self.fleet.got(store.add_ssh_ca("old-ca", "SHA256:x", "ssh-ed25519", b"x", "c"))
         for name, grant in ROLES.items():
             self.fleet.add_role(name, grant)
         fleet = self.fleet
@@ -123,6 +135,17 @@ class MatrixTestCase(FleetTestCase):
             self.fleet.clock.advance(0)
             self.fleet.pump()
         return "ok" if bytes(talk.data) == b"1\n" else talk.code or "nothing"
+
+    def session_result(self, end: End, words: str, column: str) -> str:
+        """Join ann's session on pump-3; return ``ok`` if that got there, else the code."""
+        if end.welcome is None:
+            return end.told or "nothing"
+        joining: dict[str, Any] = {"attempt": 2, "resume": Positions(0, 4096, 0)}
+        joining = {"view": True} if words == "watch" else joining
+        session = bytes.fromhex(SESSION)
+        asked = end.ask("shell", device="pump-3", session=session, **joining)
+        self.fleet.pump()
+        return asked.code or "ok"
 
     def handler_result(self, end: End, words: str, column: str) -> str:
         """Open a stream to a device; return ``ok`` if it got there, else the code."""

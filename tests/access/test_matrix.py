@@ -41,7 +41,7 @@ class CompleteTests(SynchronousTestCase):
 
     def test_rows_are_whole(self) -> None:
         """Every row says something for every column."""
-        for section in ("link", "handlers", "console"):
+        for section in ("link", "handlers", "sessions", "console"):
             for name, row in GOLDEN[section].items():
                 self.assertEqual(len(row), len(COLUMNS), name)
 
@@ -53,6 +53,7 @@ class ColumnTests(MatrixTestCase):
         end = self.fleet.dial(self.peer(column))
         for section, ask in (
             ("handlers", self.handler_result),
+            ("sessions", self.session_result),
             ("console", self.console_result),
             ("link", self.verb_result),
         ):

@@ -10,6 +10,7 @@ from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
 from rshell.identity.clock_floor import ClockFloor
+from rshell.identity.revoked import RevokedMemory
 from rshell.link.channel import StreamChannel
 from rshell.link.clock import TimerWheel
 from rshell.link.core.messages import (
@@ -29,6 +30,7 @@ from rshell_agent.policy import PolicyWatch
 from rshell_agent.registry import HandlerRegistry
 from rshell_agent.session_report import SessionsExchange
 from tests.agent.pair import LinkPair
+from tests.identity.dev_fleet import fleet
 
 ALLOWED = {"handlers": ["exec", "shell"], "logins": ["self"], "error": None, "digest": "d1"}
 DENIED = {"handlers": [], "logins": [], "error": "agent.toml: odd", "digest": "d2"}
@@ -139,8 +141,17 @@ class WatchCase(SynchronousTestCase):
         self.successResultOf(Deferred.fromCoroutine(self.policy.refresh()))
         greeting = Greeting(HandlerRegistry.new(), self.policy, identity, floor, {}, "boot")
         exchange = SessionsExchange(self.keeper)
+        self.revoked = RevokedMemory(state / "revoked.json", fleet().keys.root.certificate)
         links = AgentLinks(
-            clock, TimerWheel(clock), identity, identity, floor, greeting, exchange, lambda: None
+            clock,
+            TimerWheel(clock),
+            identity,
+            identity,
+            floor,
+            greeting,
+            exchange,
+            lambda: None,
+            revoked=self.revoked,
         )
         links.dialler = self.dialler  # type: ignore[assignment]  # a fake
         self.dispatcher = FakeDispatcher()

@@ -61,13 +61,43 @@ class SessionsTests(CliCase):
         heading, first, second, third = done.out.decode().splitlines()
         self.assertEqual(heading.split()[0], "SESSION")
         self.assertEqual(first.split()[:4], ["4f2a91c7", "pump", "shell", "root"])
-        self.assertIn("1 min 30 s", first)
-        self.assertTrue(first.endswith("detached 5 s"), first)
-        self.assertTrue(second.endswith("attached, 2 watching"), second)
+        self.assertIn("90s", first)
+        self.assertIn("  detached 5s  ", first)
+        self.assertIn("  attached, 2 watching  ", second)
         self.assertNotIn("\x1b", second)
-        self.assertTrue(third.endswith("finished: exit (device away)"), third)
+        self.assertIn("  finished: exit (device away)  ", third)
         (asked,) = self.gateway.requests
         self.assertEqual(asked.request, {"selector": "site=berlin", "all": True})
+
+    async def test_columns(self) -> None:
+        """Door, origin, idle time, bytes, recording and who watches have their columns."""
+        used = {"idle_ms": 130_000, "bytes_in": 1234, "bytes_out": 28_400_000}
+        came = {"door": "ssh", "address": "192.0.2.7:40000", "recorded": "input", "driver": "eve"}
+        watchers = [{"operator": "bob"}, {"operator": "bob"}, {"operator": "z\x1b[1me"}]
+        self.gateway.answers["sessions"] = [
+            listed(state="attached", viewers=3, watchers=watchers, operator="ann", **used, **came)
+        ]
+        done = await self.rshell("sessions")
+        line = done.out.decode().splitlines()[1]
+        self.assertTrue(line.endswith("90s  2m    1.2k  28M  input  ssh   192.0.2.7:40000"), line)
+        self.assertIn("attached by eve, watched by bob, z\N{REPLACEMENT CHARACTER}[1me  ", line)
+
+    async def test_filters(self) -> None:
+        """What is filtered by is asked for; another operator's need --all, which goes along."""
+        self.gateway.answers["sessions"] = []
+        for words, asked in (
+            ((), {"selector": "", "all": False}),
+            (("--device", "pump-*"), {"selector": "pump-*", "all": False}),
+            (
+                ("--operator", "bob", "--door", "ssh", "--state", "parked"),
+                {"selector": "", "all": True, "operator": "bob", "door": "ssh", "state": "parked"},
+            ),
+        ):
+            done = await self.rshell("sessions", *words)
+            self.assertEqual(done.status, 0)
+            self.assertEqual(self.gateway.requests[-1].request, asked)
+        for words in (("pump", "--device", "pump"), ("--state", "asleep")):
+            self.assertEqual((await self.rshell("sessions", *words)).status, 2)
 
     async def test_json(self) -> None:
         """--json has all there is."""

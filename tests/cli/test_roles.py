@@ -37,6 +37,61 @@ class RoleCommandTests(CliCase):
         self.assertEqual(asked.handler, "gateway.roles.set")
         self.assertEqual(asked.request, {"name": "ops", "grants": [grant], "add": True})
 
+    async def test_set_terms(self) -> None:
+        """Limits are time spans, 0 and none are no limit; what is recorded is one of three."""
+        self.gateway.answers["roles.set"] = ROLE
+        words = ("--select", "*", "--allow", "shell")
+        done = await self.rshell(
+            *("roles", "set", "ops", *words, "--watch", "--idle-limit", "15m"),
+            *("--time-limit", "8h", "--record", "input"),
+        )
+        self.assertEqual(done.status, 0)
+        grant = {"handlers": ["shell"], "watch": True, "record": "input"}
+        limits = {"idle_limit": 900, "time_limit": 28_800}
+        self.assertEqual(self.gateway.requests[0].request["grants"], [grant | limits])
+        await self.rshell(
+            "roles", "set", "ops", *words, "--idle-limit", "0", "--time-limit", "none"
+        )
+        self.assertEqual(self.gateway.requests[1].request["grants"], [{"handlers": ["shell"]}])
+        for more in (("--idle-limit", "soon"), ("--time-limit", "-1"), ("--record", "all")):
+            done = await self.rshell("roles", "set", "ops", *words, *more)
+            self.assertEqual(done.status, 2)
+        self.assertEqual(len(self.gateway.requests), 2)
+
+    async def test_terms_shown(self) -> None:
+        """A role is shown with its terms, and a check with those that hold, and whose they are."""
+        grants = [GRANT | {"idle_limit": 900, "record": "off"}, {"watch": True, "select": "db-*"}]
+        self.gateway.answers["roles.list"] = [ROLE | {"grants": grants}]
+        done = await self.rshell("roles", "show", "ops")
+        self.assertIn(b"as web; idle-limit 15m; record off\n  2. db-*; watch\n", done.out)
+        terms = {
+            "idle_limit": 900,
+            "recorded": "output",
+            "idle_rule": "ops/1",
+            "time_rule": "ops/1",
+        }
+        self.gateway.answers["roles.check"] = {
+            "operator": "bob",
+            "device": "pump-1",
+            "handler": "shell",
+            "allowed": True,
+            "reason": "role ops/1",
+            "terms": terms,
+            "watch_rule": "ops/2",
+        }
+        done = await self.rshell("roles", "check", "bob", "pump-1", "shell")
+        lines = done.out.decode().splitlines()
+        self.assertEqual(
+            lines,
+            [
+                "yes: role ops/1",
+                "  idle limit: 15m (ops/1)",
+                "  time limit: none (ops/1)",
+                "  recorded, if it has a terminal: output (as the gateway is configured)",
+                "  may watch others' sessions there (ops/2)",
+            ],
+        )
+
     async def test_set_everything(self) -> None:
         """--admin and --console need no selector; any other grant says on which devices."""
         self.gateway.answers["roles.set"] = ROLE

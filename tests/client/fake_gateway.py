@@ -20,7 +20,14 @@ from rshell.identity.credentials import Credentials, CredentialStore
 from rshell.link.channel import StreamChannel
 from rshell.link.clock import TimerWheel
 from rshell.link.core.limits import AT_GATEWAY_FROM_OPERATOR
-from rshell.link.core.messages import GoAway, Hello, Open, Sessions, Welcome
+from rshell.link.core.messages import (
+    GoAway,
+    Hello,
+    Open,
+    RevokedGateways,
+    Sessions,
+    Welcome,
+)
 from rshell.link.protocol import LinkProtocol
 from rshell.link.sockets import wrap_tls
 from tests.identity.dev_fleet import credentials, gateway_tls
@@ -118,6 +125,7 @@ class FakeGateway:
         answers: verb -> JSON value, an `Outcome`, or a function of the request that returns one.
         devices: name -> behaviour; any other is refused ``not-found``.
         refusal: If set, every HELLO is answered with this GOAWAY.
+        revoked: The list of revoked gateways that every WELCOME tells.
         hellos: What was received.
         streams: Every stream of a device.
     """
@@ -126,11 +134,13 @@ class FakeGateway:
         self.answers: dict[str, Any] = {}
         self.devices: dict[str, Behaviour] = {}
         self.refusal: GoAway | None = None
+        self.revoked: RevokedGateways | None = None
         self.hellos: list[Hello] = []
         self.requests: list[Open] = []
         self.streams: list[FakeStream] = []
         self.links: list[LinkProtocol] = []
         self.lost = 0
+        self.on_lost: Callable[[], None] = lambda: None
         self._wheel = TimerWheel(reactor)
         factory = Factory.forProtocol(self._build)
         factory.noisy = False
@@ -178,6 +188,7 @@ class FakeGateway:
                 heartbeat_ms=25_000,
                 max_streams=8192,
                 window=262_144,
+                revoked_gateways=self.revoked,
             )
         )
 
@@ -221,6 +232,7 @@ class FakeGateway:
 
     def link_lost(self, link: LinkProtocol, reason: str) -> None:
         self.lost += 1
+        self.on_lost()
         if link in self.links:
             self.links.remove(link)
 

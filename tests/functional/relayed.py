@@ -80,10 +80,10 @@ class RelayedFleet(Fleet):
         store.save(attrs.evolve(known, gateways=(self.operator_side.where,)))
         return folder
 
-    def operator(self, name: str) -> str:
+    def operator(self, name: str, role: str = "admin") -> str:
         """Invite an operator and return the name of the profile made for them."""
         own = self.base / f"own-{name}"
-        string = self.invite("operator", name, "--role", "admin")
+        string = self.invite("operator", name, "--role", role)
         done = self.command([*CLI, "--home", str(own), "join", "-"], string)
         assert done.status == 0, done
         self.profile(name, own)

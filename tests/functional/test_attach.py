@@ -276,10 +276,12 @@ class AttachTests(ShellCase):
             self.assert_one_line(done.stderr.replace(b"\nrshell: ", b" "))
 
     def test_somebody_elses(self) -> None:
-        """Another operator, also an admin, cannot attach to a session, or watch it."""
+        """Another operator cannot attach to a session, or watch it, however much they may."""
         terminal = self.ready()
         session = self.leave(terminal)
-        who = self.fleet.operator("eve")
+        words = ("--select", "*", "--allow", "*", "--as", "*", "--forward", "*")
+        self.assert_status(0, self.fleet.rshell("roles", "set", "everything", *words))
+        who = self.fleet.operator("eve", "everything")
         self.assertNotIn(session, str(self.fleet.far("sessions", "--json", who=who).stdout))
         for options in ((), ("--watch",), ("--take",)):
             done = self.fleet.far("attach", *options, session, who=who)

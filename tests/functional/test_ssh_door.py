@@ -297,5 +297,7 @@ class LoginTests(SshCase):
         done = fleet.ssh("pump-9", "true", seconds=10)
         self.assertEqual(255, done.status)
         self.assertIn(
-            b"pump-9 is offline: it has never connected (see: rshell why pump-9)", done.stderr
+            b"pump-9 is offline: it has never connected; it does not check in, it dials by itself "
+            b"(see: rshell why pump-9)",
+            done.stderr,
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from rshell.store.records import Grant
 from tests.gateway.ends import Ask, DeviceEnd, OperatorEnd, Talk
 from tests.gateway.fleet import FleetTestCase
 
@@ -27,6 +28,10 @@ class GateTestCase(FleetTestCase):
         far = self.device.accept()
         self.fleet.pump()
         return talk, far
+
+    def ops(self) -> str:
+        """Make a role that may do everything on every device, and administrates nothing."""
+        return self.fleet.add_role("ops", Grant(handlers=("*",), logins=("*",), forward=("*",)))
 
     def ask(self, end: OperatorEnd | None = None, /, **fields: Any) -> Ask:
         asked = (end or self.operator).ask("shell", **fields)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from OpenSSL.SSL import WantReadError
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
@@ -23,6 +24,7 @@ from rshell.gateway.arrivals import Arrival, Arrivals
 from rshell.gateway.handshake_cost import SLOWEST_RATE, affordable_rate, handshake_seconds
 from rshell.link.clock import TimerWheel
 from rshell.link.core.constants import HELLO_SECONDS
+from rshell.link.tls_wire import TlsWireFactory
 from tests.gateway.fleet import Fleet
 from tests.gateway.wires import MemoryTransport
 
@@ -202,10 +204,9 @@ class TlsTests(SynchronousTestCase):
     def connect(self) -> tuple[AdmittingTLS, StringTransport, list[bytes]]:
         """Connect; returns the layer, its TCP, and what OpenSSL was given."""
         given: list[bytes] = []
-        factory: Any = Factory.forProtocol(Inner)
-        factory.registerProtocol = lambda protocol: None
-        factory.unregisterProtocol = lambda protocol: None
-        factory._creatorCallable = lambda protocol: _FakeTls(given)
+        factory = TlsWireFactory(
+            _FakeCreator(given), client=False, inner=Factory.forProtocol(Inner)
+        )
         tls = AdmittingTLS(factory, Inner(), self.admission, self.dropped.append)
         transport = StringTransport()
         tls.makeConnection(transport)
@@ -259,15 +260,26 @@ class TlsTests(SynchronousTestCase):
         self.assertEqual(len(self.dropped), 20 - int(2 * PATIENCE_SECONDS))
 
 
+class _FakeCreator:
+    """Makes connections that record."""
+
+    def __init__(self, given: list[bytes]) -> None:
+        self._given = given
+
+    def serverConnectionForTLS(self, _wire: object) -> _FakeTls:
+        return _FakeTls(self._given)
+
+
 class _FakeTls:
     """A TLS connection that takes bytes and never answers."""
 
     def __init__(self, given: list[bytes]) -> None:
         self._given = given
 
-    def do_handshake(self) -> None:
-        from OpenSSL.SSL import WantReadError
+    def set_accept_state(self) -> None:
+        """It is a server's."""
 
+    def do_handshake(self) -> None:
         raise WantReadError
 
     def bio_write(self, data: bytes) -> None:

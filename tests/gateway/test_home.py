@@ -140,7 +140,7 @@ class LaterStartTests(HomeTestCase):
     def test_without_the_gateway_cas_key(self) -> None:
         """With the keys moved away a gateway runs with the leaf it has."""
         self.copy()
-        FleetHome(self.path).export_keys(Path(self.mktemp()).absolute())
+        FleetHome(self.path).remove_exported()
         leaf = FleetHome(self.path).load_leaf()
         assert leaf is not None
         self.assertEqual(self.prepare("new.example.net").leaf.chain[0], leaf.chain[0])

@@ -7,8 +7,7 @@ from typing import Any
 
 from twisted.internet.defer import Deferred
 
-from rshell.gateway.joining import REFUSED_TEXT, Joiner
-from rshell.gateway.throttle import Throttle
+from rshell.gateway.joining import REFUSED_TEXT
 from rshell.identity.join_string import JoinString
 from rshell.identity.keys import PrivateKey, make_csr, new_key, spki_hash
 from rshell.link.core.messages import GoAway, Join, Joined
@@ -22,11 +21,7 @@ class JoinVerbTests(VerbTestCase):
     def setUp(self) -> None:
         super().setUp()
         self.end = self.fleet.dial(self.ann)
-        gateway = self.fleet.gateway
-        throttle = Throttle(self.fleet.clock.seconds, 1 / 60, 10)
-        self.joiner = Joiner(
-            self.fleet.home, self.fleet.store, gateway.gateways, throttle, self.fleet.wall
-        )
+        self.joiner = self.fleet.gateway.joins
 
     def test_refused_joins_do_not_fill_the_audit(self) -> None:
         """However often a spent string is tried, it adds ten rows at once and one a minute."""

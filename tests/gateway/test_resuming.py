@@ -242,7 +242,7 @@ class DisplacingTests(GateTestCase):
     def test_somebody_elses_attempt(self) -> None:
         """Whatever attempt another operator says, it displaces nobody."""
         talk, _ = self.begin()
-        bobs = self.fleet.dial(self.fleet.add_operator("bob"))
+        bobs = self.fleet.dial(self.fleet.add_operator("bob", self.ops()))
         self.assertEqual(self.ask(bobs, attempt=9).code, "policy")
         self.ask(bobs)
         self.assertIsNone(talk.code)
@@ -300,7 +300,7 @@ class ViewTests(GateTestCase):
     def test_refused_views(self) -> None:
         """Nobody watches another's session, one that is unknown, or with positions."""
         self.begin()
-        bobs = self.fleet.dial(self.fleet.add_operator("bob"))
+        bobs = self.fleet.dial(self.fleet.add_operator("bob", self.ops()))
         self.assertEqual(self.ask(bobs, view=True).code, "policy")
         self.assertEqual(self.ask(view=True, session=b"N" * 16).code, "not-found")
         self.assertEqual(self.ask(view=True, resume=RESUME).code, "bad-request")

@@ -9,6 +9,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from rshell.gateway.callers import Caller
 from rshell.gateway.live_sessions import LiveSession
 from rshell.gateway.session_table import LONGEST_SECONDS, SessionTable
+from rshell.gateway.session_use import SessionUse
 from rshell.link.core.messages import Outcome, SessionReport
 from rshell.store.records import Device, Operator
 
@@ -40,6 +41,8 @@ def live(number: int = 1, operator: str = "ann", device: str = "d-1", **more: An
         device=record,
         handler="shell",
         received=0.0,
+        owner=caller.operator,
+        use=SessionUse(began=0.0, used=0.0),
         **(fields | more),
     )
 

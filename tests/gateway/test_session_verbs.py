@@ -64,7 +64,17 @@ class SessionVerbTests(FleetTestCase):
                 "detached_ms": 0,
                 "attempt": 1,
                 "viewers": 0,
+                "watchers": [],
                 "outcome": None,
+                "door": "link",
+                "address": self.operator.wire.gateway.address.host
+                + f":{self.operator.wire.gateway.address.port}",
+                "terminal": False,
+                "driver": "ann",
+                "idle_ms": 3000,
+                "bytes_in": 0,
+                "bytes_out": 0,
+                "recorded": None,
             },
         )
 
@@ -83,14 +93,14 @@ class SessionVerbTests(FleetTestCase):
         self.assertEqual((row["state"], row["device_state"]), ("detached", "lost"))
 
     def test_parked(self) -> None:
-        """While an attempt is parked the session is detached, and that attempt counts."""
+        """While an attempt is parked the session is so, and that attempt counts."""
         self.begin()
         self.device.wire.cut()
         self.fleet.pump()
         self.operator.ask("shell", attempt=4)
         self.fleet.pump()
         (row,) = self.listed()
-        self.assertEqual((row["state"], row["attempt"]), ("detached", 4))
+        self.assertEqual((row["state"], row["attempt"]), ("parked", 4))
 
     def test_viewers(self) -> None:
         """Those who watch are counted, and do not drive."""

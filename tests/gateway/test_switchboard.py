@@ -220,7 +220,8 @@ class GateTests(FleetTestCase):
 class WhoseSessionTests(FleetTestCase):
     def setUp(self) -> None:
         super().setUp()
-        self.bob = self.fleet.add_operator("bob")
+        everything = Grant(handlers=("*",), logins=("*",))
+        self.bob = self.fleet.add_operator("bob", self.fleet.add_role("ops", everything))
         self.anns, self.device = self.both()
         self.bobs: OperatorEnd = self.fleet.dial(self.bob)
 

@@ -21,12 +21,18 @@ def csr(key: PrivateKey | None = None) -> str:
 
 #: Verbs whose every use has a row; who may use which is in ``tests/access/matrix.toml``.
 CHANGING = {
+    "gateway.accept",
     "gateway.end-session",
     "gateway.invite",
+    "gateway.invite-keys",
     "gateway.keys.add",
+    "gateway.keys.add-ca",
     "gateway.keys.remove",
+    "gateway.keys.remove-ca",
+    "gateway.keys.revoke",
     "gateway.label",
     "gateway.quarantine",
+    "gateway.reject",
     "gateway.rename",
     "gateway.renew",
     "gateway.revoke",

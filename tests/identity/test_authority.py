@@ -21,8 +21,8 @@ from rshell.identity.authority import (
     renewal_time,
 )
 from rshell.identity.files import UnsafeDirectory, make_private_dir, write_atomic
-from rshell.identity.fleet_home import DamagedHome, FleetHome, GatewayLeaf
-from rshell.identity.keys import make_csr, new_key, read_csr
+from rshell.identity.fleet_home import DamagedHome, FleetHome, GatewayLeaf, HomeBusy
+from rshell.identity.keys import make_csr, new_key, read_csr, spki_hash
 from rshell.identity.names import BadPeerName, peer_name_of
 from tests.identity.dev_fleet import SCRIPT, fleet, make_dev
 
@@ -193,28 +193,58 @@ class FleetHomeTests(SynchronousTestCase):
         self.assertFalse(self.home.exists())
         self.assertEqual(list(self.path.iterdir()), [])
 
-    def test_export(self) -> None:
+    def test_without_the_exported_keys(self) -> None:
         """Without root and gateway CA keys devices are still admitted, gateways not made."""
         self.home.create(self.keys)
-        target = self.path / "away"
-        written = self.home.export_keys(target)
-        self.assertEqual([path.name for path in written], ["root.key", "gateway-ca.key"])
-        loaded = self.home.load()
+        self.assertIsNot(self.home.load(issuing=True, root=True).gateway.key, None)
+        self.home.remove_exported()
+        self.home.remove_exported()
+        loaded = self.home.load(issuing=True, root=True)
         self.assertIs(loaded.root.key, None)
         self.assertRaises(
             KeyAbsent, loaded.issue_gateway, new_key().public_key(), ["localhost"], NOW
         )
         loaded.issue_operator(new_key().public_key(), "alice", NOW)
-        self.assertEqual(self.home.export_keys(target), ())
 
-    def test_export_keeps(self) -> None:
-        """A key at the target is not replaced, and ours then stays."""
+    def test_keys_are_read_for_issuing_only(self) -> None:
+        """Who does not issue gateways has neither the root's nor the gateway CA's key in memory."""
         self.home.create(self.keys)
-        target = make_private_dir(self.path / "away")
-        write_atomic(target / "root.key", b"precious")
-        self.assertRaises(FileExistsError, self.home.export_keys, target)
-        self.assertEqual((target / "root.key").read_bytes(), b"precious")
-        self.assertIsNot(self.home.load().root.key, None)
+        loaded = self.home.load()
+        self.assertEqual((loaded.root.key, loaded.gateway.key), (None, None))
+        self.assertIsNot(loaded.device.key, None)
+
+    def test_one_at_a_time(self) -> None:
+        """Who finds the home locked is told so; afterwards it is free."""
+        with self.home.locked():
+            self.assertRaises(HomeBusy, self.home.locked().__enter__)
+        with self.home.locked():
+            pass
+
+    def test_remembers_leaves(self) -> None:
+        """Every certificate of a gateway is listed before it is used, the oldest first."""
+        self.home.create(self.keys)
+        leaves = [self.leaf(), self.leaf()]
+        for leaf in [*leaves, leaves[1]]:
+            self.home.save_leaf(leaf)
+        self.assertEqual(self.home.leaves(), tuple(leaf.chain[0] for leaf in leaves))
+        (self.path / "ca" / "gateways.pem").write_bytes(b"no certificate")
+        self.assertEqual(self.home.leaves(), (leaves[1].chain[0],))
+
+    def test_request_key(self) -> None:
+        """The key of a request stays until the certificate is in place."""
+        self.home.create(self.keys)
+        self.assertIs(self.home.pending_request(), None)
+        key = self.home.request_key()
+        self.assertEqual(
+            spki_hash(self.home.request_key().public_key()), spki_hash(key.public_key())
+        )
+        fresh = self.home.request_key(fresh=True)
+        self.assertNotEqual(spki_hash(fresh.public_key()), spki_hash(key.public_key()))
+        self.home.answered()
+        self.assertIs(self.home.pending_request(), None)
+        (self.path / "gateway.request.key").write_bytes(b"no key")
+        (self.path / "gateway.request.key").chmod(0o600)
+        self.assertRaises(DamagedHome, self.home.request_key)
 
     def test_mixed_up(self) -> None:
         """Files which do not belong together are refused by name."""

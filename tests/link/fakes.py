@@ -215,10 +215,12 @@ class Line:
         limits: LinkLimits = AT_GATEWAY_FROM_OPERATOR,
         greet: bool = True,
         uniform: Callable[[float, float], float] = lambda low, high: 1.0,
+        beside: Line | None = None,
     ) -> None:
-        self.clock = Clock()
+        # Links of one process share their wheel, and with it their turns.
+        self.clock = Clock() if beside is None else beside.clock
         self._uniform = uniform
-        self.wheel = TimerWheel(self.clock)
+        self.wheel = TimerWheel(self.clock) if beside is None else beside.wheel
         self.dialler_owner, self.gateway_owner = Owner(), Owner()
         self.dialler = self.make(self.dialler_owner, True, AT_AGENT)
         self.gateway = self.make(self.gateway_owner, False, limits)

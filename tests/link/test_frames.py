@@ -147,7 +147,7 @@ class FrameTests(SynchronousTestCase):
         reader.feed(encode_frame(FrameType.DATA, 1, bytes(1000)) * 1000 + b"\x13")
         self.assertEqual(len(drain(reader)), 1000)
         self.assertEqual(reader.buffered, 1)
-        self.assertLess(reader._buffer.__sizeof__(), 1000)
+        self.assertLess(reader._data.__sizeof__(), 1000)
 
     def test_clear(self) -> None:
         """After clear nothing that arrived before is acted upon (W4)."""

@@ -9,11 +9,11 @@ from twisted.trial.unittest import SynchronousTestCase
 from rshell.link.channel import StreamChannel
 from rshell.link.core.constants import FrameFlag, FrameType
 from rshell.link.core.frames import encode_frame
-from rshell.link.core.messages import Open, Opened, Outcome
+from rshell.link.core.messages import Notice, Open, Opened, Outcome
 from rshell.link.hops import RelayedStream
 from rshell.link.protocol import LinkProtocol
 from tests.link.fakes import Application, Line, Receiver
-from tests.link.pairs import request
+from tests.link.pairs import SESSION, request
 
 
 class Seen:
@@ -107,6 +107,21 @@ class HopsTests(SynchronousTestCase):
         self.assertEqual((self.seen.accepted, self.seen.taken, self.seen.broken), (1, 1, []))
         self.assertEqual(self.relayed[0].bytes_relayed, 300_011)
         self.assertEqual(self.streams(), 0)
+
+    def test_telling(self) -> None:
+        """What the gateway tells goes beside the stream, to who said that they take it (S4)."""
+        self.call()
+        (relayed,) = self.relayed
+        self.assertFalse(relayed.tell("watched", "bob watches"))
+        self.north.gateway.core.peer_features = frozenset({"notices"})
+        self.assertTrue(relayed.tell("watched", "b" * 300))
+        self.run_both()
+        (told,) = [said[1] for said in self.north.dialler_owner.said if said[0] == "sessions"]
+        self.assertEqual(told.notices, [Notice(SESSION, "watched", "b" * 256)])
+        self.assertEqual((relayed.bytes_in, relayed.bytes_out), (0, 0))
+        self.device.channel.finish(Outcome(status="ok"))
+        self.run_both()
+        self.assertFalse(relayed.tell("watched", "too late"))
 
     def test_end_without_end(self) -> None:
         """An end that a peer repeats for ever (rule F6) is relayed once, and nothing piles up."""

@@ -41,6 +41,25 @@ class PaceTests(SynchronousTestCase):
         for rate, size in ((0.5, 2048), (2, 2048), (20, 4096), (30, 8192), (1000, RECORD_SIZE)):
             self.assertEqual(self.size(paced(rate)), size, rate)
 
+    def test_several_records(self) -> None:
+        """A link gets as many records at once as it carries in 2.6 ms, never more than four."""
+        for rate, records in ((2, 1), (20, 1), (99, 1), (101, 2), (151, 3), (10_000, 4)):
+            self.assertEqual(paced(rate).records, records, rate)
+        self.assertEqual(Pace().records, 1)
+
+    def test_several_records_by_what_was_sent(self) -> None:
+        """A link that was never the limit is judged by what went over it lately."""
+        pace = Pace()
+        pace.measured(9e9, limited_by_us=True, sent_bits_per_second=1e6)
+        self.assertEqual(pace.records, 1, "one short burst proves nothing")
+        pace.measured(9e9, limited_by_us=True, sent_bits_per_second=400e6)
+        self.assertEqual(pace.records, 4)
+        pace.measured(9e9, limited_by_us=True, sent_bits_per_second=10e6)
+        self.assertEqual(pace.records, 1)
+        for _ in range(8):
+            pace.measured(5e6)
+        self.assertEqual((pace.records, self.size(pace)), (1, 4096))
+
     def test_nobody_types(self) -> None:
         """Without a sparse stream in the last 10 s even a slow link gets full records."""
         pace = paced(20)

@@ -12,9 +12,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionRefusedError, TimeoutError
 from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.internet.protocol import Factory, Protocol
-from twisted.internet.ssl import CertificateOptions
 from twisted.internet.task import Clock
-from twisted.protocols.tls import BufferingTLSTransport
 from twisted.trial.unittest import TestCase
 from zope.interface.verify import verifyObject
 
@@ -23,7 +21,7 @@ from rshell.link.clock import TimerWheel
 from rshell.link.core.limits import AT_AGENT, AT_GATEWAY_FROM_OPERATOR
 from rshell.link.dialling import LinkEndpoint
 from rshell.link.protocol import LinkProtocol
-from rshell.link.sockets import own_the_queue, set_link_options, tcp_socket_of, wrap_tls
+from rshell.link.sockets import own_the_queue, set_link_options, tcp_socket_of
 from tests.link.fakes import Application, FakeTransport, Owner
 from tests.link.pairs import hello, request, welcome
 
@@ -201,10 +199,3 @@ class WrapperTests(TestCase):
         self.assertEqual(tcp_socket_of(transport), (transport, None))
         own_the_queue(transport)
         self.assertEqual([size > transport.bufferSize for size in (0, 1, 2)], [False, False, True])
-
-    def test_no_aggregation(self) -> None:
-        """TLS is wrapped without Twisted's own write queue (Q1)."""
-
-        factory = Factory.forProtocol(Protocol)
-        wrapped = wrap_tls(CertificateOptions(), client=False, factory=factory)
-        self.assertFalse(issubclass(wrapped.protocol, BufferingTLSTransport))

@@ -37,8 +37,8 @@ class TurnTests(SynchronousTestCase):
     def test_once(self) -> None:
         """However often a link asks, it writes once, when the outermost read is over."""
         turn, link = Turn(), Noting()
-        turn.begin()
-        turn.begin()
+        turn.begin(0.0)
+        turn.begin(0.0)
         self.assertTrue(all([turn.postpone(link), turn.postpone(link)]))
         turn.end()
         self.assertEqual(link.flushed, 0)
@@ -51,11 +51,11 @@ class TurnTests(SynchronousTestCase):
         turn, last = Turn(), Noting()
 
         def read() -> None:
-            turn.begin()
+            turn.begin(0.0)
             self.assertTrue(turn.postpone(last))
             turn.end()
 
-        turn.begin()
+        turn.begin(0.0)
         turn.postpone(Noting(read))
         turn.end()
         self.assertEqual(last.flushed, 1)

@@ -10,7 +10,7 @@ enforces the device's policy. No network, standard library only, one thread.
     session -> one process and its stream                  offsets   byte and event counting, no I/O
     process -> logins, fork, terminals, signals            loop      epoll and timers
     worker  -> in a forked child: be a worker of ours      constants every number, with its reason
-    viewer  -> who watches a session
+    viewer  -> who watches a session                       touches   what workers tell of files
 
 What must be written down before it is done (`rshell_agent.jobs` has the journal):
 

@@ -25,6 +25,15 @@ VIEW_AHEAD = (
 MAX_VIEWERS = 4  # of one session
 MAX_EVENTS = 64  # unacknowledged in one direction of a stream (V4)
 
+TOUCHED_LINE = 12 * 1024  # of names in one batch, and of one line: it fits a frame of the link
+TOUCHED_FILES = 100  # of one batch: one row of the audit log
+TOUCHED_NAMES = 10_000  # of one session; beyond that operations are counted
+TOUCHED_OPS = 30  # kinds of operations that are counted apart
+TOUCHED_SPARE = 128  # what a batch takes beside its names
+TOUCHED_SESSION = 256 * 1024  # that one session may have waiting, some 2,500 names
+TOUCHED_TOTAL = 1 << 20  # that all of them may: it must not crowd a small device
+TOUCHED_BATCHES = 8  # told at once
+
 MAX_CONNECTIONS = 512  # max_sessions, each with its old and new connection, and room to spare
 MAX_FINISHED = 256  # outcomes nobody has collected
 MAX_FINISHED_BYTES = 16 << 20  # their output: it must not crowd a small device
@@ -47,6 +56,9 @@ class Times:
     finished = 3600.0  # an outcome nobody collects
     tombstone = 3600.0  # an ended id is remembered at least this long
     idle = 60.0  # neither agent nor session
+    tell = 0.5  # a name waits so long for others
+    stall = 10.0  # a worker waits so long for the gateway to note names; then they are counted
+    touched = 86_400.0  # names that nobody fetches
     tick = 5.0  # is HOME still there, is anything old
 
     def __init__(self, **changes: float) -> None:

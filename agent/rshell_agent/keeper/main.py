@@ -210,7 +210,7 @@ class _Keeper:
     def _tick(self) -> None:
         now = self._loop.now()
         self._sessions.expire()
-        if len(self._sessions) or self._server.controlled:
+        if self._sessions.needed or self._server.controlled:
             self._needed = now
         elif now - self._needed >= self._times.idle:
             self._loop.stop()
@@ -229,7 +229,8 @@ class _Keeper:
         self._after_stop(latest)
 
     def _after_stop(self, latest: float) -> None:
-        if not self._sessions.busy or self._loop.now() >= latest:
+        busy = self._sessions.busy or len(self._sessions.touches) > 0
+        if not busy or self._loop.now() >= latest:
             self._loop.stop()
         else:
             call: Callable[[], None] = lambda: self._after_stop(latest)  # noqa: E731

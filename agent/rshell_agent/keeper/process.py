@@ -29,6 +29,8 @@ _TERM = _NAME | frozenset(b"+.-")
 _ALL_SIGNALS = tuple(int(number) for number in signal.valid_signals())
 SIGNALS = {s.name[3:]: int(s) for s in signal.Signals if not s.name.startswith("SIGRT")}
 
+TOLD = ("files", "sftp")  # the workers that tell what they touch
+
 Start = tuple[list[bytes], list[bytes], dict[bytes, bytes]]  # files to try, argv, environment
 
 
@@ -94,6 +96,7 @@ class Command:
         if len(wire.dump(self.argument)) > c.MAX_ARGUMENT:
             raise WireError(f"argument: more than {c.MAX_ARGUMENT} bytes")
         self.rules: Map = {"read": [], "write": []}
+        self.told = self.worker in TOLD and value.get("touched") is True  # K54
         self.argv = [wire.unbase64(a, "argv") for a in wire.array(value, "argv")]
         line, cwd = value.get("line"), value.get("cwd")
         self.line = None if line is None else wire.unbase64(line, "line")
@@ -179,6 +182,8 @@ class Process:
     to; `status` tells of exec: it closes when the program runs, or tells `stage:errno` first.
     """
 
+    touched: int | None = None  # where a worker tells what it touches
+
     def __init__(self, command: Command, account: Account, extra: dict[bytes, bytes]) -> None:
         """Fork and return at once.
 
@@ -199,6 +204,9 @@ class Process:
                 else self._pipes(command, opened)
             )
             self.status, status = _pair(os.pipe(), opened)
+            telling = None
+            if command.told:
+                self.touched, telling = _pair(os.pipe(), opened)
             start = command.start(account, extra)  # before fork: each page the child writes costs
             self._share_outputs(command.outlives)  # so that the pipes have a reader while it runs
             self.pid = _fork()
@@ -207,13 +215,15 @@ class Process:
                 os.close(fd)
             raise Refused("overload", f"cannot start a process: {error.strerror}") from None
         if self.pid == 0:
-            _become(command, account, start, theirs, status)
+            _become(command, account, start, theirs, status, telling)
         os.close(status)
+        if telling is not None:
+            os.close(telling)
         self._share_outputs(False)
         if not self.terminal:
             for fd in theirs:
                 os.close(fd)
-        for ours in (self.stdin, self.status, *self.outputs):
+        for ours in (self.stdin, self.status, self.touched, *self.outputs):
             if ours is not None:
                 os.set_blocking(ours, False)
 
@@ -398,7 +408,12 @@ def _execute(files: list[bytes], argv: list[bytes], env: dict[bytes, bytes]) -> 
 
 
 def _become(
-    command: Command, account: Account, start: Start, stdio: list[int], status: int
+    command: Command,
+    account: Account,
+    start: Start,
+    stdio: list[int],
+    status: int,
+    telling: int | None,
 ) -> None:
     """Turn the forked child into the program or worker; never returns."""
     stage = "start"
@@ -415,7 +430,8 @@ def _become(
         _enter_folder(command, account)
         stage = "worker" if loaded else "exec"
         if loaded:
-            worker.enter(command.worker, loaded, command.argument, command.rules, start[2], status)
+            rules, env = command.rules, start[2]
+            worker.enter(command.worker, loaded, command.argument, rules, env, status, telling)
         _execute(*start)
     except OSError as error:
         os.write(status, f"{stage}:{error.errno}".encode())

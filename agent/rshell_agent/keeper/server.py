@@ -187,6 +187,7 @@ class Server:
         self.loop, self.times = sessions.loop, sessions.times
         self._listener = listener
         self._connections: set[Connection] = set()
+        sessions.touches.ready = self._tell_touched
         self._watch()
 
     def _watch(self) -> None:
@@ -230,6 +231,13 @@ class Server:
         """Whether an agent holds a control connection."""
         return any(connection.purpose == "control" for connection in self._connections)
 
+    def _tell_touched(self) -> None:
+        """Tell agents that there is something to fetch (K55)."""
+        for connection in tuple(self._connections):
+            if connection.purpose == "control" and connection.pending < c.READ_PAUSE:
+                connection.send(wire.encode(wire.TOUCHED, b"{}", wire.IGNORABLE))
+                connection.flush()
+
     def identity(self) -> Map:
         """Return what WELCOME and `status` tell."""
         uptime = int((self.loop.now() - self.sessions.began) * 1000)
@@ -239,7 +247,7 @@ class Server:
             "uptime_ms": uptime,
             "version": version,
             # an older keeper would take a viewer's OPEN for an attach, and run without a guard
-            "features": ["view", "confirm"],
+            "features": ["view", "confirm", "touched"],
         }
 
     def answer(self, call: Map) -> list[Map]:
@@ -255,6 +263,10 @@ class Server:
             return _parts("jobs", sessions.jobs.unnoted())
         if name == "noted" and sessions.jobs is not None:
             return _parts("noted", sessions.jobs.noted(call))
+        if name == "touched":
+            return _parts("touched", sessions.touches.unnoted())
+        if name == "touches-noted":
+            return _parts("noted", sessions.touches.noted(call))
         if name == "policy":
             return _policy_parts(sessions.policy.current().report())
         if name == "status":
@@ -263,14 +275,14 @@ class Server:
             rss = pages * os.sysconf("SC_PAGESIZE") // 1024
             return [{**self.identity(), "sessions": len(sessions), "rss_kb": rss}]
         if name == "retire":
-            idle = not len(sessions)
+            idle = not sessions.needed
             if idle:
                 self.loop.after(0.1, self._retire)  # after the answer
             return [{"retiring": idle}]
         return [{"error": {"code": "not-found", "message": f"no such call: {name}"}}]
 
     def _retire(self) -> None:
-        if not len(self.sessions):  # an OPEN may have come meanwhile
+        if not self.sessions.needed:  # an OPEN may have come meanwhile
             self.loop.stop()
 
 

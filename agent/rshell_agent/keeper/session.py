@@ -15,6 +15,7 @@ from rshell_agent.keeper import process as processes
 from rshell_agent.keeper import wire
 from rshell_agent.keeper.offsets import Incoming, Outgoing
 from rshell_agent.keeper.process import Account, Command
+from rshell_agent.keeper.touches import Teller
 from rshell_agent.keeper.viewer import Viewer
 from rshell_agent.keeper.wire import Map, Refused, WireError
 
@@ -31,6 +32,7 @@ STARTING, RUNNING, DRAINING, FINISHED = "starting", "running", "draining", "fini
 class Session:
     """Made for an OPEN that was allowed; it registers and buries itself with `sessions`."""
 
+    _teller: Teller | None = None  # of a worker that tells what it touches
     kept = False  # whether the journal of jobs has its outcome, for this keeper and the next
 
     def __init__(self, sessions: Sessions, opening: Opening, command: Command, account: Account):
@@ -45,6 +47,8 @@ class Session:
         self.out = Outgoing(c.HISTORY if command.size else 0)
         self._command, self._account = command, account
         self._loop.watch(self.process.status, self.check_started, loops.READ)
+        if self.process.touched is not None:
+            self._teller = Teller(sessions.touches, self.id, self.process.touched)
         if command.timeout:
             self._after("timeout", command.timeout, self._time_out)
 
@@ -446,6 +450,8 @@ class Session:
         for timer in self._timers.values():
             timer.cancel()
         self._timers.clear()
+        if self._teller is not None:
+            self._teller.close()
         self._close_input()
         for fd in tuple(self.process.outputs):
             self._close_output(fd)

@@ -13,6 +13,7 @@ from rshell_agent.keeper.loop import Loop
 from rshell_agent.keeper.policy import BUILT_IN, PolicyFile
 from rshell_agent.keeper.process import Account, Command, Process
 from rshell_agent.keeper.session import DRAINING, FINISHED, RUNNING, STARTING, Session
+from rshell_agent.keeper.touches import TouchBook
 from rshell_agent.keeper.viewer import Viewer
 from rshell_agent.keeper.wire import Map, Refused, WireError
 from rshell_agent.keeper.worker import WORKERS
@@ -88,6 +89,7 @@ class Sessions:
 
     Attributes:
         jobs: What must be written down before it is done; without it there are no such jobs.
+        touches: What workers tell of the files they touch.
     """
 
     def __init__(
@@ -99,6 +101,12 @@ class Sessions:
         self._tombstones: dict[bytes, str] = {}
         self._burials: deque[tuple[float, bytes]] = deque()
         self.jobs: Jobs | None = None
+        self.touches = TouchBook(loop, times)
+
+    @property
+    def needed(self) -> bool:
+        """Whether anything here would be lost with this keeper."""
+        return bool(len(self) or len(self.touches))
 
     def __len__(self) -> int:
         # an outcome that the journal has needs no keeper: the next one tells it
@@ -216,6 +224,7 @@ class Sessions:
 
     def expire(self) -> None:
         """Give up outcomes nobody came for, oldest first (K29)."""
+        self.touches.expire()
         now = self.loop.now()
         alone = [s for s in self._sessions.values() if s.state == FINISHED and not s.connection]
         for session in alone:

@@ -14,7 +14,10 @@ __all__ = ["Decoder", "Refused", "WireError", "encode"]
 
 HELLO, WELCOME, OPEN, OPENED, REFUSED, DATA, LIMIT, RESET, EVENT = 1, 2, 16, 17, 18, 19, 20, 21, 22
 CALL, REPLY = 48, 49
-TYPES = frozenset([HELLO, WELCOME, OPEN, OPENED, REFUSED, DATA, LIMIT, RESET, EVENT, CALL, REPLY])
+TOUCHED = 50  # always IGNORABLE: an agent that does not know it never asked for what it tells
+TYPES = frozenset(
+    [HELLO, WELCOME, OPEN, OPENED, REFUSED, DATA, LIMIT, RESET, EVENT, CALL, REPLY, TOUCHED]
+)
 EOF, STDERR, URGENT, IGNORABLE = 0x01, 0x02, 0x04, 0x80
 MAX_PAYLOAD = 16376  # header and payload fill one TLS record on the link
 HEADER = struct.Struct(">BBHI")

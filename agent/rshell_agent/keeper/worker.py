@@ -85,8 +85,9 @@ def enter(
     rules: Map,
     env: dict[bytes, bytes],
     status: int,
+    touched: int | None,
 ) -> NoReturn:
-    """Be the worker, as the login, with nothing but 0, 1 and 2 open.
+    """Be the worker, as the login, with nothing but 0, 1 and 2 open, and `touched`.
 
     Args:
         name: The worker's.
@@ -95,9 +96,10 @@ def enter(
         rules: What the policy allows (`Policy.rules`).
         env: The whole environment.
         status: Closed when the worker runs; an exception before that is for the caller to tell.
+        touched: Where the worker tells what it touches, if it shall (K54).
     """
     run, confine = loaded
-    _close_all_but(status)
+    _close_all_but(status, touched)
     if _CRASH_AT in os.environb:
         env[_CRASH_AT] = os.environb[_CRASH_AT]
     os.environb.clear()
@@ -105,6 +107,8 @@ def enter(
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # then a write says EFBIG
     _limit_files(rules.get("max_file_size"))
     confined = confine(rules)
+    if touched is not None:
+        confined.touches = type(confined.touches)(touched)
     os.close(status)
     os._exit(_run(name, run, argument, confined))
 
@@ -148,9 +152,9 @@ def _tell(name: str, error: BaseException) -> None:
         pass
 
 
-def _close_all_but(status: int) -> None:
+def _close_all_but(status: int, touched: int | None) -> None:
     for number in os.listdir("/proc/self/fd"):
-        if int(number) > 2 and int(number) != status:
+        if int(number) > 2 and int(number) not in (status, touched):
             try:
                 os.close(int(number))
             except OSError:  # the one that listed

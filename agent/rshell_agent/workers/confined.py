@@ -25,6 +25,7 @@ from errno import EFBIG, EINVAL, ELOOP, ENAMETOOLONG, ENOENT, ENOTDIR
 from types import TracebackType
 
 from rshell_agent.workers.place import Denied, Place, Rights, shown
+from rshell_agent.workers.touched import Touches
 from rshell_agent.workers.trail import (
     Identity,
     Names,
@@ -76,6 +77,9 @@ class Confined:
         setid: Whether files may get the set-user-id and set-group-id bits.
         home: Where relative paths begin; by default the environment's HOME.
         step: Called with each name before it is looked up; tests change the world there.
+
+    Attributes:
+        touches: Where a worker tells what it did.
     """
 
     def __init__(
@@ -92,15 +96,16 @@ class Confined:
     ) -> None:
         self.home = os.environb.get(b"HOME", b"/") if home is None else home
         self.max_file_size, self.setid = max_file_size, setid
+        self.touches = Touches()  # another where the keeper wants to hear of them
         self._step = step
         rights: dict[bytes, list[bool]] = {}
         for right, paths in enumerate((read, write)):
             for path in paths:
-                rights.setdefault(self._absolute(os.fsencode(path)), [False, False])[right] = True
+                rights.setdefault(self.absolute(os.fsencode(path)), [False, False])[right] = True
         roots = [Root(path, read=r, write=w) for path, (r, w) in rights.items()]
         self._roots = sorted(roots, key=lambda root: len(root.names))  # the outermost first
-        self._unread = [Seal(self._absolute(os.fsencode(path))) for path in deny_read]
-        self._unwritten = [Seal(self._absolute(os.fsencode(path))) for path in deny_write]
+        self._unread = [Seal(self.absolute(os.fsencode(path))) for path in deny_read]
+        self._unwritten = [Seal(self.absolute(os.fsencode(path))) for path in deny_write]
 
     def __enter__(self) -> Confined:
         return self
@@ -226,7 +231,8 @@ class Confined:
 
     # -- the walk --------------------------------------------------------------------------------
 
-    def _absolute(self, path: bytes) -> bytes:
+    def absolute(self, path: bytes) -> bytes:
+        """Return what a path means as text; nothing is looked up."""
         if path == b"~" or path.startswith(b"~/"):
             path = path[2:]
         return os.path.join(self.home, path)
@@ -238,7 +244,7 @@ class Confined:
             raise OSError(EINVAL, "the path holds a NUL byte")
         if len(path) > MAX_PATH:
             raise OSError(ENAMETOOLONG, f"the path is longer than {MAX_PATH} bytes")
-        names = split(self._absolute(path))
+        names = split(self.absolute(path))
         if any(len(name) > MAX_NAME for name in names):
             raise OSError(ENAMETOOLONG, f"a name in the path is longer than {MAX_NAME} bytes")
         return names

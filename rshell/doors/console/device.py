@@ -168,7 +168,7 @@ class Device:
             screen = self._workbench.screen
             if not screen.is_terminal:
                 raise RshellError("usage", "a shell needs a terminal", "use run()")
-            await TakenOver(self._workbench.client, screen, self.name, login).run()
+            await TakenOver.shell(self._workbench.client, screen, self.name, login).run()
 
         return Call(f"shell on {self.name}", work)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, MutableSequence
 from typing import Any
 
+import attrs
 from twisted.logger import Logger
 
 from rshell.access.audit import AuditRecord
@@ -168,7 +169,9 @@ class Consoles:
             owner = GatewayLink("", new_hello(), wheel)
             link = owner.link = LinkProtocol(owner, wheel, dialler=True, limits=AT_CLIENT)
             name = f"console of {caller.operator.name}"
-            join_by_wire(link, self._vouch(caller), wheel.call_next_turn, name)
+            # What is done from here came through the console, whatever door the console came by.
+            vouched = self._vouch(attrs.evolve(caller, door=CONSOLE))
+            join_by_wire(link, vouched, wheel.call_next_turn, name)
             link.hello(new_hello())
             return await owner.welcomed
 
@@ -209,6 +212,24 @@ class Consoles:
             except OpenRefused as error:
                 outcome = Outcome(status="refused", code=error.code, message=error.message)
                 session.end(outcome)
+            else:
+                self._limit(session)
+
+    def _limit(self, session: ConsoleSession) -> None:
+        """Warn of a limit of the role, or end the console by it."""
+        rights, metrics = self.gateway.rights, self.gateway.metrics
+        terms = rights.terms(session.caller.operator, None, CONSOLE)
+        limited = session.use.limited(
+            terms, self.gateway.wheel.seconds(), seat=session.is_interactive
+        )
+        if limited is None:
+            return
+        if limited.over:
+            code = limited.code.value
+            metrics.sessions_limited.labels(code).inc()
+            session.end(Outcome(status="timeout", code=code, message=limited.text))
+        else:
+            session.tell(limited.text)
 
 
 class _Refusal(ConsoleSession):

@@ -1,14 +1,17 @@
-"""``sessions``, ``links``, ``why()``, ``metrics()``: what the gateway tells, as tables."""
+"""``sessions``, ``links``, ``pending``, ``why()``, ``metrics()``: what the gateway tells."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from rshell.client import Client, LinkRecord, SessionInfo
+from rshell.client import Client, Decision, LinkRecord, PendingDevice, RshellError, SessionInfo
 from rshell.client import Device as DeviceRow
+from rshell.client.session_listing import SESSION_HEADINGS, find_session, session_cells
 from rshell.doors.console.results import Call, Rows, Shown
+from rshell.doors.console.screen import Screen
+from rshell.doors.console.takeover import TakenOver
 
-__all__ = ["Links", "Sessions", "Text", "metrics_of", "why_of"]
+__all__ = ["Links", "Pending", "Sessions", "Text", "metrics_of", "why_of"]
 
 
 class Text(str, Shown):
@@ -25,19 +28,29 @@ class Text(str, Shown):
 class Sessions:
     """The sessions that live on devices: ``sessions``, ``sessions("site=berlin")``."""
 
-    def __init__(self, client: Client) -> None:
+    def __init__(self, client: Client, screen: Screen) -> None:
         self._client = client
+        self._screen = screen
 
     def __repr__(self) -> str:
         return "<sessions>"
 
-    def __call__(self, selector: str = "", *, everybodys: bool = True) -> Call[Rows]:
+    def __call__(
+        self,
+        selector: str = "",
+        *,
+        everybodys: bool = True,
+        operator: str = "",
+        door: str = "",
+        state: str = "",
+    ) -> Call[Rows]:
         """List them, on the devices that a selector picks."""
 
         async def work() -> Rows:
-            found = await self._client.sessions(selector, everybodys=everybodys)
-            headings = ("SESSION", "DEVICE", "HANDLER", "STATE", "OPERATOR", "STARTED")
-            return Rows(found, headings, _session_cells, "no sessions")
+            found = await self._client.sessions(
+                selector, everybodys=everybodys, operator=operator, door=door, state=state
+            )
+            return Rows(found, SESSION_HEADINGS, session_cells, "no sessions")
 
         return Call("sessions", work)
 
@@ -46,20 +59,33 @@ class Sessions:
         return self()
 
     def end(self, session: str | SessionInfo) -> Call[None]:
-        """End a session, by its record or whole id."""
-        name = session if isinstance(session, str) else session.session
-        return Call(f"end of session {name}", lambda: self._client.end_session(name))
+        """End a session, by its record or the first digits of its id."""
+
+        async def work() -> None:
+            await self._client.end_session((await self._found(session)).session)
+
+        return Call(f"end of session {_id_of(session)}", work)
+
+    def watch(self, session: str | SessionInfo) -> Call[None]:
+        """Look on at a session, on this terminal, until it ends or Ctrl-] is pressed."""
+
+        async def work() -> None:
+            screen = self._screen
+            if not screen.is_terminal:
+                raise RshellError("usage", "watching needs a terminal", "use client.attach()")
+            info = await self._found(session)
+            await TakenOver.watch(self._client, screen, info).run()
+
+        return Call(f"session {_id_of(session)}", work)
+
+    async def _found(self, session: str | SessionInfo) -> SessionInfo:
+        if isinstance(session, SessionInfo):
+            return session
+        return await find_session(self._client, session)
 
 
-def _session_cells(info: SessionInfo) -> tuple[str, ...]:
-    return (
-        info.session[:8],
-        info.device,
-        info.handler,
-        info.state,
-        info.operator,
-        info.started_at or "",
-    )
+def _id_of(session: str | SessionInfo) -> str:
+    return session if isinstance(session, str) else session.session
 
 
 class Links:
@@ -97,6 +123,68 @@ def _link_cells(row: DeviceRow) -> tuple[str, ...]:
         silent,
         row.agent_version or "",
     )
+
+
+class Pending:
+    """The devices that wait to be let in: ``pending``, ``pending.accept("ABCD-...")``."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    def __repr__(self) -> str:
+        return "<pending>"
+
+    def __call__(self) -> Call[Rows]:
+        """List them; compare the fingerprints with what the devices show."""
+
+        async def work() -> Rows:
+            found = await self._client.pending()
+            headings = ("FINGERPRINT", "NAME", "ADDRESS", "FIRST ASKED", "LAST ASKED")
+            return Rows(found, headings, _pending_cells, "no device waits")
+
+        return Call("pending", work)
+
+    def default_call(self) -> Call[Rows]:
+        """Return what is shown for ``pending`` alone."""
+        return self()
+
+    def accept(
+        self, *devices: str | PendingDevice, name: str | None = None, **labels: str
+    ) -> Call[Rows]:
+        """Let in devices, by fingerprint, name or record; ``name`` and labels for them."""
+        words = [_fingerprint(one) for one in devices]
+
+        async def work() -> Rows:
+            decided = await self._client.accept(*words, name=name, labels=labels)
+            return _decisions(decided, "accepted")
+
+        return Call(f"accept {' '.join(words)}", work)
+
+    def reject(self, *devices: str | PendingDevice) -> Call[Rows]:
+        """Refuse devices, and their keys for a day."""
+        words = [_fingerprint(one) for one in devices]
+
+        async def work() -> Rows:
+            return _decisions(await self._client.reject(*words), "rejected")
+
+        return Call(f"reject {' '.join(words)}", work)
+
+
+def _fingerprint(device: str | PendingDevice) -> str:
+    return device if isinstance(device, str) else device.fingerprint
+
+
+def _pending_cells(row: PendingDevice) -> tuple[str, ...]:
+    name = row.name if row.within else f"{row.name} !"
+    return (row.fingerprint, name, row.address, row.first_seen or "", row.last_seen or "")
+
+
+def _decisions(decided: list[Decision], done: str) -> Rows:
+    def cells(one: Decision) -> tuple[str, ...]:
+        told = f"not {done}: {one.message}" if not one.ok else done
+        return (one.wanted, one.name or "", "provisional" if one.provisional else "", told)
+
+    return Rows(decided, ("DEVICE", "NAME", "", ""), cells, "nothing was asked for")
 
 
 def why_of(client: Client, device: Any, limit: int) -> Call[Rows]:

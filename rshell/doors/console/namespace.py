@@ -9,7 +9,8 @@ from typing import Any
 from rshell.client import Client
 from rshell.doors.console.device import Device, HandlerMethod, Workbench
 from rshell.doors.console.fleet import Fleet
-from rshell.doors.console.listings import Links, Sessions, Text, metrics_of, why_of
+from rshell.doors.console.listings import Links, Pending, Sessions, Text, metrics_of, why_of
+from rshell.doors.console.painting import DIM, safe_text, tint
 from rshell.doors.console.results import Call
 from rshell.doors.console.screen import Screen
 from rshell.gateway.core import Gateway
@@ -32,7 +33,9 @@ fleet["pump-1"].reboot()                and wait until it is back
 fleet["pump-1"].facts()                 also info(), handlers(), probe()
 fleet["pump-1"].HANDLER(key=value)      any handler, also a plug-in's; help(fleet["pump-1"].HANDLER)
 fleet.select("site=berlin").run("uptime")                on many, with a table
-sessions   links   why("pump-1")   metrics("streams")
+sessions   links   pending   why("pump-1")   metrics("streams")
+sessions.watch("4f2a")                  on this terminal; sessions.end("4f2a")
+pending.accept("ABCD-EFGH-IJKL-MNOP", name="pump-7")     lets a device in; also reject()
 
 What is typed alone is waited for; in an expression write await: x = await fleet["pump-1"].run("id")
 The last value is _. A Deferred is shown when it fires. Ctrl-C interrupts, Tab completes.
@@ -143,6 +146,10 @@ def make_namespace(
         """Tell the gateway's counters, those whose lines contain a text."""
         return metrics_of(client, containing)
 
+    def noticed(device: str, _code: str, message: str) -> None:
+        screen.show(tint(DIM, safe_text(f"{device}: {message}")))
+
+    client.on_notice(noticed)
     end = _Exit(leave)
     return {
         "__name__": "__console__",
@@ -154,8 +161,9 @@ def make_namespace(
         "help": _Help(),
         "links": Links(client),
         "metrics": metrics,
+        "pending": Pending(client),
         "print": screen.print,
         "quit": end,
-        "sessions": Sessions(client),
+        "sessions": Sessions(client, screen),
         "why": why,
     }

@@ -26,6 +26,7 @@ from rshell.doors.console.screen import Screen
 from rshell.doors.console.terminal import ConsoleTerminal
 from rshell.gateway.callers import Caller, OpenRefused
 from rshell.gateway.core import Gateway
+from rshell.gateway.session_use import SessionUse
 from rshell.handlers import Outcome, TerminalSize
 from rshell.link.core.constants import SESSION_BYTES
 from rshell.link.core.errors import ErrorCode
@@ -125,6 +126,9 @@ class ConsoleSession:
         self._ended = False
         self._starting: Deferred[None] | None = None
         size = request.terminal
+        now = reception.gateway.wheel.seconds()
+        #: What is typed counts; the console's operator may have limits (`Consoles`).
+        self.use = SessionUse(began=now, used=now)
         self._screen = Screen(
             self._send,
             columns=(size.columns or 80) if size else 0,
@@ -144,6 +148,7 @@ class ConsoleSession:
         """Take what was typed."""
         if self._ended:
             return
+        self.use.used = self._reception.gateway.wheel.seconds()
         if self._terminal is not None:
             self._terminal.dataReceived(data)
         elif len(self._early) + len(data) <= MAX_EARLY_BYTES:
@@ -152,6 +157,18 @@ class ConsoleSession:
             self._input_ended = True
             text = f"a program of more than {MAX_EARLY_BYTES:,} bytes; nothing of it was run"
             self.end(Outcome(status="error", code=ErrorCode.BAD_REQUEST.value, message=text))
+
+    @property
+    def is_interactive(self) -> bool:
+        """Whether somebody types line after line."""
+        return self._terminal is not None
+
+    def tell(self, message: str) -> None:
+        """Tell the person something of the gateway's, in one line, whoever has the terminal."""
+        if self._screen.taken_by is not None:
+            self._send(f"\r\nrshell: {message}\r\n".encode())
+        else:
+            self._screen.write(f"rshell: {message}")
 
     def write_eof(self) -> None:
         """No input follows: a terminal hung up, or the program is whole."""

@@ -1,4 +1,4 @@
-"""``ssh-userauth`` (RFC 4252): public keys and nothing else.
+"""``ssh-userauth`` (RFC 4252): public keys, certificates of such, and nothing else.
 
 conch's own service would bring the global reactor with its import, and password, twenty tries and
 ten hours with its defaults.
@@ -17,9 +17,11 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from rshell.doors.ssh.logins import Credential, Known, NotAdmitted
 from rshell.doors.ssh.transport import QuietLogger, SshTransport
 from rshell.doors.ssh.wire import BadPacket, Fields
-from rshell.identity.ssh_keys import BadSshKey, SshPublicKey, read_blob
+from rshell.identity.ssh_certificates import BadCertificate, is_certificate, read_certificate
+from rshell.identity.ssh_keys import BadSshKey, read_blob
 
 __all__ = ["MAX_TRIES", "Authentication"]
 
@@ -28,22 +30,22 @@ MAX_TRIES = 6
 #: Requests a client sends without waiting for answers; none does, and each costs a look-up.
 MAX_WAITING = 4
 
-_REQUEST, _FAILURE, _SUCCESS, _PK_OK = 50, 51, 52, 60
+_REQUEST, _FAILURE, _SUCCESS, _BANNER, _PK_OK = 50, 51, 52, 53, 60
 _METHODS = b"publickey"
 
-#: (key) -> who it belongs to, or None.
-FindKey = Callable[[SshPublicKey], Awaitable[Any]]
-#: (user name, what `FindKey` returned) -> the service to start, or None if there was a reason not.
-LetIn = Callable[[bytes, Any], Awaitable[Any]]
+#: (what was shown) -> whom it lets in, why it does not, or None if it means nothing here.
+FindKey = Callable[[Credential], Awaitable[Known | NotAdmitted | None]]
+#: (user name, whom) -> the service to start, or None if there was a reason not.
+LetIn = Callable[[bytes, Known], Awaitable[Any]]
 
 
 class Authentication(SSHService):
     """Lets one operator in, by a key that the store knows.
 
     Args:
-        find: Looks a key up.
+        find: Looks a key or certificate up.
         let_in: Called with what was found, once its signature was right.
-        failed: Called with each key that was refused.
+        failed: Called with the method of each attempt that was refused.
     """
 
     name = b"ssh-userauth"
@@ -51,8 +53,10 @@ class Authentication(SSHService):
     _faults = Logger()
     transport: SshTransport
 
-    def __init__(self, find: FindKey, let_in: LetIn, failed: Callable[[], None]) -> None:
+    def __init__(self, find: FindKey, let_in: LetIn, failed: Callable[[str], None]) -> None:
         self._find = find
+        #: What was offered last, and whom it lets in: the same is signed next.
+        self._offered: tuple[bytes, Known] | None = None
         self._let_in = let_in
         self._failed = failed
         self._tries = 0
@@ -96,31 +100,52 @@ class Authentication(SSHService):
         fields = Fields(packet)
         user, service, method = fields.string(512), fields.string(64), fields.string(64)
         if method == b"none":
-            self._refuse(counts=False)
+            self._refuse("")
         elif method != b"publickey" or service != b"ssh-connection":
-            self._refuse()
+            self._refuse("other")
         else:
             await self._judge_key(user, service, fields)
 
     async def _judge_key(self, user: bytes, service: bytes, fields: Fields) -> None:
         signed, algorithm, blob = fields.flag(), fields.string(64), fields.string(16_384)
         signature = fields.string(16_384) if signed else b""
-        try:
-            key = read_blob(blob)
-        except BadSshKey:
-            self._refuse()
-            return
-        found = await self._find(key)
+        method = "certificate" if is_certificate(blob) else "key"
+        known = await self._known(blob, signed=signed)
         if self._stopped:
             return
-        if found is None:
-            self._refuse()
+        if known is None:
+            self._refuse(method)
         elif not signed:
+            self._offered = (blob, known)
             self.transport.sendPacket(_PK_OK, _string(algorithm) + _string(blob))
-        elif key.verify(algorithm, signature, self._signed(user, service, algorithm, blob)):
-            await self._enter(user, found)
+        elif known.credential.verify(
+            algorithm, signature, self._signed(user, service, algorithm, blob)
+        ):
+            await self._enter(user, known)
         else:
-            self._refuse()
+            self._refuse(method)
+
+    async def _known(self, blob: bytes, *, signed: bool) -> Known | None:
+        """Return whom a key or certificate lets in, if anybody."""
+        offered, self._offered = self._offered, None
+        if signed and offered is not None and offered[0] == blob:
+            return offered[1]  # whoever lets in looks again
+        try:
+            credential = read_certificate(blob) if is_certificate(blob) else read_blob(blob)
+        except BadCertificate as error:
+            self._tell(f"rshell: your certificate is not accepted: {error}\r\n")
+            return None
+        except BadSshKey:
+            return None
+        found = await self._find(credential)
+        if isinstance(found, NotAdmitted):
+            self._tell(f"rshell: your certificate {found.why}\r\n")
+            return None
+        return found
+
+    def _tell(self, text: str) -> None:
+        if not self._stopped and not self.transport.closing:
+            self.transport.sendPacket(_BANNER, _string(text.encode()) + _string(b""))
 
     def _signed(self, user: bytes, service: bytes, algorithm: bytes, blob: bytes) -> bytes:
         """Return what a login's signature is over (RFC 4252 section 7)."""
@@ -136,23 +161,24 @@ class Authentication(SSHService):
             + _string(blob)
         )
 
-    async def _enter(self, user: bytes, found: Any) -> None:
-        connection = await self._let_in(user, found)
+    async def _enter(self, user: bytes, known: Known) -> None:
+        connection = await self._let_in(user, known)
         if self._stopped or self.transport.closing:
             return
         if connection is None:
-            self._refuse()
+            self._refuse(known.method)
             return
         self._waiting.clear()
         self.transport.sendPacket(_SUCCESS, b"")
         self.transport.let_in(connection)
 
-    def _refuse(self, *, counts: bool = True) -> None:
+    def _refuse(self, method: str) -> None:
+        """Refuse an attempt; an empty method only asked what there is, and does not count."""
         if self._stopped:
             return
-        if counts:
+        if method:
             self._tries += 1
-            self._failed()
+            self._failed(method)
         if self._tries >= MAX_TRIES:
             self.transport.sendDisconnect(
                 DISCONNECT_NO_MORE_AUTH_METHODS_AVAILABLE, b"too many authentication failures"

@@ -46,9 +46,12 @@ class DoorChannel:
         remote_window: What we may still send.
         confirmed: Whether the peer was told that it is open.
         closed: Whether this side was closed.
+        kind: ``session``, ``forward`` (to the device) or ``forwarded`` (from it).
+        opened_here: Whether we asked the peer for it.
     """
 
-    is_session = False
+    kind = "forward"
+    opened_here = False
 
     def __init__(self, connection: Connection) -> None:
         self.id = self.remote_id = 0
@@ -63,6 +66,8 @@ class DoorChannel:
         self._queue: deque[tuple[bytes, bool]] = deque()
         self._held = False
         self._output_ends = self._output_ended = False
+        #: Whether the client's CLOSE waits for ours.
+        self._peer_closed = False
         #: What follows the last byte: requests, then the end of this side.
         self._last: list[tuple[bytes, bytes]] | None = None
         self._uncredited = 0
@@ -77,7 +82,10 @@ class DoorChannel:
 
     @abstractmethod
     def open(self) -> None:
-        """The peer asked for it: confirm, now or later."""
+        """The peer asked for it: confirm, now or later; or it has confirmed ours."""
+
+    def refused(self) -> None:
+        """The peer does not open what we asked for."""
 
     def _confirm(self) -> None:
         self.confirmed = True
@@ -190,14 +198,17 @@ class DoorChannel:
         if not self._output_ended:
             self._connection.send_end(self)
         self._connection.send_close(self)
+        if self._peer_closed:
+            self._connection.forget(self)
 
     def _end_output(self) -> None:
         """Say that no byte follows, once all was sent; the other direction goes on."""
         self._output_ends = True
         self.flush()
 
-    def tell(self, text: str) -> None:
-        """Tell the person at the client something of ours."""
+    def tell(self, text: str) -> bool:
+        """Tell the person at the client something of ours; return whether they can be told."""
+        return False
 
     # -- requests and the end --------------------------------------------------------------------
 
@@ -205,15 +216,28 @@ class DoorChannel:
         """Do what the client asks of this channel; return whether it was done."""
         return False
 
-    def close_received(self) -> None:
-        """The client closed it; its number is free."""
-        session, self._session = self._session, None
+    def close_received(self) -> bool:
+        """The client closed it; return whether its number is free.
+
+        A forwarded connection of which both directions have ended is closed when the device has
+        taken all of it, and not before: our CLOSE says that nothing is left to do.
+        """
+        session = self._session
+        ended = self._input_ended and self._output_ended
+        if session is not None and ended and not self.closed and self.kind != "session":
+            self._peer_closed = True
+            return False
+        self._session = None
         self._queue.clear()
         if not self.closed:
             self.closed = True
             self._connection.send_close(self)
         if session is not None:
             session.abort("the operator closed the channel")
+        return True
+
+    def gone(self) -> None:
+        """Its number is free: nothing follows."""
 
     def connection_lost(self, *, on_purpose: bool) -> None:
         """The connection is gone."""
@@ -249,6 +273,9 @@ class DoorChannel:
 
     def link_changed(self, away: str | None) -> None:
         """Likewise."""
+
+    def notice_received(self, message: str) -> None:
+        self.tell(message)
 
     @abstractmethod
     def session_ended(self, outcome: Outcome) -> None:

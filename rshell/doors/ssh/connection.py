@@ -7,8 +7,9 @@ shows a traceback for what a peer mistypes; it is replaced, not patched.
 from __future__ import annotations
 
 import struct
+from collections import deque
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 from twisted.conch.ssh.service import SSHService
 
@@ -28,9 +29,12 @@ MAX_FORWARDS = 256
 #: Smaller packets than any client asks for would make us send one byte at a time.
 MIN_PACKET = 256
 _MAX_WINDOW = 2**32 - 1
+#: What is to be told once somebody has a standard error; more than this nobody reads.
+MAX_NOTICES = 8
 
 _USERAUTH_LAST = 79
-_GLOBAL_REQUEST, _REQUEST_FAILURE = 80, 82
+_DEBUG = 4
+_GLOBAL_REQUEST, _REQUEST_SUCCESS, _REQUEST_FAILURE = 80, 81, 82
 _OPEN, _CONFIRMATION, _OPEN_FAILURE = 90, 91, 92
 _ADJUST, _DATA, _EXTENDED_DATA, _EOF, _CLOSE, _REQUEST = 93, 94, 95, 96, 97, 98
 _SUCCESS, _FAILURE = 99, 100
@@ -57,6 +61,16 @@ class ChannelRefused(Exception):
 MakeChannel = Callable[["Connection", bytes, Fields], DoorChannel]
 
 
+class GlobalRequests(Protocol):
+    """Answers what is asked of a connection as such."""
+
+    def asked(self, kind: bytes, wants_reply: bool, fields: Fields) -> None:
+        """Answer by `Connection.send_answer`, in the order of the requests."""
+
+    def stop(self) -> None:
+        """The connection is gone."""
+
+
 class Connection(SSHService):
     """The channels of one operator's SSH connection.
 
@@ -67,6 +81,8 @@ class Connection(SSHService):
     Attributes:
         caller: Likewise.
         transport: What carries it.
+        requests: Answers global requests; without it all are refused.
+        opened: Called with the kind of each channel that is opened; "" if it is refused.
     """
 
     name = b"ssh-connection"
@@ -75,6 +91,9 @@ class Connection(SSHService):
 
     def __init__(self, caller: Caller, make: MakeChannel, ended: Callable[[], None]) -> None:
         self.caller = caller
+        self.requests: GlobalRequests | None = None
+        self.opened: Callable[[str], None] = lambda _: None
+        self._notices: deque[str] = deque(maxlen=MAX_NOTICES)
         self._make = make
         self._ended = ended
         self._channels: dict[int, DoorChannel] = {}
@@ -97,6 +116,8 @@ class Connection(SSHService):
     def serviceStopped(self) -> None:
         """The connection is gone: on purpose its sessions end, else they are left to go on."""
         channels, self._channels = list(self._channels.values()), {}
+        if self.requests is not None:
+            self.requests.stop()
         for channel in channels:
             channel.connection_lost(on_purpose=self._ends_all or self.transport.said_goodbye)
         self._ended()
@@ -111,6 +132,8 @@ class Connection(SSHService):
             handler(channel, fields)
         elif messageNum == _OPEN:
             self._open(fields)
+        elif messageNum in (_CONFIRMATION, _OPEN_FAILURE):
+            self._answered(fields, accepted=messageNum == _CONFIRMATION)
         elif messageNum == _GLOBAL_REQUEST:
             self._asked(fields)
         elif messageNum > _USERAUTH_LAST:  # logins that come late are ignored (RFC 4252, 5.1)
@@ -125,8 +148,10 @@ class Connection(SSHService):
             self._check_room(kind, packet_size)
             channel = self._make(self, kind, fields)
         except ChannelRefused as error:
+            self.opened("")
             self._send_failure(number, error)
             return
+        self.opened(channel.kind)
         channel.id, channel.remote_id = self._next_id, number
         self._next_id += 1
         channel.use(window, packet_size)
@@ -137,9 +162,35 @@ class Connection(SSHService):
         if packet_size < MIN_PACKET:
             raise ChannelRefused(SHORTAGE, f"packets of at least {MIN_PACKET} bytes, please")
         session = kind == b"session"
-        same = sum(channel.is_session == session for channel in self._channels.values())
+        same = sum((one.kind == "session") == session for one in self._channels.values())
         if same >= (MAX_CHANNELS if session else MAX_FORWARDS):
             raise ChannelRefused(SHORTAGE, "too many channels: open another connection")
+
+    def open_channel(self, channel: DoorChannel, kind: bytes, data: bytes) -> None:
+        """Ask the peer for a channel; `DoorChannel.open` or `refused` follows."""
+        channel.id = self._next_id
+        self._next_id += 1
+        self._channels[channel.id] = channel
+        self.opened(channel.kind)
+        head = struct.pack(">L", len(kind)) + kind
+        numbers = struct.pack(">3L", channel.id, channel.window, channel.max_packet)
+        self.transport.sendPacket(_OPEN, head + numbers + data)
+
+    def _answered(self, fields: Fields, *, accepted: bool) -> None:
+        """The peer has, or has not, opened a channel that we asked for."""
+        channel = self._channels.get(fields.number())
+        if channel is None or channel.confirmed or not channel.opened_here:
+            raise BadPacket("an answer for a channel that nobody asked for")
+        if not accepted:
+            channel.refused()
+            self.forget(channel)
+            return
+        channel.remote_id = fields.number()
+        window, packet_size = fields.number(), fields.number()
+        if packet_size < MIN_PACKET:
+            raise BadPacket(f"packets of at least {MIN_PACKET} bytes, please")
+        channel.use(window, packet_size)
+        channel.open()
 
     def confirm(self, channel: DoorChannel) -> None:
         """Tell the peer that its channel is open."""
@@ -182,8 +233,13 @@ class Connection(SSHService):
             raise BadPacket("more data than the window has room for")
 
     def _closed(self, channel: DoorChannel, fields: Fields) -> None:
-        del self._channels[channel.id]
-        channel.close_received()
+        if channel.close_received():
+            self.forget(channel)
+
+    def forget(self, channel: DoorChannel) -> None:
+        """A channel is closed on both sides."""
+        if self._channels.pop(channel.id, None) is not None:
+            channel.gone()
 
     def _requested(self, channel: DoorChannel, fields: Fields) -> None:
         kind, wants_reply = fields.string(64), fields.flag()
@@ -192,10 +248,51 @@ class Connection(SSHService):
             self._send(_SUCCESS if accepted else _FAILURE, channel)
 
     def _asked(self, fields: Fields) -> None:
-        """Answer a global request: keep-alives want any answer, ``-R`` is refused."""
-        fields.string(256)
-        if fields.flag():
+        """Answer a global request, in its turn."""
+        kind, wants_reply = fields.string(256), fields.flag()
+        if self.requests is not None:
+            self.requests.asked(kind, wants_reply, fields)
+        elif wants_reply:
+            self.send_answer(None)
+
+    def send_answer(self, data: bytes | None) -> None:
+        """Answer the oldest global request: with data if it was done, None if not."""
+        if data is None:
             self.transport.sendPacket(_REQUEST_FAILURE, b"")
+        else:
+            self.transport.sendPacket(_REQUEST_SUCCESS, data)
+
+    def notice(self, text: str, *, or_end: bool = False) -> None:
+        """Tell the person something that belongs to no channel.
+
+        SSH has no way for that which clients show, so it goes to the standard error of a session,
+        of the first that begins if there is none, and to the client's log.
+
+        Args:
+            text: One line, safe to show.
+            or_end: Whether the connection ends with these words if it has no session.
+        """
+        told = text.encode("utf-8")
+        packed = struct.pack(">L", len(told)) + told + struct.pack(">L", 0)
+        self.transport.sendPacket(_DEBUG, b"\1" + packed)
+        sessions = [one for one in self._channels.values() if one.kind == "session"]
+        for channel in sessions:
+            if channel.tell(text):
+                return
+        if or_end and not sessions:
+            self.transport.disconnect(text)
+        else:
+            self._notices.append(text)
+
+    def take_notices(self) -> list[str]:
+        """Return what waits to be told, for a session that begins."""
+        notices = list(self._notices)
+        self._notices.clear()
+        return notices
+
+    def kinds(self) -> list[str]:
+        """Return the kinds of the channels that are open."""
+        return [channel.kind for channel in self._channels.values()]
 
     # -- what channels send ----------------------------------------------------------------------
 

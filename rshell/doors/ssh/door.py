@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -23,6 +25,8 @@ from rshell.doors.ssh.connection import (
     Connection,
 )
 from rshell.doors.ssh.forwarding import ForwardChannel, read_target
+from rshell.doors.ssh.logins import Credential, Known, Logins, NotAdmitted
+from rshell.doors.ssh.metrics import SshMetrics
 from rshell.doors.ssh.penalties import (
     FAILED_SECONDS,
     GRACE_SECONDS,
@@ -30,16 +34,18 @@ from rshell.doors.ssh.penalties import (
     Penalties,
     source_of,
 )
+from rshell.doors.ssh.remote_forwards import RemoteForwards
 from rshell.doors.ssh.session import SessionChannel
 from rshell.doors.ssh.transport import Rekeying, SshTransport
 from rshell.doors.ssh.visit import ConsoleFactory, Visit
-from rshell.doors.ssh.wire import Fields
+from rshell.doors.ssh.wire import Fields, clear_disconnect
 from rshell.gateway.callers import Caller
 from rshell.gateway.core import Gateway
 from rshell.gateway.throttle import Throttle
-from rshell.identity.ssh_keys import SshPublicKey
+from rshell.link.clock import WheelTimer
+from rshell.link.core.errors import ErrorCode
+from rshell.link.core.messages import GoAway
 from rshell.store.errors import StoreError
-from rshell.store.records import Operator, SshKey
 
 __all__ = ["SshDoor"]
 
@@ -47,23 +53,22 @@ __all__ = ["SshDoor"]
 MAX_WAITING = 128
 #: Lines of the log about logins of one source.
 LINES_RATE, LINES_BURST = 1.0, 50
+#: A clock that is set is noticed that soon: certificates end by the wall clock.
+EXPIRY_CHECK_SECONDS = 30.0
 
 
 class _TurnedAway(Protocol):
-    """A connection from a source that has to wait."""
+    """A connection from a source that has to wait.
+
+    It is told in SSH's own words, in the clear: of a line before the version, as OpenSSH's server
+    sends it, clients show nothing.
+    """
 
     def connectionMade(self) -> None:
         transport: Any = self.transport
-        transport.write(b"Not allowed at this time: try again in a few minutes\r\n")
+        told = b"Not allowed at this time: try again in a few minutes"
+        transport.write(SshTransport.ourVersionString + b"\r\n" + clear_disconnect(told))
         transport.loseConnection()
-
-
-@attrs.frozen
-class _Known:
-    """A key that the store knows."""
-
-    key: SshKey
-    operator: Operator
 
 
 @attrs.define(eq=False)
@@ -72,6 +77,7 @@ class _Arrival:
 
     source: str
     penalty_seconds: float = NOTHING_SECONDS
+    reason: str = "nothing"
 
 
 class SshDoor(Factory):
@@ -82,6 +88,7 @@ class SshDoor(Factory):
         host_key: Private.
         console: Makes the gateway's console for the user name ``console``; None serves none.
         rekeying: When keys change.
+        cpu: Seconds of processor time that this thread has used.
     """
 
     noisy = False
@@ -94,6 +101,7 @@ class SshDoor(Factory):
         *,
         console: ConsoleFactory | None = None,
         rekeying: Rekeying | None = None,
+        cpu: Callable[[], float] = time.thread_time,
     ) -> None:
         self.wheel = gateway.wheel
         self.rekeying = rekeying or Rekeying()
@@ -104,10 +112,17 @@ class SshDoor(Factory):
         self._console = console
         self._waiting: dict[SshTransport, _Arrival] = {}
         self._lines = Throttle(gateway.wheel.seconds, LINES_RATE, LINES_BURST)
+        self._logins = Logins(gateway)
+        #: Those who are in, and what looks whether their certificate has expired.
+        self._connections: dict[Connection, WheelTimer | None] = {}
+        self.cpu = cpu
+        self.metrics = SshMetrics(self._gauges)
+        gateway.metrics.registry.register(self.metrics)
 
     def buildProtocol(self, addr: Any) -> Protocol:
         host, port = str(getattr(addr, "host", "")), getattr(addr, "port", 0)
         if self._gateway.stopping or self.penalties.refuses(host):
+            self.metrics.turned_away += 1
             return _TurnedAway()
         self._make_room()
         address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
@@ -139,18 +154,20 @@ class SshDoor(Factory):
     def grace_over(self, transport: SshTransport) -> None:
         arrival = self._waiting.get(transport)
         if arrival is not None:
-            arrival.penalty_seconds = GRACE_SECONDS
+            arrival.penalty_seconds, arrival.reason = GRACE_SECONDS, "grace"
 
-    def _tried(self, transport: SshTransport) -> None:
+    def _tried(self, transport: SshTransport, method: str) -> None:
+        self.metrics.logins["refused", method] += 1
         arrival = self._waiting.get(transport)
         if arrival is not None:
-            arrival.penalty_seconds = FAILED_SECONDS
+            arrival.penalty_seconds, arrival.reason = FAILED_SECONDS, "failed"
 
     def connection_lost(self, transport: SshTransport) -> None:
         arrival = self._waiting.pop(transport, None)
         if arrival is None:
             return
         self.penalties.add(arrival.source, arrival.penalty_seconds)
+        self.metrics.penalties[arrival.reason,] += 1
         left_out = self._lines.admit(arrival.source)
         if left_out is not None:
             self._log.info(
@@ -161,32 +178,42 @@ class SshDoor(Factory):
 
     # -- logins ----------------------------------------------------------------------------------
 
-    async def _find(self, transport: SshTransport, key: SshPublicKey) -> _Known | None:
+    async def _find(
+        self, transport: SshTransport, credential: Credential
+    ) -> Known | NotAdmitted | None:
+        source = transport.address.rpartition(":")[0].strip("[]")
         try:
-            found = await self._gateway.store.ssh_key(key.fingerprint)
+            found = await self._logins.find(credential, source)
         except StoreError as error:
             self._log.error("the store failed: {reason}", reason=str(error))
             transport.disconnect("the gateway failed; try again")
             return None
-        if found is None or found[0].blob != key.blob:
-            return None
-        known = _Known(*found)
-        revoked = self._gateway.revocation.is_revoked("operator", known.operator.name)
-        return known if known.operator.active and not revoked else None
+        if isinstance(found, NotAdmitted) and self._lines.admit(source) is not None:
+            self._log.info(
+                "ssh from {address}: its certificate {why}",
+                address=transport.address,
+                why=found.why,
+            )
+        return found
 
     async def _let_in(
-        self, transport: SshTransport, user: bytes, known: _Known
+        self, transport: SshTransport, user: bytes, known: Known
     ) -> Connection | None:
         caller = Caller(operator=known.operator, door="ssh", address=transport.address)
-        visit = Visit.new(self._gateway, caller, user, self._console)
+        visit = Visit.new(self._gateway, caller, user, self._console, known.limits)
         connection = Connection(caller, partial(self._make, visit), lambda: self._left(connection))
         connection.transport = transport
+        connection.requests = RemoteForwards(connection, visit)
+        connection.opened = self._channel_opened
         # From here on a revocation ends it, though it has not begun.
-        fingerprint = known.key.fingerprint
-        self._gateway.revocation.operator_came(caller.operator.name, connection, fingerprint)
-        if await self._still_welcome(transport, caller, fingerprint):
+        self._gateway.revocation.operator_came(caller.operator.name, connection, known.use)
+        if await self._still_welcome(transport, caller, known):
             self._waiting.pop(transport, None)
             self._gateway.link_opened(connection)
+            self._connections[connection] = None
+            self._watch_expiry(connection, known)
+            self.metrics.logins["ok", known.method] += 1
+            self.metrics.handshakes += 1
             self._log.info(
                 "operator {name} entered by ssh from {address}",
                 name=caller.operator.name,
@@ -196,30 +223,42 @@ class SshDoor(Factory):
         self._left(connection)
         return None
 
-    async def _still_welcome(
-        self, transport: SshTransport, caller: Caller, fingerprint: str
-    ) -> bool:
+    async def _still_welcome(self, transport: SshTransport, caller: Caller, known: Known) -> bool:
         store = self._gateway.store
         record = AuditRecord(
             kind="operator.entered",
             operator=caller.operator.name,
             door=caller.door,
             address=caller.address,
-            details={"software": transport.software, "key": fingerprint},
+            details={"software": transport.software, **known.details},
         )
         try:
-            used = store.ssh_key_used(fingerprint)
-            used.addErrback(self._not_noted)
             await store.append_audit(record)
-            found = await store.ssh_key(fingerprint)
         except StoreError as error:
             # Fail closed: what cannot be written down is not done.
             self._log.error("the store failed: {reason}", reason=str(error))
             transport.disconnect("the gateway failed; try again")
             return False
-        revoked = self._gateway.revocation.is_revoked("operator", caller.operator.name)
-        gone = found is None or not found[1].active or revoked or self._gateway.stopping
-        return not gone and not transport.closing
+        # Behind the row, not before it: each would have a commit of its own, and this one waits.
+        used = self._logins.used(known)
+        used.addErrback(self._not_noted)
+        found = await self._find(transport, known.credential)
+        same = isinstance(found, Known) and found.operator.name == caller.operator.name
+        return same and not self._gateway.stopping and not transport.closing
+
+    def _watch_expiry(self, connection: Connection, known: Known) -> None:
+        """End a connection when its certificate ends; what it left running goes on."""
+        if known.limits.expires is None or connection not in self._connections:
+            return
+        left = known.limits.expires - self._gateway.wall()
+        if left <= 0:
+            text = "your certificate has expired: log in with a new one"
+            goaway = GoAway(code=ErrorCode.EXPIRED.value, message=text)
+            connection.go_away(goaway, close=True, reason="expired")
+        else:
+            self._connections[connection] = self._gateway.wheel.call_later(
+                min(left, EXPIRY_CHECK_SECONDS), partial(self._watch_expiry, connection, known)
+            )
 
     def _not_noted(self, failure: Failure) -> None:
         """When a key was used last is for people; what has to be written is in the audit."""
@@ -233,10 +272,30 @@ class SshDoor(Factory):
                 name=name,
                 address=connection.caller.address,
             )
+        timer = self._connections.pop(connection, None)
+        if timer is not None:
+            timer.cancel()
         self._gateway.link_closed(connection)
         self._gateway.revocation.operator_went(name, connection)
 
     # -- channels --------------------------------------------------------------------------------
+
+    def _channel_opened(self, kind: str) -> None:
+        if kind:
+            self.metrics.channels[kind,] += 1
+        else:
+            self.metrics.channels_refused += 1
+
+    def _gauges(self) -> Mapping[str, Mapping[str, float]]:
+        channels = dict.fromkeys(("session", "forward", "forwarded"), 0)
+        for connection in self._connections:
+            for kind in connection.kinds():
+                channels[kind] += 1
+        return {
+            "connections": {"waiting": len(self._waiting), "in": len(self._connections)},
+            "channels": channels,
+            "sources_waiting": {"": len(self.penalties)},
+        }
 
     @staticmethod
     def _make(visit: Visit, connection: Connection, kind: bytes, fields: Fields) -> DoorChannel:
@@ -244,6 +303,8 @@ class SshDoor(Factory):
             return SessionChannel(connection, visit)
         request = read_target(kind, fields)
         if request is not None:
+            if not visit.limits.forwarding:
+                raise ChannelRefused(PROHIBITED, "your certificate does not permit port forwarding")
             return ForwardChannel(connection, visit, request)
         if kind in (b"x11", b"auth-agent@openssh.com", b"forwarded-tcpip"):
             raise ChannelRefused(PROHIBITED, "not allowed")

@@ -1,4 +1,4 @@
-"""``direct-tcpip`` and ``direct-streamlocal`` channels: ``ssh -L``, ``-W`` and ``-D``.
+"""``direct-tcpip`` and ``direct-streamlocal`` channels: ``ssh -L``, ``-W``, ``-D`` and ``-J``.
 
 Each is one stream of the device's handler ``forward``; the device's own policy says where to.
 """
@@ -13,6 +13,7 @@ from rshell.doors.ssh.connection import CONNECT_FAILED, ChannelRefused, Connecti
 from rshell.doors.ssh.visit import NoDestination, Visit
 from rshell.doors.ssh.wire import Fields
 from rshell.handlers import Outcome
+from rshell.link.core.errors import ErrorCode
 
 __all__ = ["ForwardChannel", "read_target"]
 
@@ -72,6 +73,19 @@ class ForwardChannel(DoorChannel):
         self._session = None
         if self.confirmed:
             self.finish()
+            return
+        text = printable(outcome.message or outcome.code or outcome.status, 300)
+        if outcome.code == ErrorCode.OFFLINE:
+            self._visit.tell_absence(
+                self._device, lambda why: self._refuse(f"{text}; {why}" if why else text)
+            )
         else:
-            code = outcome.code or outcome.status
-            self._refuse(printable(outcome.message or code, 300))
+            self._refuse(text)
+
+    @property
+    def _device(self) -> str:
+        """Which device: that of the user name, or of a jump."""
+        destination = self._visit.destination
+        if destination is not None and destination.is_console:
+            return str(self._request.get("host", ""))
+        return self._visit.device

@@ -36,6 +36,14 @@ _SIGNAL = re.compile(r"[A-Z0-9]{1,16}", re.ASCII)
 #: A shorter absence is a hiccup: nobody needs to know, and a full-screen program stays tidy.
 NOTICE_SECONDS = 2.0
 MAX_CELLS = 1000
+#: Both would let whoever is root on the device reach back to the operator's machine.
+NO_AGENT = (
+    "agent forwarding (-A) is refused: to go on from a device with your keys, "
+    "use ssh -J, which leaves them where they are"
+)
+NO_X11 = "X11 forwarding (-X, -Y) is refused"
+#: As in sshd_config: a command that stands for the subsystem.
+INTERNAL_SFTP = b"internal-sftp"
 
 
 class SessionChannel(DoorChannel):
@@ -46,7 +54,7 @@ class SessionChannel(DoorChannel):
         visit: Where it goes.
     """
 
-    is_session = True
+    kind = "session"
 
     def __init__(self, connection: Connection, visit: Visit) -> None:
         super().__init__(connection)
@@ -54,6 +62,8 @@ class SessionChannel(DoorChannel):
         self._terminal: TerminalSize | None = None
         self._environment: list[tuple[bytes, bytes]] = []
         self._handler = ""
+        #: What is not served here, to be told when something runs.
+        self._refused: dict[str, None] = {}
         self._notice: WheelTimer | None = None
         self._noticed = False
         #: Whether the client throws output away: what it pipes it into has ended.
@@ -71,7 +81,7 @@ class SessionChannel(DoorChannel):
             case b"exec":
                 return self._exec(fields.string())
             case b"subsystem":
-                return fields.string() == b"sftp" and self._begin("sftp", SftpRequest())
+                return fields.string() == b"sftp" and self._sftp()
             case b"pty-req":
                 return self._pty(fields)
             case b"window-change":
@@ -83,11 +93,14 @@ class SessionChannel(DoorChannel):
             case b"eow@openssh.com":
                 self._reader_gone = True
                 return True
-            case _:
-                return False  # among them agents and X11, which would reach back
+            case b"auth-agent-req@openssh.com":
+                self._refused[NO_AGENT] = None
+            case b"x11-req":
+                self._refused[NO_X11] = None
+        return False
 
     def _pty(self, fields: Fields) -> bool:
-        if self._handler:
+        if self._handler or not self._visit.limits.pty:
             return False
         term, (rows, columns) = fields.text(), _cells(fields)
         self._terminal = TerminalSize(
@@ -116,6 +129,8 @@ class SessionChannel(DoorChannel):
         return True
 
     def _shell(self) -> bool:
+        if self._visit.limits.command is not None:
+            return self._forced(b"")
         request = ShellRequest(terminal=self._terminal, environment=self._environment)
         return self._begin("shell", request)
 
@@ -124,7 +139,29 @@ class SessionChannel(DoorChannel):
             self._handler = "exec"
             self._fail(f"a command of {len(line):,} bytes; at most {MAX_COMMAND_BYTES:,}")
             return True
+        if self._visit.limits.command is not None:
+            return self._forced(line)
         request = ExecRequest(line=line, terminal=self._terminal, environment=self._environment)
+        return self._begin("exec", request)
+
+    def _sftp(self) -> bool:
+        if self._visit.limits.command is not None:
+            return self._forced(b"sftp")
+        return self._begin("sftp", SftpRequest())
+
+    def _forced(self, asked: bytes) -> bool:
+        """Run what the certificate says; what was asked for is in its environment, as with sshd."""
+        command = self._visit.limits.command or b""
+        if command == INTERNAL_SFTP:
+            return self._begin("sftp", SftpRequest())
+        environment = list(self._environment)
+        if asked:
+            environment.append((b"SSH_ORIGINAL_COMMAND", asked))
+        if len(command) + len(asked) > MAX_COMMAND_BYTES and not self._handler:
+            self._handler = "exec"
+            self._fail("the command of your certificate and yours are too long together")
+            return True
+        request = ExecRequest(line=command, terminal=self._terminal, environment=environment)
         return self._begin("exec", request)
 
     def _begin(self, handler: str, request: msgspec.Struct) -> bool:
@@ -138,7 +175,13 @@ class SessionChannel(DoorChannel):
             self._fail(str(error))
         else:
             self._join(session)
+            self._tell_refused()
         return True
+
+    def _tell_refused(self) -> None:
+        if self._handler != "sftp":  # a program reads that
+            for text in (*self._refused, *self._connection.take_notices()):
+                self.tell(text)
 
     @property
     def survives(self) -> bool:
@@ -188,15 +231,22 @@ class SessionChannel(DoorChannel):
         elif outcome.status == "signal" and _SIGNAL.fullmatch(name):
             data = b"".join((_string(name.encode()), b"\0", _string(b""), _string(b"")))
             self.finish((b"exit-signal", data))
+        elif outcome.code == ErrorCode.OFFLINE:
+            self._visit.tell_absence(self._visit.device, lambda why: self._away(outcome, why))
         else:
             self._fail(self._words(outcome), timeout=outcome.status == "timeout")
 
-    def _words(self, outcome: Outcome) -> str:
+    def _away(self, outcome: Outcome, why: str) -> None:
+        self._fail(self._words(outcome, why))
+
+    def _words(self, outcome: Outcome, why: str = "") -> str:
         code = outcome.code or outcome.status
         text = printable(outcome.message or code, 500)
         device = printable(self._visit.device)
         if device not in text:
             text = f"{device}: {text}"
+        if why:
+            text = f"{text}; {printable(why, 500)}"
         if outcome.status == "lost":
             text += "; what ran may go on (see: rshell sessions)" if code == "link-lost" else ""
         advice = advice_for(code, text)
@@ -213,17 +263,18 @@ class SessionChannel(DoorChannel):
         self.tell(text)
         self._exit(TIMEOUT_STATUS if timeout else ERROR_STATUS)
 
-    def tell(self, text: str) -> None:
-        if not self._handler:
-            return
+    def tell(self, text: str) -> bool:
+        if not self._handler or self.closed:
+            return False
         end = "\r\n" if self._terminal is not None else "\n"
         begin = end if self._terminal is not None and self._device_ready else ""
         self.send(f"{begin}rshell: {text}{end}".encode(), stderr=True)
+        return True
 
-    def close_received(self) -> None:
+    def close_received(self) -> bool:
         if self._notice is not None:
             self._notice.cancel()
-        super().close_received()
+        return super().close_received()
 
     def connection_lost(self, *, on_purpose: bool) -> None:
         if self._notice is not None:

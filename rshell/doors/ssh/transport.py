@@ -8,6 +8,7 @@ section 1.10.
 
 from __future__ import annotations
 
+import socket
 import struct
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -31,6 +32,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from rshell.access.printable import printable
+from rshell.doors.ssh.metrics import SshMetrics
 from rshell.doors.ssh.wire import BadPacket, Fields
 from rshell.identity.ssh_keys import SIGNATURE_ALGORITHMS
 from rshell.link.clock import TimerWheel, WheelTimer
@@ -46,11 +48,16 @@ KEX_SECONDS = 30.0
 MAX_UNAUTHENTICATED_BYTES = 64 * 1024
 #: Of answers that a peer asks for and does not read, before it is cut off.
 MAX_UNREAD_ANSWERS = 256 * 1024
+#: The version, with its end of line (RFC 4253 section 4.2).
+MAX_VERSION_BYTES = 255
 #: A peer that does not take our last words is cut off after this long.
 CLOSE_SECONDS = 2.0
 
 _STRICT_CLIENT = b"kex-strict-c-v00@openssh.com"
 _STRICT_SERVER = b"kex-strict-s-v00@openssh.com"
+
+#: 1.99 is what speaks SSH 1 as well.
+_VERSIONS = (b"SSH-2.0-", b"SSH-1.99-")
 
 _DISCONNECT, _IGNORE, _UNIMPLEMENTED, _DEBUG, _SERVICE_REQUEST, _EXT_INFO = 1, 2, 3, 4, 5, 7
 _KEXINIT, _NEWKEYS, _KEX_FIRST, _KEX_LAST = 20, 21, 30, 49
@@ -96,12 +103,16 @@ class TransportOwner(Protocol):
 
     Attributes:
         publicKeys, privateKeys: Host keys by type, as conch wants them.
+        metrics: What is counted.
+        cpu: Seconds of processor time that this thread has used.
     """
 
     publicKeys: dict[bytes, Key]
     privateKeys: dict[bytes, Key]
     wheel: TimerWheel
     rekeying: Rekeying
+    metrics: SshMetrics
+    cpu: Callable[[], float]
 
     def authentication(self, transport: SshTransport) -> Any:
         """Return the service that lets somebody in."""
@@ -139,7 +150,6 @@ class SshTransport(SSHServerTransport):
     supportedMACs = [b"hmac-sha2-256", b"hmac-sha2-512"]
     supportedPublicKeys = [b"ssh-ed25519"]
     supportedCompressions = [b"none"]
-    supportedVersions = (b"2.0", b"1.99")
 
     def __init__(self, owner: TransportOwner, address: str) -> None:
         self.factory: Any = owner
@@ -156,6 +166,7 @@ class SshTransport(SSHServerTransport):
         #: Whether the keys of the exchange under way were agreed: NEWKEYS may come.
         self._agreed = False
         self._full = False
+        self._socket: socket.socket | None = None
         self._unread = 0
         self._since_keys = 0
         self._timer: WheelTimer | None = None
@@ -167,9 +178,9 @@ class SshTransport(SSHServerTransport):
 
     def connectionMade(self) -> None:
         transport: Any = self.transport
-        _, sock = tcp_socket_of(transport)
-        if sock is not None:
-            set_link_options(sock)
+        _, self._socket = tcp_socket_of(transport)
+        if self._socket is not None:
+            set_link_options(self._socket)
         transport.registerProducer(self, True)
         self._timer = self._owner.wheel.call_later(LOGIN_GRACE_SECONDS, self._grace_over)
         super().connectionMade()  # type: ignore[no-untyped-call]  # untyped in Twisted
@@ -189,9 +200,25 @@ class SshTransport(SSHServerTransport):
     def dataReceived(self, data: bytes) -> None:
         if self.closing:
             return
+        self._owner.metrics.bytes_in += len(data)
         self._count(len(data))
+        if self.authenticated:
+            self._take(data)
+            return
+        if self._socket is not None:
+            # OpenSSH's client leaves Nagle on until it is in: what it sends next would wait for
+            # our acknowledgement, which the kernel may keep back for 40 ms.
+            self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
+        begun = self._owner.cpu()
+        self._take(data)
+        self._owner.metrics.handshake_seconds += self._owner.cpu() - begun
+
+    def _take(self, data: bytes) -> None:
         try:
-            super().dataReceived(data)  # type: ignore[no-untyped-call]  # untyped in Twisted
+            if not self.gotVersion:
+                data = self._take_version(data)
+            if self.gotVersion:
+                super().dataReceived(data)  # type: ignore[no-untyped-call]  # untyped in Twisted
         except (struct.error, IndexError, ValueError, OverflowError, TypeError) as error:
             # What conch's own parsing, and the libraries below it, make of malformed packets.
             self.broken(str(error) if isinstance(error, BadPacket) else "a malformed packet")
@@ -200,6 +227,29 @@ class SshTransport(SSHServerTransport):
             self.broken("a fault of the gateway")
         if not self.authenticated and len(self.buf) > MAX_UNAUTHENTICATED_BYTES:
             self.broken("too long a packet before the login")
+
+    def _take_version(self, data: bytes) -> bytes:
+        """Wait for the peer's first line; return what follows it.
+
+        conch looks for the version anywhere, takes packets that come before it, and refuses a
+        first segment of more than 4 KiB, whatever is in it.
+
+        Raises:
+            BadPacket: The line is no version, or not one of SSH 2.
+        """
+        seen: bytes = self.buf + data
+        end = seen.find(b"\n", 0, MAX_VERSION_BYTES)
+        if end < 0:
+            if len(seen) >= MAX_VERSION_BYTES or not seen.startswith(b"SSH-"[: len(seen)]):
+                raise BadPacket("the first line is no version")
+            self.buf = seen
+            return b""
+        if not seen.startswith(_VERSIONS):
+            raise BadPacket("the first line is no version of SSH 2")
+        self.otherVersionString = seen[:end].rstrip(b"\r")
+        self.gotVersion = True
+        self.buf = b""
+        return seen[end + 1 :]
 
     def pauseProducing(self) -> None:
         self._full = True
@@ -307,6 +357,7 @@ class SshTransport(SSHServerTransport):
             if self._unread > MAX_UNREAD_ANSWERS:
                 self.abort()
                 return
+        self._owner.metrics.bytes_out += len(payload)
         self._count(len(payload))
 
     def _count(self, size: int) -> None:

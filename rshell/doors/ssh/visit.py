@@ -6,17 +6,24 @@ from collections.abc import Callable
 from typing import Any
 
 import attrs
+from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
 
 from rshell.doors.local import DoorSession, EndReceiver, LocalSession
+from rshell.doors.ssh.logins import Limits
 from rshell.doors.ssh.names import BadUserName, Destination, read_user_name
 from rshell.gateway.callers import Caller
 from rshell.gateway.core import Gateway
+from rshell.gateway.why_services import absence
 
 __all__ = ["ConsoleFactory", "NoDestination", "Visit"]
 
 #: (caller, handler, its request, receiver) -> the console's end: `handler` is ``shell`` or
 #: ``exec``, the request as a device would get it.
 ConsoleFactory = Callable[[Caller, str, dict[str, Any], EndReceiver], DoorSession]
+
+#: Whoever calls a device that is away has an answer within a second, though the store is slow.
+ABSENCE_SECONDS = 0.8
 
 
 class NoDestination(Exception):
@@ -31,6 +38,7 @@ class Visit:
         destination: Where to; None if the user name says no device.
         problem: Why not.
         console: Makes the gateway's console, where it is served.
+        limits: Of the login.
     """
 
     gateway: Gateway
@@ -38,16 +46,22 @@ class Visit:
     destination: Destination | None
     problem: str
     console: ConsoleFactory | None
+    limits: Limits
 
     @classmethod
     def new(
-        cls, gateway: Gateway, caller: Caller, user: bytes, console: ConsoleFactory | None
+        cls,
+        gateway: Gateway,
+        caller: Caller,
+        user: bytes,
+        console: ConsoleFactory | None,
+        limits: Limits,
     ) -> Visit:
         """Read the user name of a connection."""
         try:
-            return cls(gateway, caller, read_user_name(user), "", console)
+            return cls(gateway, caller, read_user_name(user), "", console, limits)
         except BadUserName as error:
-            return cls(gateway, caller, None, str(error), console)
+            return cls(gateway, caller, None, str(error), console, limits)
 
     @property
     def device(self) -> str:
@@ -63,16 +77,51 @@ class Visit:
         destination = self.destination
         if destination is None:
             raise NoDestination(self.problem)
-        if destination.is_console:
-            if self.console is None or handler not in ("shell", "exec"):
-                raise NoDestination("this gateway serves no console by ssh")
-            return self.console(self.caller, handler, request, receiver)
+        if not destination.is_console:
+            return self._session(destination.device, handler, request, receiver, destination.login)
+        if handler == "forward":
+            return self._jump(request, receiver)
+        if self.limits.command is not None:
+            raise NoDestination("your certificate runs one command, on devices: no console")
+        if self.console is None or handler not in ("shell", "exec"):
+            raise NoDestination("this gateway serves no console by ssh")
+        return self.console(self.caller, handler, request, receiver)
+
+    def _jump(self, request: dict[str, Any], receiver: EndReceiver) -> DoorSession:
+        """``ssh -J console@GATEWAY DEVICE``: the host is a device's name, the port its own."""
+        host, port = request.get("host"), request.get("port")
+        if not isinstance(host, str):
+            raise NoDestination(
+                "console is no device: forward with DEVICE@GATEWAY, or jump with "
+                "ssh -J console@GATEWAY DEVICE"
+            )
+        asked = {"host": "localhost", "port": port}
+        return self._session(host.removesuffix("."), "forward", asked, receiver, None)
+
+    def _session(
+        self,
+        device: str,
+        handler: str,
+        request: dict[str, Any],
+        receiver: EndReceiver,
+        login: str | None,
+    ) -> DoorSession:
         return LocalSession(
-            self.gateway,
-            self.caller,
-            destination.device,
-            handler,
-            receiver,
-            login=destination.login,
-            request=request,
+            self.gateway, self.caller, device, handler, receiver, login=login, request=request
         )
+
+    def tell_absence(self, device: str, tell: Callable[[str], None]) -> None:
+        """Say why a device is away, once, within a second.
+
+        Args:
+            device: Which; the gate has just said that it is away.
+            tell: Called with words, or with none if they cannot be had in time.
+        """
+        looking = Deferred.fromCoroutine(absence(self.gateway, self.caller.operator, device))
+        timer = self.gateway.wheel.call_later(ABSENCE_SECONDS, looking.cancel)
+
+        def found(words: str | Failure) -> None:
+            timer.cancel()
+            tell("" if isinstance(words, Failure) else words)
+
+        looking.addBoth(found)

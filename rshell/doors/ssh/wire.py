@@ -1,10 +1,19 @@
-"""Reading the fields of SSH packets (RFC 4251 section 5).  What is wrong raises `BadPacket`."""
+"""Reading the fields of SSH packets (RFC 4251 section 5).  What is wrong raises `BadPacket`.
+
+And one packet that is written before there are keys, or a connection to have them.
+"""
 
 from __future__ import annotations
 
 import struct
 
-__all__ = ["BadPacket", "Fields"]
+__all__ = ["BadPacket", "Fields", "clear_disconnect"]
+
+_DISCONNECT = 1
+#: RFC 4250 section 4.2.2: the nearest of its reasons.
+_TOO_MANY_CONNECTIONS = 12
+_BLOCK = 8
+_MIN_PADDING = 4
 
 
 class BadPacket(ValueError):
@@ -47,3 +56,15 @@ class Fields:
     def rest(self) -> bytes:
         """Take what is left."""
         return self._take(len(self._data) - self._at)
+
+
+def clear_disconnect(why: bytes) -> bytes:
+    """Return a DISCONNECT as it is before there are keys (RFC 4253 sections 6 and 11.1).
+
+    Args:
+        why: For people.
+    """
+    head = struct.pack(">BLL", _DISCONNECT, _TOO_MANY_CONNECTIONS, len(why))
+    payload = head + why + struct.pack(">L", 0)
+    padding = _MIN_PADDING + -(5 + len(payload) + _MIN_PADDING) % _BLOCK
+    return struct.pack(">LB", 1 + len(payload) + padding, padding) + payload + bytes(padding)

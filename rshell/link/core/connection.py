@@ -58,13 +58,17 @@ from rshell.link.core.messages import (
 )
 from rshell.link.core.outgoing import LIMIT_FIELDS, Outgoing
 from rshell.link.core.sources import FrameSource
-from rshell.link.core.states import LinkState, check_frame, choose_version
+from rshell.link.core.states import STREAM_FRAMES, LinkState, check_frame, choose_version
 from rshell.link.core.streams import LinkStream, StreamState, check_window
 from rshell.link.core.table import StreamTable
 
 __all__ = ["LinkConnection", "LinkState", "choose_version"]
 
 _PING_SIZE: Final = 8
+#: As numbers: arithmetic of enum members calls Python code, here for each frame.
+_EOF: Final = int(FrameFlag.EOF)
+_STDERR: Final = int(FrameFlag.STDERR)
+_URGENT: Final = int(FrameFlag.URGENT)
 
 
 class LinkConnection:
@@ -92,6 +96,7 @@ class LinkConnection:
         self.goaway_received = False
         self.failure: RemoteProtocolError | None = None
         self.peer_max_streams = 0
+        self.peer_features: frozenset[str] = frozenset()
         self._reader = FrameReader()
         self._outgoing = Outgoing(self.streams, self._grant_limits)
         self.traffic = self._outgoing.traffic
@@ -138,11 +143,13 @@ class LinkConnection:
         `LinkFailed` is the last one if the peer broke a rule: nothing follows it (rule W4).
         """
         try:
-            while not self.closed:
+            while self.state is not LinkState.CLOSED:
                 frame = self._reader.next_frame()
                 if frame is None:
                     break
-                check_frame(frame, self.state)
+                usual = self.state is LinkState.OPEN and frame.stream
+                if not (usual and frame.type in STREAM_FRAMES):
+                    check_frame(frame, self.state)
                 event = self._handlers[frame.type](frame, self.now)
                 self._count(frame)
                 if event is not None:
@@ -191,6 +198,7 @@ class LinkConnection:
         hello = messages.decode(frame.payload, Hello)
         choose_version(hello.protocol)
         self.peer_max_streams = hello.max_streams
+        self.peer_features = frozenset(hello.features)
         self.state = LinkState.JUDGING
         return HelloReceived(hello)
 
@@ -273,12 +281,13 @@ class LinkConnection:
         stream = self._table.find(frame, StreamState.OPEN)
         if stream is None:
             return None
-        eof = bool(frame.flags & FrameFlag.EOF)
-        repeated = stream.eof_received and not frame.payload
-        stream.data_received(len(frame.payload), eof)
+        payload = frame.payload
+        eof = bool(frame.flags & _EOF)
+        repeated = stream.eof_received and not payload
+        stream.data_received(len(payload), eof)
         if repeated:
             return None  # harmless (rule F6), and nobody need hear of it twice
-        return DataReceived(stream.number, frame.payload, bool(frame.flags & FrameFlag.STDERR), eof)
+        return DataReceived(stream.number, payload, bool(frame.flags & _STDERR), eof)
 
     def _limit(self, frame: Frame, now: float) -> LinkEvent | None:
         if len(frame.payload) != LIMIT_FIELDS.size:
@@ -326,7 +335,7 @@ class LinkConnection:
         if not first_outcome:
             # The one outcome of a stream that we opened is not the peer's to account for.
             self._quotas.event(now)
-        urgent = bool(frame.flags & FrameFlag.URGENT)
+        urgent = bool(frame.flags & _URGENT)
         if not stream.event_received(event, urgent):
             return None
         return EventReceived(stream.number, event, urgent, frame.payload)

@@ -14,6 +14,8 @@ __all__ = [
     "PROTOCOL_MAX",
     "PROTOCOL_MIN",
     "RECORD_SIZE",
+    "RELAY_BUDGET",
+    "WIDE_ALLOWANCE",
     "FrameFlag",
     "FrameType",
 ]
@@ -41,6 +43,11 @@ MIN_WINDOW: Final = 2_048
 MAX_WINDOW: Final = 16 * 1024 * 1024
 #: What a relay holds of one direction of one stream (rule F7).
 ALLOWANCE: Final = 64 * 1024
+#: The same for a stream that nobody types on: a whole window, so that bulk need not stop and wait
+#: at each hop.  Who types waits for less to drain after ^C.
+WIDE_ALLOWANCE: Final = 256 * 1024
+#: What all relays of a process may allow beyond the narrow allowance: 256 streams' both ways.
+RELAY_BUDGET: Final = 128 * 1024 * 1024
 #: A LIMIT is due when this much consumption, or half a window, waits to be told (rule F3).
 ANNOUNCE_BYTES: Final = 64 * 1024
 #: Unannounced consumption is told after this long at the latest (rule F3).

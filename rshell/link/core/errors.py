@@ -35,6 +35,9 @@ class ErrorCode(StrEnum):
     EXPIRED = "expired"
     CLONE_SUSPECTED = "clone-suspected"
     OUTPUT_LIMIT = "output-limit"
+    IDLE_LIMIT = "idle-limit"
+    TIME_LIMIT = "time-limit"
+    PENDING = "pending"
 
     @classmethod
     def read(cls, text: str) -> ErrorCode:

@@ -12,6 +12,8 @@ __all__ = ["Frame", "FrameReader", "encode_frame", "pack_header"]
 
 _HEADER: Final = Struct(">BBHI")
 pack_header: Final = _HEADER.pack
+#: As numbers: arithmetic of enum members calls Python code, here for each frame.
+_ALLOWED: Final = {int(type_): int(flags) for type_, flags in ALLOWED_FLAGS.items()}
 
 
 class Frame(NamedTuple):
@@ -44,33 +46,35 @@ def encode_frame(type_: int, stream: int, payload: bytes = b"", flags: int = 0) 
 
 
 class FrameReader:
-    """Cuts a byte stream into frames, holding at most one incomplete frame between calls."""
+    """Cuts a byte stream into frames, holding at most one incomplete frame between calls.
 
-    __slots__ = ("_buffer", "_position")
+    Bytes are copied once, into the payload: what was fed is kept as it came, and only the rest of
+    an incomplete frame is joined to what follows.
+    """
+
+    __slots__ = ("_data", "_position")
 
     def __init__(self) -> None:
-        self._buffer = bytearray()
+        self._data = b""
         self._position = 0
 
     @property
     def buffered(self) -> int:
         """Bytes received that do not make a whole frame yet (or were not asked for)."""
-        return len(self._buffer) - self._position
+        return len(self._data) - self._position
 
     def feed(self, data: bytes) -> None:
         """Add received bytes; ask for them with `next_frame` until it returns None."""
-        self._compact()
-        self._buffer += data
+        rest = self._data
+        if rest:
+            data = rest[self._position :] + data
+        self._data = data
+        self._position = 0
 
     def clear(self) -> None:
         """Drop everything: nothing after a fatal frame is acted upon (rule W4)."""
-        self._buffer.clear()
+        self._data = b""
         self._position = 0
-
-    def _compact(self) -> None:
-        if self._position:
-            del self._buffer[: self._position]
-            self._position = 0
 
     def next_frame(self) -> Frame | None:
         """Return the next whole frame of a known type, or None when more bytes are needed.
@@ -78,26 +82,40 @@ class FrameReader:
         Raises:
             RemoteProtocolError: The header breaks rule W1 or W3.
         """
-        buffer = self._buffer
-        while len(buffer) - self._position >= HEADER_SIZE:
-            type_, flags, length, stream = _HEADER.unpack_from(buffer, self._position)
-            if length > MAX_PAYLOAD:
-                raise RemoteProtocolError(
-                    ErrorCode.FRAME_SIZE, f"a frame of {length} bytes; at most {MAX_PAYLOAD}"
-                )
-            allowed = ALLOWED_FLAGS.get(type_)
-            if allowed is None and not flags & FrameFlag.IGNORABLE:
-                raise RemoteProtocolError(ErrorCode.PROTOCOL, f"unknown frame type {type_}")
-            if allowed is not None and flags & ~allowed:
-                raise RemoteProtocolError(
-                    ErrorCode.PROTOCOL, f"{FrameType(type_).name} with flags 0x{flags:02x}"
-                )
-            start = self._position + HEADER_SIZE
-            if len(buffer) < start + length:
+        data = self._data
+        position = self._position
+        while len(data) - position >= HEADER_SIZE:
+            type_, flags, length, stream = _HEADER.unpack_from(data, position)
+            allowed = _ALLOWED.get(type_)
+            if length > MAX_PAYLOAD or allowed is None or flags & ~allowed:
+                _check_header(type_, flags, length)
+            start = position + HEADER_SIZE
+            end = start + length
+            if len(data) < end:
                 break
-            self._position = start + length
+            self._position = position = end
             if allowed is not None:
-                return Frame(type_, flags, stream, bytes(buffer[start : start + length]))
+                return Frame(type_, flags, stream, data[start:end])
         # An idle link must not keep the memory of its last large read.
-        self._compact()
+        self._data = data[position:]
+        self._position = 0
         return None
+
+
+def _check_header(type_: int, flags: int, length: int) -> None:
+    """Judge a header that is not plainly good.
+
+    Raises:
+        RemoteProtocolError: It breaks rule W1 or W3.
+    """
+    if length > MAX_PAYLOAD:
+        raise RemoteProtocolError(
+            ErrorCode.FRAME_SIZE, f"a frame of {length} bytes; at most {MAX_PAYLOAD}"
+        )
+    allowed = _ALLOWED.get(type_)
+    if allowed is None and not flags & FrameFlag.IGNORABLE:
+        raise RemoteProtocolError(ErrorCode.PROTOCOL, f"unknown frame type {type_}")
+    if allowed is not None and flags & ~allowed:
+        raise RemoteProtocolError(
+            ErrorCode.PROTOCOL, f"{FrameType(type_).name} with flags 0x{flags:02x}"
+        )

@@ -48,6 +48,11 @@ class TokenBucket:
         self._tokens -= count
         return True
 
+    def has(self, now: float, count: float = 1.0) -> bool:
+        """Say whether there are ``count`` tokens, and take none."""
+        self.take(now, 0.0)
+        return self._tokens >= count
+
 
 class CreditBudget:
     """Bounds what the peers of one link may have in flight towards us (rule F8).

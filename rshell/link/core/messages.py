@@ -23,6 +23,7 @@ __all__ = [
     "Hello",
     "Join",
     "Joined",
+    "Notice",
     "Open",
     "Opened",
     "Outcome",
@@ -130,10 +131,11 @@ class GoAway(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unkno
     )
 
 
-class Advice(Struct, frozen=True, forbid_unknown_fields=True):
-    """What a WELCOME told of mass reconnects, as it is now (rule L4)."""
+class Advice(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+    """What a WELCOME told, as it is now (rule L4); the list only to a peer that has its feature."""
 
     retry_spread_ms: Count
+    revoked_gateways: RevokedGateways | None = None
 
 
 class Positions(Struct, frozen=True, forbid_unknown_fields=True):
@@ -228,24 +230,47 @@ class SessionReport(
     outcome: Outcome | None = None
 
 
+class Notice(Struct, frozen=True, forbid_unknown_fields=True):
+    """What the gateway tells the operator's end of a session, for a person to read (rule S4)."""
+
+    session: Sixteen
+    code: Word
+    message: Text
+
+
 class Sessions(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
-    """The agent's list (``sessions``), or the gateway's answer (``end``, ``acknowledged``)."""
+    """The agent's list (``sessions``), or the gateway's answer (``end``, ``acknowledged``).
+
+    ``notices`` go to operators whose HELLO has the feature of that name, and to nobody else.
+    """
 
     sessions: list[SessionReport] = msgspec.field(default_factory=list)
     more: bool = False
     end: list[Sixteen] = msgspec.field(default_factory=list)
     acknowledged: list[Sixteen] = msgspec.field(default_factory=list)
+    notices: Annotated[list[Notice], Meta(max_length=16)] = msgspec.field(default_factory=list)
+
+
+#: Of id and secret, in bytes: of a join string with a secret, and of the two public ones.
+_JOIN_LENGTHS: Final = ((8, 20), (8, 0), (0, 0))
 
 
 class Join(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
-    """A joiner's one request (rule J2).  Its repr shows no secret."""
+    """A joiner's one request (rule J2).  Its repr shows no secret.
+
+    With a public join string the secret is empty, and perhaps the id too (rule J1).
+    """
 
     kind: Word
-    id: Annotated[bytes, Meta(min_length=8, max_length=8)]
-    secret: Annotated[bytes, Meta(min_length=20, max_length=20)]
+    id: Annotated[bytes, Meta(max_length=8)]
+    secret: Annotated[bytes, Meta(max_length=20)]
     csr: Annotated[bytes, Meta(max_length=4096)]
     name: Word | None = None
     facts: Annotated[dict[Word, Text], Meta(max_length=32)] = msgspec.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if (len(self.id), len(self.secret)) not in _JOIN_LENGTHS:
+            raise ValueError("a JOIN has an id of 8 bytes and a secret of 20, or none")
 
     def __repr__(self) -> str:
         return f"Join(kind={self.kind!r}, id={self.id.hex()}, name={self.name!r})"

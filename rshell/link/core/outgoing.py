@@ -12,7 +12,13 @@ from collections.abc import Callable, Mapping
 from struct import Struct
 from typing import Final
 
-from rshell.link.core.constants import HEADER_SIZE, FrameFlag, FrameType
+from rshell.link.core.constants import (
+    HEADER_SIZE,
+    MAX_PAYLOAD,
+    RECORD_SIZE,
+    FrameFlag,
+    FrameType,
+)
 from rshell.link.core.figures import CONTROL, Traffic, class_of
 from rshell.link.core.frames import encode_frame, pack_header
 from rshell.link.core.scheduler import Scheduler
@@ -24,6 +30,12 @@ __all__ = ["LIMIT_FIELDS", "Outgoing"]
 LIMIT_FIELDS: Final = Struct(">QQQ")
 #: Less room than this at the end of a record is left unused rather than sent as crumbs.
 _MIN_ROOM: Final = 64
+#: What control frames may add to several records at once: a LIMIT of each of 16 streams.
+_CONTROL_ROOM: Final = 512
+#: As numbers: arithmetic of enum members calls Python code, here for each frame.
+_EOF: Final = int(FrameFlag.EOF)
+_STDERR: Final = int(FrameFlag.STDERR)
+_URGENT: Final = int(FrameFlag.URGENT)
 
 
 class Outgoing:
@@ -88,7 +100,8 @@ class Outgoing:
     def next_record(self, size: int, now: float = 0.0) -> tuple[bytes, list[LinkStream]]:
         """Return up to ``size`` bytes, and the streams whose outcome this acknowledges.
 
-        A record is longer only by an event that did not fit any more.
+        A record is longer only by an event that did not fit any more; several at once also by a
+        few control frames.
         """
         parts: list[bytes] = []
         room = size
@@ -106,6 +119,10 @@ class Outgoing:
         if not self._frames:
             room = self._collect_attention(parts, room, told)
             self.traffic.sent[CONTROL] += size - room
+            if size > RECORD_SIZE:
+                # Control must not cut the last of several full frames: each relay would pass the
+                # pieces on, and cut anew.
+                room = min(size, room + _CONTROL_ROOM)
             self._collect_streams(parts, room, now)
         else:
             self.traffic.sent[CONTROL] += size - room
@@ -137,7 +154,7 @@ class Outgoing:
     @staticmethod
     def _encode_event(stream: LinkStream, item: OutEvent) -> bytes:
         stream.event_sent(item)
-        flags = FrameFlag.URGENT if item.urgent else 0
+        flags = _URGENT if item.urgent else 0
         return encode_frame(FrameType.EVENT, stream.number, item.payload, flags)
 
     def _collect_streams(self, parts: list[bytes], room: int, now: float) -> None:
@@ -147,7 +164,7 @@ class Outgoing:
                 return
             stream = self._streams[flow.key]
             item = (
-                stream.source.next_frame(room - HEADER_SIZE, stream.credit)
+                stream.source.next_frame(min(room - HEADER_SIZE, MAX_PAYLOAD), stream.credit)
                 if stream.source is not None and not stream.outcome_sent
                 else None
             )
@@ -172,7 +189,7 @@ class Outgoing:
         size = len(item.data)
         stream.data_sent(size, item.eof)
         self.traffic.data_frames_sent += 1
-        flags = (FrameFlag.EOF if item.eof else 0) | (FrameFlag.STDERR if item.stderr else 0)
+        flags = (_EOF if item.eof else 0) | (_STDERR if item.stderr else 0)
         parts.append(pack_header(FrameType.DATA, flags, size, stream.number))
         parts.append(item.data)
         return HEADER_SIZE + size

@@ -42,6 +42,11 @@ _NEWEST: Final = 0.5
 #: nothing can grow): a burst that a queue let through at once is no faster link.
 _BURST_FACTOR: Final = 2.0
 _BURST_BITS: Final = 100_000.0
+#: More than one record is handed over at once where the link carries each in so many bits a
+#: second: all of them together take it 2.6 ms, which is what a keystroke may wait for.
+RECORD_BITS_PER_SECOND: Final = 50e6
+#: Four records are what one read of the other end takes; more do not make it cheaper.
+MAX_RECORDS: Final = 4
 
 
 class Pace:
@@ -50,13 +55,15 @@ class Pace:
     Attributes:
         size: Bytes of a record, now.
         bits_per_second: What the link delivers; None while it was never the limit.
+        records: How many records of full size may be handed over at once.
     """
 
-    __slots__ = ("_step", "bits_per_second", "size")
+    __slots__ = ("_step", "bits_per_second", "records", "size")
 
     def __init__(self) -> None:
         self.size = RECORD_SIZE
         self.bits_per_second: float | None = None
+        self.records = 1
         self._step = 0
 
     def measured(
@@ -75,6 +82,13 @@ class Pace:
             sent_bits_per_second: What we sent since the last sample: the link can do at least
                 that.
         """
+        self._take(bits_per_second, limited_by_us, sent_bits_per_second)
+        carries = max(self.bits_per_second or 0.0, sent_bits_per_second)
+        self.records = max(1, min(MAX_RECORDS, int(carries / RECORD_BITS_PER_SECOND)))
+
+    def _take(
+        self, bits_per_second: float, limited_by_us: bool, sent_bits_per_second: float
+    ) -> None:
         known = self.bits_per_second
         if limited_by_us:
             if known is None or sent_bits_per_second <= known:

@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 
-from rshell.link.core.constants import ALLOWANCE
+from rshell.link.core.constants import ALLOWANCE, WIDE_ALLOWANCE
 from rshell.link.core.events import DataReceived, EventReceived, LimitReceived
 from rshell.link.core.limits import CreditBudget
 from rshell.link.core.messages import Open, Opened, Positions
@@ -38,11 +38,12 @@ class RelaySide:
         queued: Bytes that wait for this hop's transport.
     """
 
-    def __init__(self, budget: CreditBudget | None) -> None:
+    def __init__(self, budget: CreditBudget | None, share: CreditBudget | None = None) -> None:
         self.wake: Callable[[], None] = _nothing
         self.queued = 0
         self.other: RelaySide
         self._budget = budget
+        self._share = share
         self._queue: deque[OutData | OutEvent] = deque()
         self._urgent: deque[OutEvent] = deque()
         self._events_queued = 0
@@ -96,15 +97,24 @@ class RelaySide:
         """Return an urgent event, or the far end's positions when they are news."""
         if self._urgent:
             return self._urgent.popleft()
-        far, told, allowed = self._far, self._announced, self._allowed()
-        if (
-            far.consumed > told.consumed
-            or far.events > told.events
-            or allowed - told.limit >= self._allowance() // 2
-            or (allowed > told.limit and allowed == far.limit)
-        ):
-            self._announced = Positions(far.consumed, max(told.limit, allowed), far.events)
-            return OutLimit(far.consumed, self._announced.limit, far.events)
+        far, told = self._far, self._announced
+        allowed = self._raised()
+        if allowed is None:
+            if far.consumed <= told.consumed and far.events <= told.events:
+                return None
+            allowed = max(told.limit, self._allowed())
+        self._announced = Positions(far.consumed, allowed, far.events)
+        return OutLimit(far.consumed, allowed, far.events)
+
+    def _raised(self) -> int | None:
+        """Return the limit for this hop's peer if it has risen by enough to be told alone."""
+        told, far = self._announced.limit, self._far.limit
+        if told >= far:
+            return None
+        allowance = self._allowance()
+        allowed = min(far, self.other._forwarded + allowance)
+        if allowed - told >= allowance // 2 or (allowed > told and allowed == far):
+            return allowed
         return None
 
     def next_frame(self, room: int, credit: int) -> OutData | OutEvent | None:
@@ -130,10 +140,14 @@ class RelaySide:
     def _took(self, size: int) -> None:
         self.queued -= size
         self._forwarded += size
-        self.other.wake()
+        if self.other._raised() is not None:
+            self.other.wake()
 
     def _allowance(self) -> int:
-        return ALLOWANCE if self._budget is None else self._budget.window(ALLOWANCE)
+        wanted = ALLOWANCE
+        if self._share is not None:
+            wanted = max(ALLOWANCE, self._share.window(WIDE_ALLOWANCE))
+        return wanted if self._budget is None else self._budget.window(wanted)
 
     def _allowed(self) -> int:
         """The limit for this hop's peer: never above the far end's, never above our room."""
@@ -146,15 +160,18 @@ class Relay:
     Args:
         operator_budget: Bounds what the operator's link may have in flight towards us.
         device_budget: Likewise for the device's link.
+        share: What this relay may share of the process's memory, if it may hold more than the
+            narrow allowance; whoever made the relay joins it for both directions, and leaves it.
     """
 
     def __init__(
         self,
         operator_budget: CreditBudget | None = None,
         device_budget: CreditBudget | None = None,
+        share: CreditBudget | None = None,
     ) -> None:
-        self.operator = RelaySide(operator_budget)
-        self.device = RelaySide(device_budget)
+        self.operator = RelaySide(operator_budget, share)
+        self.device = RelaySide(device_budget, share)
         self.operator.other = self.device
         self.device.other = self.operator
 

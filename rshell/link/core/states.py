@@ -10,7 +10,7 @@ from rshell.link.core.errors import ErrorCode, RemoteProtocolError
 from rshell.link.core.frames import Frame
 from rshell.link.core.messages import VersionRange
 
-__all__ = ["LinkState", "check_frame", "choose_version"]
+__all__ = ["STREAM_FRAMES", "LinkState", "check_frame", "choose_version"]
 
 
 class LinkState(Enum):
@@ -42,6 +42,12 @@ _LINK_FRAMES: Final = frozenset(
         FrameType.SESSIONS,
         FrameType.ADVICE,
     }
+)
+
+
+#: Frames of streams that an open link takes: nearly all there are, so they are judged first.
+STREAM_FRAMES: Final = frozenset(
+    int(type_) for type_ in _ALLOWED[LinkState.OPEN] if type_ not in _LINK_FRAMES
 )
 
 

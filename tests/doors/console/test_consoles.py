@@ -9,7 +9,10 @@ from twisted.internet.defer import Deferred
 
 from rshell.doors.console.door import MAX_CONSOLES
 from rshell.doors.console.session import MAX_HELD_BYTES
-from rshell.store.records import Grant
+from rshell.identity.join_string import token_hash
+from rshell.identity.keys import fingerprint, make_csr, new_key, spki_hash
+from rshell.link.core.messages import Join
+from rshell.store.records import Grant, NewToken
 from tests.doors.console.ends import ConsoleTestCase, Person
 
 
@@ -50,6 +53,27 @@ class RightTests(ConsoleTestCase):
         assert person.outcome is not None
         self.assertEqual(person.outcome.code, "revoked")
         self.assertEqual((self.consoles.count, self.watchdog.inside), (0, 0))
+
+    def test_limits(self) -> None:
+        """A console at which nobody types ends by its role's limit, after a warning; so by time."""
+        self.fleet.add_role("python", Grant(console=True, idle_limit=60, time_limit=180))
+        self.fleet.add_operator("bob", "python")
+        session, person = self.sit("bob")
+        self.fleet.advance(50)
+        self.assertIn(b"rshell: this session ends in 15 seconds: nobody types here", person.seen)
+        self.type(session, "1\r")
+        self.fleet.advance(58)
+        self.assertIsNone(person.outcome)
+        self.fleet.advance(3)
+        assert person.outcome is not None
+        self.assertEqual((person.outcome.status, person.outcome.code), ("timeout", "idle-limit"))
+        self.assertIn("the limit of python/1", person.outcome.message or "")
+        session, person = self.sit("bob")
+        for _ in range(4):
+            self.fleet.advance(46)
+            self.type(session, "1\r")
+        assert person.outcome is not None
+        self.assertEqual(person.outcome.code, "time-limit")
 
     def test_too_many(self) -> None:
         """The number of consoles is limited, and a closed one makes room."""
@@ -262,3 +286,32 @@ class ProgramTests(ConsoleTestCase):
         ann.wire.cut()
         self.turn()
         self.assertEqual(self.consoles.count, 0)
+
+
+class PendingTests(ConsoleTestCase):
+    def test_lets_devices_in(self) -> None:
+        """A device that waits is listed by its fingerprint, and let in or refused from there."""
+        token = NewToken(
+            id=b"12345678",
+            secret_hash=token_hash(b""),
+            kind="device",
+            expires_at=self.fleet.gateway.now_us() + 3_600_000_000,
+            created_by="ann",
+            uses_max=9,
+            mode="accept",
+        )
+        self.fleet.got(self.fleet.store.add_token(token))
+        keys = [new_key(), new_key()]
+        for key in keys:
+            request = Join(kind="device", id=token.id, secret=b"", csr=make_csr(key), name="tap")
+            self.fleet.run(self.fleet.gateway.joins.join(request, "192.0.2.7:1"))
+        session, person = self.sit()
+        self.type(session, "pending\r")
+        one, two = (fingerprint(spki_hash(key.public_key())) for key in keys)
+        for text in (one, two, "192.0.2.7:1"):
+            self.assertIn(text.encode(), person.seen)
+        self.type(session, f"pending.accept({one!r}, name='tap-7', site='b')\r")
+        self.type(session, f"pending.reject({two!r}, 'nobody')\r")
+        self.assertIn(b"no device waits as 'nobody'", person.seen)
+        self.assertEqual(dict(self.fleet.device("tap-7").labels), {"site": "b"})
+        self.assertEqual(self.fleet.gateway.pending.count, 0)

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
-from rshell.client import CompletedCommand, Outcome
+from rshell.client import CompletedCommand, Device, LinkRecord, Outcome, SessionInfo
 from rshell.doors.console.completion import Completer
+from rshell.doors.console.listings import Links, Sessions, metrics_of, why_of
 from rshell.doors.console.painting import colour_source, safe_text, table
 from rshell.doors.console.results import Done, DoneMany
 from rshell.doors.console.screen import Screen
+from tests.hostile import EVIL, hostile
 
 HOSTILE = "x\x1b]0;owned\x07\x9b31m\u202ey"
 
@@ -21,6 +24,26 @@ HOSTILE = "x\x1b]0;owned\x07\x9b31m\u202ey"
 def done(device: str, stdout: bytes = b"", **outcome: Any) -> Done:
     fields = {"status": "ok", **outcome}
     return Done.new(CompletedCommand(device, stdout, b"", Outcome(**fields)))
+
+
+async def awaited(call: Any) -> Any:
+    return await call
+
+
+class HostileClient:
+    """Tells the worst."""
+
+    async def sessions(self, selector: str, **filters: Any) -> list[SessionInfo]:
+        return [msgspec.convert(hostile(SessionInfo) | {"outcome": None}, SessionInfo)]
+
+    async def devices(self, selector: str) -> list[Device]:
+        return [msgspec.convert(hostile(Device) | {"state": "live"}, Device)]
+
+    async def why(self, device: str, limit: int) -> list[LinkRecord]:
+        return [msgspec.convert(hostile(LinkRecord), LinkRecord)]
+
+    async def metrics(self) -> str:
+        return f"x{{a={EVIL!r}}} 1\n{EVIL} 2\n"
 
 
 class SafeTests(SynchronousTestCase):
@@ -37,6 +60,20 @@ class SafeTests(SynchronousTestCase):
         hostile = done(HOSTILE, HOSTILE.encode(), status="error", message=HOSTILE, result=HOSTILE)
         self.assert_safe(hostile.look(80))
         self.assert_safe(DoneMany([hostile, done("a")]).look(80))
+
+    def test_listings(self) -> None:
+        """Every listing of the console, of records that are hostile in each text."""
+        client: Any = HostileClient()
+        calls = (
+            Sessions(client, client)(),
+            Links(client)(),
+            why_of(client, EVIL, 5),
+            metrics_of(client, ""),
+        )
+        for call in calls:
+            look = self.successResultOf(Deferred.fromCoroutine(awaited(call))).look(100)
+            self.assertIn("rshell: all is well", look)
+            self.assert_safe(look)
 
     def test_long(self) -> None:
         """What is shown has a limit, and says so."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+
 from cryptography.hazmat.primitives.asymmetric import ed25519
 from twisted.conch.ssh.common import NS, getNS
 from twisted.internet.address import IPv4Address, IPv6Address
@@ -10,7 +12,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from rshell.doors.ssh.authentication import MAX_TRIES
 from rshell.doors.ssh.names import BadUserName, Destination, read_user_name
 from rshell.doors.ssh.penalties import MAX_SECONDS, MAX_SOURCES, Penalties, source_of
-from tests.doors.ssh.client import Client, SshTestCase
+from tests.doors.ssh.client import Client, SshTestCase, u32
 from tests.gateway.wires import MemoryTransport
 
 
@@ -95,7 +97,13 @@ class LoginTests(SshTestCase):
         turned = self.door.buildProtocol(IPv4Address("TCP", "192.0.2.77", 1))
         transport = MemoryTransport("192.0.2.77", 1)
         turned.makeConnection(transport)
-        self.assertIn(b"Not allowed", b"".join(transport.sent))
+        version, _, packet = b"".join(transport.sent).partition(b"\r\n")
+        self.assertTrue(version.startswith(b"SSH-2.0-"))
+        self.assertEqual(0, len(packet) % 8)
+        length, padding = struct.unpack(">LB", packet[:5])
+        self.assertEqual((len(packet) - 4, True), (length, padding >= 4))
+        self.assertEqual(b"\x01" + u32(12), packet[5:10])
+        self.assertIn(b"try again", getNS(packet[10:])[0])
         self.assertTrue(transport.disconnecting)
         self.login(host="192.0.2.78")
         self.fleet.advance(20)

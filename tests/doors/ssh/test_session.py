@@ -9,9 +9,11 @@ from typing import Any
 from cryptography.hazmat.primitives.asymmetric import ed25519
 from twisted.conch.ssh.common import NS, getNS
 
+from rshell.access.recordings import RecordingPolicy
 from rshell.doors.ssh.channel import CREDIT_STEP, LOCAL_WINDOW
 from rshell.gateway.parking import GRACE_SECONDS
-from rshell.link.core.messages import Outcome
+from rshell.link.core.messages import Outcome, Positions
+from rshell.store.records import Grant
 from tests.doors.ssh.client import Client, SshTestCase, channel_of, u32
 from tests.gateway.ends import DeviceEnd, LastingTalk
 
@@ -108,7 +110,7 @@ class RequestTests(SshTestCase):
         self.open(client, b"x11")
         self.open(client, b"direct-tcpip", packet=16)
         self.assertEqual(3, len(client.got(92)))
-        client.sendPacket(80, NS(b"tcpip-forward") + b"\1" + NS(b"") + u32(0))
+        client.sendPacket(80, NS(b"keepalive@openssh.com") + b"\1")
         self.fleet.pump()
         self.assertEqual(1, len(client.got(82)))
 
@@ -357,6 +359,63 @@ class FlowTests(SshTestCase):
         self.fleet.pump()
         self.assertEqual([("signal", {"signal": "PIPE"})], talk.events)
         self.assertEqual((b"", b"err"), (client.data(), client.data(extended=True)))
+
+
+class ToldTests(SshTestCase):
+    """What the gateway tells who uses plain ssh: a line on standard error."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        recording = RecordingPolicy(mode="input", on_failure="mark")
+        self.fleet.gateway.recordings.policy = recording
+        grant = Grant(handlers=("*",), idle_limit=60, record="input")
+        self.fleet.add_role("ops", grant)
+        self.fleet.add_operator("zoe", "ops")
+        self.private = ed25519.Ed25519PrivateKey.generate()
+        self.register(self.blob_of(self.private), "zoe")
+        self.device: DeviceEnd = self.fleet.dial(self.pump)
+        self.client = self.login()
+        self.open(self.client)
+        self.ask(self.client, 0, b"pty-req", pty())
+        self.ask(self.client, 0, b"shell")
+        self.talk = lasting(self.device)
+        self.fleet.pump()
+
+    def said(self) -> bytes:
+        return self.client.data(extended=True)
+
+    def test_recorded(self) -> None:
+        """That input is recorded is said before anything else, once, whatever the link does."""
+        self.assertEqual(self.said(), b"rshell: what you type here is recorded, passwords too\r\n")
+        self.device.wire.cut()
+        again: DeviceEnd = self.fleet.dial(self.pump, dial=2)
+        self.fleet.advance(1)
+        self.talk.channel.accept(*again.requests[-1], link=again.link)
+        self.fleet.pump()
+        self.assertEqual(self.said().count(b"recorded"), 1)
+
+    def test_idle(self) -> None:
+        """A line says that the session will end, another that it has, with the status 124."""
+        self.fleet.advance(48)
+        self.assertRegex(
+            self.said(), rb"\r\nrshell: this session ends in 1\d seconds: nobody types"
+        )
+        self.send(self.client, 0, b"x")
+        self.fleet.advance(50)
+        self.assertIsNone(status(self.client))
+        self.fleet.advance(14)
+        self.assertIn(b"nothing was typed for 1m, the limit of ops/1", self.said())
+        self.assertEqual(status(self.client), 124)
+
+    def test_taken_over(self) -> None:
+        """Who takes it over from elsewhere is named, and the channel ends with 255."""
+        boss = self.fleet.dial(self.ann)
+        _, request = self.device.requests[-1]
+        joining = {"session": request.session, "attempt": 2, "resume": Positions(0, 4096, 0)}
+        boss.ask("shell", **joining)
+        self.fleet.pump()
+        self.assertRegex(self.said(), rb"pump-1: taken over by ann \(link, 192\.0\.2\.\d+:\d+\)")
+        self.assertEqual(status(self.client), 255)
 
 
 class AwayTests(SshTestCase):

@@ -10,12 +10,14 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import mlkem, x25519
 from twisted.conch.ssh.common import NS, getNS
 from twisted.conch.ssh.transport import SSHTransportBase
+from twisted.internet.address import IPv4Address
 from twisted.internet.interfaces import IPushProducer
 from zope.interface.verify import verifyObject
 
 from rshell.doors.ssh.transport import KEX_SECONDS, LOGIN_GRACE_SECONDS, Rekeying
 from rshell.identity.ssh_keys import read_blob
 from tests.doors.ssh.client import Client, SshTestCase, u32
+from tests.gateway.wires import MemoryTransport
 
 
 class _Strict(Client):
@@ -234,6 +236,50 @@ class OrderTests(SshTestCase):
             fresh.dataReceived(text)
             self.assertTrue(fresh.closing, text[:20])
             fresh.connectionLost()
+
+    def test_version(self) -> None:
+        """The version is the first line, short, and of SSH 2; it may come in pieces."""
+        long = b"SSH-2.0-" + b"x" * 245 + b"\r\n"
+        for text, fine in (
+            (b"SSH-2.0-x\r\n", True),
+            (b"SSH-1.99-x y\n", True),
+            (long, True),
+            (b"x" + long, False),
+            (long[:8] + b"x" + long[8:], False),
+            (b"SSH-2.1-x\r\n", False),
+            (b"hello\r\nSSH-2.0-x\r\n", False),
+            (b"\nSSH-2.0-x\r\n", False),
+            (u32(12) + bytes(12) + b"SSH-2.0-x\r\n", False),
+        ):
+            for size in (1, len(text)):
+                server: Any = self.door.buildProtocol(
+                    IPv4Address("TCP", f"192.0.2.{size % 250}", 1)
+                )
+                server.makeConnection(MemoryTransport("192.0.2.9", 1))
+                for at in range(0, len(text), size):
+                    server.dataReceived(text[at : at + size])
+                self.assertEqual((fine, not fine), (server.gotVersion, server.closing), text)
+                server.connectionLost()
+
+    def test_first_segment(self) -> None:
+        """A client that has much to offer may send it along with its version."""
+
+        class Eager(Client):
+            supportedKeyExchanges = [
+                *(b"a-key-exchange-nobody-has-%04d" % n for n in range(300)),
+                b"curve25519-sha256",
+            ]
+
+            def connectionMade(self) -> None:
+                super().connectionMade()
+                wire = self.transport
+                words = list(wire.waiting)
+                wire.waiting.clear()
+                wire.waiting.append(b"".join(words))
+
+        client = self.connect(kind=Eager)
+        self.assertGreater(sum(map(len, client.wire.dialler.sent[:2])), 8192)
+        self.assertEqual(1, client.secure)
 
     def test_damaged(self) -> None:
         """A flipped bit ends the connection."""

@@ -25,6 +25,7 @@ def mkdir(desk: Desk, request: Request) -> None:
     mode = fields.optional("mode", 0o7777)
     if fields.flag("parents", False):
         make_parents(desk, path)
+    request.tell(mode=None if mode is None else f"{mode:04o}")
     created = _make(desk, path, 0o777 if mode is None else mode & 0o777)
     if not created and not fields.flag("exist_ok", False):
         raise Fault("exists", "exists already")
@@ -32,6 +33,8 @@ def mkdir(desk: Desk, request: Request) -> None:
         # The umask does not count for a mode that was asked for.
         with desk.confined.at(path, write=True, follow=False) as place:
             place.chmod(mode)
+    if not created:
+        request.unchanged()
     request.reply({"created": created})
 
 
@@ -79,6 +82,7 @@ def symlink(desk: Desk, request: Request) -> None:
     target = fields.path("target")
     with desk.confined.at(fields.path(), write=True) as place:
         _check_name(place)
+        request.tell(place.path, target)
         try:
             place.symlink(target)
         except FileExistsError:
@@ -108,6 +112,7 @@ def setmeta(desk: Desk, request: Request) -> None:
     mode, mtime = fields.optional("mode", 0o7777), fields.time_ns()
     follow = fields.flag("follow", False)
     with desk.confined.at(fields.path(), write=True, follow=follow) as place:
+        request.tell(place.path, mode=None if mode is None else f"{mode:04o}")
         info = place.stat()
         kind = stat.S_IFMT(info.st_mode)
         if kind not in (stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK):
@@ -124,6 +129,7 @@ def rename(desk: Desk, request: Request) -> None:
     """Rename or move within one file system."""
     fields = request.fields
     source, target = fields.path("from"), fields.path("to")
+    request.tell(to=desk.confined.absolute(target))
     with (
         desk.confined.at(source, write=True) as old,
         desk.confined.at(target, write=True) as new,
@@ -136,4 +142,5 @@ def rename(desk: Desk, request: Request) -> None:
             else:
                 raise Fault("exists", "exists already", target)
         old.rename_to(new)
+        request.tell(old.path, new.path)
     request.reply({})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import pwd
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rshell_agent.workers.confined import Confined
@@ -13,11 +13,24 @@ from rshell_agent.workers.files.entries import Names
 from rshell_agent.workers.files.faults import Fault, fault_of
 from rshell_agent.workers.files.fields import Fields, b64
 from rshell_agent.workers.files.frames import ERROR, NOTE, REPLY, Input, Map, Output
+from rshell_agent.workers.touched import Touches
 
 __all__ = ["Desk", "Request", "closing", "faults_at"]
 
 #: Directories that were swept in this session; a tree of more is swept in part again.
 MAX_SWEPT = 10_000
+#: Operations that change something or give content away, by what the audit log calls them.
+TOUCHING = {
+    "get": "get",
+    "get_ranges": "get",
+    "signature": "signature",  # it has the first bytes of each block
+    "put": "put",
+    "mkdir": "mkdir",
+    "symlink": "symlink",
+    "setmeta": "setmeta",
+    "rename": "rename",
+    "remove": "remove",
+}
 
 
 class Request:
@@ -26,12 +39,40 @@ class Request:
     Attributes:
         id: Its number.
         fields: What it says.
+        op: Which operation.
     """
 
     def __init__(self, number: int, fields: Fields, output: Output) -> None:
         self.id = number
         self.fields = fields
+        self.op = ""
         self._output = output
+        self._at: bytes | None = None
+        self._to: bytes | None = None
+        self._told: Map = {}
+
+    def tell(self, at: bytes | None = None, to: bytes | None = None, **more: object) -> None:
+        """Say what was touched, for the audit log: where it really is, and what of it is known."""
+        self._at, self._to = at or self._at, to or self._to
+        self._told.update(more)
+
+    def touched(self, touches: Touches, absolute: Callable[[bytes], bytes], code: str = "") -> None:
+        """Note that it was done, or why it was not."""
+        op = TOUCHING.get(self.op)
+        if op is None or not touches.wanted:
+            return
+        path = self._at
+        if path is None:
+            try:
+                path = absolute(self.fields.path("from" if self.op == "rename" else "path"))
+            except Fault:
+                return  # a request that names nothing touches nothing
+        more = {**self._told, "code": code} if code else self._told
+        touches.note(op, path, self._to, **more)
+
+    def unchanged(self) -> None:
+        """Say that nothing was touched after all."""
+        self.op = ""
 
     def reply(self, value: Map) -> None:
         """Answer, and be done."""
@@ -83,6 +124,10 @@ class Desk:
         self.names = Names()
         self.group = Group()
         self.swept: set[tuple[int, int]] = set()
+
+    def touched(self, request: Request, code: str = "") -> None:
+        """Note what a request did, or the code with which it failed."""
+        request.touched(self.confined.touches, self.confined.absolute, code)
 
     @property
     def login(self) -> str:

@@ -118,17 +118,23 @@ class Output:
 
     Args:
         write: Writes some of the buffers given and returns how many bytes, as `os.writev` does.
+        first: Called before anything is written.
     """
 
-    def __init__(self, write: Callable[[list[bytes | memoryview]], int]) -> None:
+    def __init__(
+        self,
+        write: Callable[[list[bytes | memoryview]], int],
+        first: Callable[[], None] = lambda: None,
+    ) -> None:
         self._write = write
+        self._first = first
         self._waiting: list[bytes | memoryview] = []
         self._size = 0
 
     @classmethod
-    def to(cls, descriptor: int) -> Output:
+    def to(cls, descriptor: int, first: Callable[[], None] = lambda: None) -> Output:
         """Return one that writes to a descriptor."""
-        return cls(lambda buffers: os.writev(descriptor, buffers))
+        return cls(lambda buffers: os.writev(descriptor, buffers), first)
 
     def send(self, kind: int, number: int, *parts: bytes | memoryview) -> None:
         """Send a frame whose payload is `parts` joined."""
@@ -145,6 +151,7 @@ class Output:
 
     def flush(self) -> None:
         """Write all that waits, however long the other side takes."""
+        self._first()
         waiting, self._waiting, self._size = self._waiting, [], 0
         while waiting:
             done = self._write(waiting[:_IOV])

@@ -25,9 +25,11 @@ def get(desk: Desk, request: Request) -> None:
             # Files of /proc say 0 and have content.
             end = None if length is None else offset + length
         request.more({"entry": entry_of(source.info, desk.names)})
+        request.tell(source.path)
         for piece in source.blocks(offset, end):
             stream.send(piece)
         stream.end(source.changes())
+        request.tell(size=stream.size, digest=stream.digest)
 
 
 def get_ranges(desk: Desk, request: Request) -> None:
@@ -40,6 +42,7 @@ def get_ranges(desk: Desk, request: Request) -> None:
         info = source.info
         if (info.st_size, info.st_mtime_ns, info.st_ino) != expected:
             raise Fault("changed", "this is not the file that was described")
+        request.tell(source.path)
         for offset, length in ranges:
             before = stream.size
             for piece in source.blocks(offset, offset + length):
@@ -47,3 +50,4 @@ def get_ranges(desk: Desk, request: Request) -> None:
             if stream.size - before != length:
                 raise Fault("changed", "the file has become shorter")
         stream.end(source.changes())
+        request.tell(size=stream.size)

@@ -29,12 +29,17 @@ def remove(desk: Desk, request: Request) -> None:
             if place.name == b".":
                 raise Fault("policy", "a root of the device's policy cannot be removed")
             removal = _Removal(desk, path, fields.flag("recursive", False))
-            removal.one(place.dir_fd, place.name, path)
+            request.tell(place.path)
+            try:
+                removal.one(place.dir_fd, place.name, path)
+            finally:
+                request.tell(count=removal.count)
             count = removal.count
     except FileNotFoundError:
         if not fields.flag("missing_ok", False):
             raise
         count = 0
+        request.unchanged()
     request.reply({"removed": count})
 
 

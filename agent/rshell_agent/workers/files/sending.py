@@ -78,6 +78,11 @@ class Source:
     def __exit__(self, *_error: object) -> None:
         os.close(self.fd)
 
+    @property
+    def path(self) -> bytes:
+        """Where it really is."""
+        return os.readlink(b"/proc/self/fd/%d" % self.fd)
+
     def changes(self) -> Map:
         """Return what END says of changes meanwhile (FT22)."""
         now = os.fstat(self.fd)
@@ -140,6 +145,11 @@ class Stream:
         self._request = request
         self._packer = packer
         self._digest = Digest()
+
+    @property
+    def digest(self) -> str:
+        """Of what was sent so far."""
+        return self._digest.hexdigest()
 
     def send(self, piece: bytes | int) -> None:
         """Send bytes, or a hole of so many."""

@@ -56,12 +56,19 @@ class Server:
         self._output = output
         self._last = 0
         self._failed = 0
+        self._now: Request | None = None
         desk.input.before_wait = self._settle
+        desk.confined.touches.before_end = self._break_off
 
     def _settle(self) -> None:
         """Do and say all that is owed."""
         self._desk.group.commit()
         self._output.flush()
+
+    def _break_off(self) -> None:
+        """Tell what is under way: a file that was read in part was read."""
+        if self._now is not None:
+            self._desk.touched(self._now, "unfinished")
 
     def run(self) -> None:
         """Serve.
@@ -82,11 +89,11 @@ class Server:
         if frame.id <= self._last:
             raise Violation(f"request {frame.id} after request {self._last}")
         self._last = frame.id
-        request = Request(frame.id, Fields({}), self._output)
+        request = self._now = Request(frame.id, Fields({}), self._output)
         path: bytes | None = None
         try:
             request.fields = parse_map(frame.payload)
-            name = request.fields.text("op", 32)
+            name = request.op = request.fields.text("op", 32)
             operation = OPERATIONS.get(name)
             if operation is None:
                 raise Fault("bad-request", f"there is no operation {name!a}")
@@ -95,6 +102,8 @@ class Server:
             if operation is not writing.put:
                 self._desk.group.commit()
             operation(self._desk, request)
+            if operation is not writing.put:  # which may still wait to be committed
+                self._desk.touched(request)
         except Fault as fault:
             self._fail(request, fault, path)
         except OSError as error:
@@ -102,10 +111,12 @@ class Server:
         except (RecursionError, MemoryError, OverflowError, ValueError) as error:
             # What a limit of ours should have caught: still no reason to end the session.
             self._fail(request, Fault("io", f"{type(error).__name__}: {error}"[:200]), path)
+        self._now = None
 
     def _fail(self, request: Request, fault: Fault, path: bytes | None) -> None:
         self._desk.group.commit()  # answers keep their order
         request.fail(fault, path)
+        self._desk.touched(request, fault.code)
         self._failed = request.id
 
 
@@ -116,7 +127,8 @@ def serve(
     if argument.get("version") != VERSION:
         os.write(errors, b"files: this device speaks version 1 of the files protocol\n")
         return BROKEN
-    out = Output.to(output)
+    out = Output.to(output, confined.touches.flush)
+    confined.touches.catch_term()
     poll = select.poll()
     poll.register(input, select.POLLIN)
     reader = Input(lambda size: os.read(input, size), lambda: bool(poll.poll(0)))

@@ -56,6 +56,7 @@ def signature(desk: Desk, request: Request) -> None:
     stream = Stream(request, Packer(""))
     with Source(desk, request.fields.path()) as source:
         size = source.info.st_size
+        request.tell(source.path)
         if size > block * MAX_BLOCKS:
             raise Fault("bad-request", f"more than {MAX_BLOCKS:,} blocks")
         request.more({"entry": entry_of(source.info, desk.names), "block": block})

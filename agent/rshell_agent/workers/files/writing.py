@@ -289,10 +289,14 @@ class _Upload:
         if self.fault is not None:
             self._part.remove()
             self._request.fail(self.fault, self._request.fields.path())
+            self._desk.touched(self._request, self.fault.code)
             return
         crash_point("put.dirsync")
         entry = entry_of(os.fstat(self._part.fd), self._desk.names)
         self._request.reply({"entry": entry, "written": self._written})
+        digest = self._digest.hexdigest()
+        self._request.tell(self._place.path, size=self.size, digest=digest)
+        self._desk.touched(self._request)
 
     def close(self) -> None:
         """Let go of the files."""

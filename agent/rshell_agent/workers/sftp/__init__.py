@@ -40,6 +40,7 @@ def run(argument: dict[str, object], confined: Confined) -> int:
         why.
     """
     state = State(confined, read_only=argument.get("read_only") is True)
+    confined.touches.catch_term()
     try:
         Conversation(state, 0, 1).run()
     except Broken as error:

@@ -140,6 +140,8 @@ def _copy(
             raise wire.BadPacket("an offset beyond 2^63-1")
         state.check_room(target, at, len(data))
         write_all(target.fd, data, at)
+        target.moved += len(data)
+        source.moved += 0 if source.writable else len(data)
         start, at, length = start + len(data), at + len(data), length - len(data)
 
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import errno
 
+from rshell_agent.workers import touched
 from rshell_agent.workers.sftp import wire
 
-__all__ = ["Failed", "code_of", "reply_for"]
+__all__ = ["Failed", "code_of", "reply_for", "word_for"]
 
 _CODES = {
     errno.ENOENT: wire.NO_SUCH_FILE,
@@ -49,3 +50,12 @@ def reply_for(error: Failed | OSError | wire.BadPacket) -> wire.Reply:
     if isinstance(error, wire.BadPacket):
         return wire.status(wire.BAD_MESSAGE, str(error))
     return wire.status(code_of(error.errno), error.strerror or "unknown error")
+
+
+def word_for(error: Failed | OSError | wire.BadPacket) -> str:
+    """Return the word by which the audit log has an error."""
+    if isinstance(error, OSError):
+        return touched.code_of(error)
+    if isinstance(error, wire.BadPacket):
+        return "bad-request"
+    return "permission" if error.code == wire.PERMISSION_DENIED else "failed"

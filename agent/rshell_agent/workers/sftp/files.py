@@ -6,29 +6,33 @@ import os
 import stat
 
 from rshell_agent.workers.sftp import wire
-from rshell_agent.workers.sftp.attributes import apply, encode, read_attributes
+from rshell_agent.workers.sftp.attributes import Attributes, apply, encode, read_attributes
 from rshell_agent.workers.sftp.failures import Failed
 from rshell_agent.workers.sftp.handles import OpenFile, OpenFolder
 from rshell_agent.workers.sftp.state import State
 from rshell_agent.workers.sftp.wire import Fields, Reply
+from rshell_agent.workers.touched import code_of
 
-__all__ = ["REQUESTS", "mode_mask", "write_all"]
+__all__ = ["REQUESTS", "mode_mask", "told", "write_all"]
 
 _DONE = wire.status(wire.OK)
 _END = wire.status(wire.EOF, "end of file")
+_CHANGES = os.O_ACCMODE | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 
 
 def open_file(state: State, fields: Fields) -> Reply:
     """OPEN: a regular file, never a device, FIFO or socket, and never so that it would wait."""
     path, wanted, attributes = fields.string(), fields.u32(), read_attributes(fields)
     flags = _flags(wanted)
+    state.touch("put" if flags & _CHANGES else "get", path)
     permissions = 0o666 if attributes.permissions is None else attributes.permissions
     fd = state.open(path, flags, permissions)
     found = os.fstat(fd)
     if not stat.S_ISREG(found.st_mode):
         os.close(fd)
         raise Failed(wire.FAILURE, "Is a directory")
-    writable = bool(flags & (os.O_ACCMODE | os.O_CREAT | os.O_TRUNC | os.O_APPEND))
+    state.untouched()  # it is told of when it is closed
+    writable = bool(flags & _CHANGES)
     appends = bool(flags & os.O_APPEND)
     opened = OpenFile(fd, writable=writable, appends=appends, size=found.st_size)
     return wire.HANDLE, [wire.string(state.handles.add(opened))]
@@ -53,7 +57,17 @@ def _flags(wanted: int) -> int:
 
 def close(state: State, fields: Fields) -> Reply:
     """CLOSE: a file or folder."""
-    state.handles.close(fields.string())
+    handle = fields.string()
+    opened = state.handles.any(handle)
+    code = None
+    try:
+        state.handles.close(handle)
+    except OSError as error:
+        code = code_of(error)
+        raise
+    finally:
+        if isinstance(opened, OpenFile):
+            state.closing(opened, code)
     return _DONE
 
 
@@ -64,6 +78,8 @@ def read(state: State, fields: Fields) -> Reply:
     data = os.pread(opened.fd, min(size, wire.MAX_DATA), offset)
     if not data and size:
         return _END
+    if not opened.writable:
+        opened.moved += len(data)
     return wire.DATA, [wire.u32(len(data)), data]
 
 
@@ -77,6 +93,7 @@ def write(state: State, fields: Fields) -> Reply:
         raise wire.BadPacket("an offset beyond 2^63-1")
     state.check_room(opened, offset, len(data))
     write_all(opened.fd, data, offset)
+    opened.moved += len(data)
     return _DONE
 
 
@@ -107,6 +124,12 @@ def mode_mask(state: State, found: int) -> int:
     return mask | stat.S_ISGID if stat.S_ISDIR(found) else mask
 
 
+def told(wanted: Attributes) -> dict[str, object]:
+    """Return what is told of a change of attributes."""
+    mode = wanted.permissions
+    return {"mode": None if mode is None else f"{mode & 0o7777:04o}", "size": wanted.size}
+
+
 def fsetstat(state: State, fields: Fields) -> Reply:
     """FSETSTAT: what was opened for reading was not checked for writing, so it is refused."""
     handle, wanted = fields.string(), read_attributes(fields)
@@ -116,6 +139,7 @@ def fsetstat(state: State, fields: Fields) -> Reply:
     if wanted.size is not None:
         state.confined.check_size(wanted.size)
         opened.size = wanted.size
+    state.touch("setmeta", opened.path, real=True, more=told(wanted))
     apply(opened.fd, wanted, mode_mask(state, os.fstat(opened.fd).st_mode))
     return _DONE
 

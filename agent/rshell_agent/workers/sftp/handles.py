@@ -30,9 +30,11 @@ class OpenFile:
         appends: Whether all that is written goes to its end.
         size: As it was when it was opened, or as this session made it since.
         allowance: Bytes it may grow by before free space is looked at again.
+        path: Where it really is; for the audit log.
+        moved: Bytes that were read, or written if it is writable.
     """
 
-    __slots__ = ("allowance", "appends", "fd", "size", "writable")
+    __slots__ = ("allowance", "appends", "fd", "moved", "path", "size", "writable")
 
     def __init__(self, fd: int, *, writable: bool, appends: bool, size: int) -> None:
         self.fd = fd
@@ -40,6 +42,8 @@ class OpenFile:
         self.appends = appends
         self.size = size
         self.allowance = GROWTH_BYTES
+        self.path = os.readlink(b"/proc/self/fd/%d" % fd)
+        self.moved = 0
 
     def close(self) -> None:
         """Close it; an error is that of what was written before."""
@@ -118,6 +122,10 @@ class Handles:
         if not isinstance(opened, OpenFile):
             raise Failed(wire.FAILURE, "the handle is a folder's")
         return opened
+
+    def files(self) -> list[OpenFile]:
+        """Return every file that is open."""
+        return [opened for opened in self._open.values() if isinstance(opened, OpenFile)]
 
     def folder(self, handle: bytes) -> OpenFolder:
         """Return the folder of a handle.

@@ -16,7 +16,7 @@ from rshell_agent.workers.sftp.attributes import (
     read_attributes,
 )
 from rshell_agent.workers.sftp.failures import Failed
-from rshell_agent.workers.sftp.files import mode_mask
+from rshell_agent.workers.sftp.files import mode_mask, told
 from rshell_agent.workers.sftp.state import State, local, way_to
 from rshell_agent.workers.sftp.wire import Fields, Reply
 
@@ -55,7 +55,9 @@ def change(state: State, path: bytes, wanted: Attributes, follow: bool) -> None:
         OSError: The first thing that was not possible.
         Failed: The session or the policy does not allow it.
     """
+    state.touch("setmeta", path, more=told(wanted))
     with state.place(path, write=True, follow=follow) as place:
+        state.touch("setmeta", place.path, real=True, more=told(wanted))
         fd = os.open(place.name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=place.dir_fd)
     try:
         found = os.fstat(fd)
@@ -68,7 +70,10 @@ def change(state: State, path: bytes, wanted: Attributes, follow: bool) -> None:
 
 def remove(state: State, fields: Fields) -> Reply:
     """REMOVE: a file or link, no folder."""
-    with state.place(fields.string(), write=True) as place:
+    path = fields.string()
+    state.touch("remove", path)
+    with state.place(path, write=True) as place:
+        state.touch("remove", place.path, real=True)
         place.unlink()
     return _DONE
 
@@ -76,14 +81,19 @@ def remove(state: State, fields: Fields) -> Reply:
 def make_folder(state: State, fields: Fields) -> Reply:
     """MKDIR."""
     path, wanted = fields.string(), read_attributes(fields).permissions
+    state.touch("mkdir", path)
     with state.place(path, write=True) as place:
+        state.touch("mkdir", place.path, real=True)
         place.mkdir(0o777 if wanted is None else wanted & 0o777)
     return _DONE
 
 
 def remove_folder(state: State, fields: Fields) -> Reply:
     """RMDIR: an empty folder."""
-    with state.place(fields.string(), write=True) as place:
+    path = fields.string()
+    state.touch("remove", path)
+    with state.place(path, write=True) as place:
+        state.touch("remove", place.path, real=True)
         place.rmdir()
     return _DONE
 
@@ -118,7 +128,9 @@ def realpath(state: State, fields: Fields) -> Reply:
 def rename(state: State, fields: Fields) -> Reply:
     """RENAME: never onto something that is there, as the draft demands."""
     old, new = fields.string(), fields.string()
+    state.touch("rename", old, new)
     with state.place(old, write=True) as source, state.place(new, write=True) as target:
+        state.touch("rename", source.path, target.path, real=True)
         if stat.S_ISREG(source.stat().st_mode) and _link_over(source, target):
             return _DONE
         if _exists(target):
@@ -152,7 +164,9 @@ def _exists(place: Place) -> bool:
 def posix_rename(state: State, fields: Fields) -> Reply:
     """posix-rename@openssh.com: replaces what is there, at once."""
     old, new = fields.string(), fields.string()
+    state.touch("rename", old, new)
     with state.place(old, write=True) as source, state.place(new, write=True) as target:
+        state.touch("rename", source.path, target.path, real=True)
         source.rename_to(target)
     return _DONE
 
@@ -160,7 +174,9 @@ def posix_rename(state: State, fields: Fields) -> Reply:
 def hard_link(state: State, fields: Fields) -> Reply:
     """hardlink@openssh.com: of what may be written, for a link to it may be written through."""
     old, new = fields.string(), fields.string()
+    state.touch("link", old, new)
     with state.place(old, write=True) as source, state.place(new, write=True) as target:
+        state.touch("link", source.path, target.path, real=True)
         source.link_to(target)
     return _DONE
 
@@ -180,7 +196,9 @@ def symlink(state: State, fields: Fields) -> Reply:
     target, path = fields.string(), fields.string()
     if b"\0" in target:
         raise Failed(wire.FAILURE, "the link's target holds a NUL byte")
+    state.touch("symlink", state.confined.absolute(local(path)), target, real=True)
     with state.place(path, write=True) as place:
+        state.touch("symlink", place.path, target, real=True)
         place.symlink(target)
     return _DONE
 

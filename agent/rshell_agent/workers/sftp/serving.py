@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable
 
 from rshell_agent.workers.sftp import extensions, files, folders, paths, wire
-from rshell_agent.workers.sftp.failures import Failed, reply_for
+from rshell_agent.workers.sftp.failures import Failed, reply_for, word_for
 from rshell_agent.workers.sftp.state import State
 from rshell_agent.workers.sftp.wire import BadPacket, Fields, Reply
 
@@ -115,6 +115,7 @@ class Conversation:
                 if not self._packets.fill():
                     return
         finally:
+            self._state.abandon()
             self._flush()
 
     def _next(self) -> memoryview | None:
@@ -148,9 +149,12 @@ class Conversation:
         if request is None:
             return wire.status(wire.OP_UNSUPPORTED, f"no request of type {kind}")
         try:
-            return request(self._state, Fields(packet))
+            reply = request(self._state, Fields(packet))
         except (Failed, OSError, BadPacket) as error:
+            self._state.answered(word_for(error))
             return reply_for(error)
+        self._state.answered()
+        return reply
 
     def _send(self, number: int, reply: Reply) -> None:
         kind, parts = reply
@@ -165,6 +169,7 @@ class Conversation:
         self._size += len(part)
 
     def _flush(self) -> None:
+        self._state.touches.flush()
         pieces: list[bytes | memoryview] = list(self._waiting)
         self._waiting.clear()
         self._size = 0

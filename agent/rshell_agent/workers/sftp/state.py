@@ -23,6 +23,10 @@ FLOOR_BYTES = 64 * 1024 * 1024
 FLOOR_SHARE = 20
 
 
+#: What a request touches: operation, path, the other path, and more.
+Touching = tuple[str, bytes, bytes | None, dict[str, object]]
+
+
 def way_to(fd: int) -> bytes:
     """Return a path that leads to exactly the inode of a descriptor, opened by O_PATH or not.
 
@@ -49,6 +53,55 @@ class State:
         self.clock = clock
         self.handles = Handles()
         self.owners = Owners()
+        self.touches = confined.touches
+        self._touching: Touching | None = None
+        self.touches.before_end = self.abandon
+
+    def touch(
+        self,
+        op: str,
+        path: bytes,
+        to: bytes | None = None,
+        *,
+        real: bool = False,
+        more: dict[str, object] | None = None,
+    ) -> None:
+        """Say what this request touches, for the audit log; `answered` says how it went.
+
+        Args:
+            op: What is done: one word.
+            path: As the client named it, or where it really is.
+            to: Likewise, or what a link says.
+            real: Both are as they shall be told.
+            more: What else is known.
+        """
+        if self.touches.wanted:
+            if not real:
+                absolute = self.confined.absolute
+                path, to = absolute(local(path)), None if to is None else absolute(local(to))
+            self._touching = (op, path, to, more or {})
+
+    def untouched(self) -> None:
+        """Take back what `touch` said."""
+        self._touching = None
+
+    def answered(self, code: str | None = None) -> None:
+        """Note what the request touched, and why it failed if it did."""
+        touching, self._touching = self._touching, None
+        if touching is not None:
+            op, path, to, more = touching
+            self.touches.note(op, path, to, **more, code=code)
+
+    def closing(self, opened: OpenFile, code: str | None = None) -> None:
+        """Note what was done with a file that is closed, or left open at the end."""
+        if self.touches.wanted:
+            op = "put" if opened.writable else "get"
+            self.touches.note(op, opened.path, size=opened.moved, code=code)
+
+    def abandon(self) -> None:
+        """Note the files that are still open: the session is over."""
+        for opened in self.handles.files():
+            self.closing(opened, "unfinished")
 
     def place(self, path: bytes, *, write: bool = False, follow: bool = False) -> Place:
         """Return the folder that holds a path, opened, and the name in it.

@@ -41,6 +41,7 @@ from rshell_agent.workers.confined import Confined
 from rshell_agent.workers.files.desk import Desk
 from rshell_agent.workers.files.frames import Input, Output
 from rshell_agent.workers.files.serving import Server
+from rshell_agent.workers.touched import Touches
 from tests.client.files.pair import worker_command
 
 __all__ = [
@@ -155,6 +156,7 @@ class FilesCase(SynchronousTestCase):
         sent: Called with what the server has written so far, before it goes on.
         ready: Whether there is more input at hand.
         policy: Keywords of `Confined`.
+        touches: What it is told of what was touched.
     """
 
     def setUp(self) -> None:
@@ -163,6 +165,7 @@ class FilesCase(SynchronousTestCase):
         self.sent: Callable[[bytearray], None] = lambda _: None
         self.ready: Callable[[], bool] = lambda: False
         self.policy: dict[str, Any] = {"read": ["/"], "write": ["/"]}
+        self.touches = Touches()
 
     def path(self, name: str) -> bytes:
         return os.fsencode(self.home / name)
@@ -191,8 +194,9 @@ class FilesCase(SynchronousTestCase):
             return sum(map(len, buffers))
 
         before = len(os.listdir("/proc/self/fd"))
-        output = Output(write)
+        output = Output(write, self.touches.flush)
         with Confined(home=os.fsencode(self.home), **self.policy) as confined:
+            confined.touches = self.touches
             try:
                 Server(Desk(confined, Input(lambda _: read(), self.ready)), output).run()
             finally:

@@ -1,0 +1,483 @@
+"""TlsWire: TLS between a TCP transport and a link, made for few calls and few wake-ups.
+
+It stands where Twisted's ``TLSMemoryBIOProtocol`` would and ends connections as that does, but
+
+* what one read of the socket decrypts to is delivered once, not record by record;
+* while nothing is queued, records go to the socket at once.  Twisted would add the socket to the
+  poll set, go round the reactor, send, and take it out again: for each record;
+* who produces is asked for more as long as the kernel has *nothing* unsent, and else when the
+  kernel says so (``TCP_NOTSENT_LOWAT``).  So what waits still waits in the multiplexer's queue,
+  where a keystroke overtakes it (rule Q1).
+
+It checks no certificate: the connection creator's context does (rshell/identity/tls.py), and who
+listens for the handshake's end.  It has no timers: whoever speaks inside has (rule P7).
+
+On a transport without a TCP socket (in tests, or within another tunnel) all goes through the
+transport's own queue.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Iterable
+from typing import Any, Final
+
+from OpenSSL import SSL
+from twisted.internet.interfaces import (
+    IConsumer,
+    IHandshakeListener,
+    IProtocolFactory,
+    IPushProducer,
+    ISystemHandle,
+    ITransport,
+)
+from twisted.internet.main import CONNECTION_LOST
+from twisted.internet.protocol import Factory, Protocol, connectionDone
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from rshell.link.kernel import unsent_bytes
+
+__all__ = ["TlsWire", "TlsWireFactory"]
+
+#: RFC 8446 section 5.1: no record holds more, so no read returns and no write takes more.
+_PLAIN_RECORD: Final = 16_384
+#: A full record and what TLS adds to it; a flight of handshake messages comes in several.
+_WIRE_RECORD: Final = _PLAIN_RECORD + 512
+#: What may be written before the handshake is complete; links write nothing then.
+_EARLY_BYTES: Final = 1024 * 1024
+
+
+@implementer(ISystemHandle, ITransport, IConsumer, IPushProducer)
+class TlsWire(Protocol):
+    """One TLS connection; the transport of what speaks inside.
+
+    Args:
+        factory: Knows how to make the OpenSSL connection.
+        inner: What speaks inside; told of the handshake's end if it is an `IHandshakeListener`.
+
+    Attributes:
+        disconnecting: Whether this side has begun to end it.
+    """
+
+    disconnecting = False
+
+    def __init__(self, factory: TlsWireFactory, inner: Any) -> None:
+        self._factory = factory
+        self._inner = inner
+        self._tls: SSL.Connection | None = None
+        self._socket: socket.socket | None = None
+        self._producer: Any = None
+        #: Whether the producer was told to wait.
+        self._paused = False
+        #: Whether bytes may wait in the transport's own queue, which must go first.
+        self._queued = False
+        self._shaken = False
+        #: Whether TLS has ended: nothing is read or written any more.
+        self._over = False
+        self._aborted = False
+        self._reason: Failure | None = None
+        self._early: list[bytes] = []
+
+    # -- IProtocol: from TCP -------------------------------------------------------------------
+
+    def connectionMade(self) -> None:
+        transport: Any = self.transport
+        handle = getattr(transport, "getHandle", lambda: None)()
+        if isinstance(handle, socket.socket) and hasattr(transport, "startWriting"):
+            self._socket = handle
+        self._tls = self._factory.new_connection(self)
+        self._inner.makeConnection(self)
+        self._shake_hands()
+
+    def dataReceived(self, data: bytes) -> None:
+        tls = self._tls
+        if tls is None or self._over or self._aborted:
+            return
+        tls.bio_write(data)
+        if not self._shaken:
+            self._shake_hands()
+            if not self._shaken:
+                return
+        if self._early:
+            self._write_early()
+        self._receive(tls)
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self._socket = None
+        tls = self._tls
+        if tls is not None and not (self._over or self._aborted):
+            # What came without its end, or without the peer's goodbye, is told from a clean end.
+            tls.bio_shutdown()
+            self._receive(tls)
+        self._over = True
+        reason, self._reason = self._reason or reason, None
+        self._early.clear()
+        self._producer = None
+        inner = self._inner
+        inner.connectionLost(reason)
+        # The cycle through OpenSSL's callbacks is broken here, not by the collector.
+        self._tls = None
+
+    def _shake_hands(self) -> None:
+        """Let OpenSSL go on with the handshake."""
+        tls = self._tls
+        if tls is None or self._aborted or self._over:
+            return
+        try:
+            tls.do_handshake()
+        except SSL.WantReadError:
+            self._flush_tls(tls)
+        except SSL.Error:
+            self._ended(tls, Failure())
+        else:
+            self._shaken = True
+            self._flush_tls(tls)
+            if IHandshakeListener.providedBy(self._inner):
+                self._inner.handshakeCompleted()
+
+    def _receive(self, tls: SSL.Connection) -> None:
+        """Decrypt all there is, deliver it once, then act on how it ended."""
+        parts: list[bytes] = []
+        failure: Failure | None = None
+        goodbye = False
+        while not (self._over or self._aborted):
+            try:
+                parts.append(tls.recv(_PLAIN_RECORD))
+            except SSL.WantReadError:
+                break
+            except SSL.ZeroReturnError:
+                goodbye = True
+                break
+            except SSL.Error:
+                failure = Failure()
+                break
+        if parts:
+            self._inner.dataReceived(parts[0] if len(parts) == 1 else b"".join(parts))
+        if self._over or self._aborted:
+            return
+        if goodbye:
+            self._shut_down(tls)
+            self._ended(tls, None)
+        elif failure is not None:
+            self._ended(tls, failure)
+        else:
+            self._flush_tls(tls)  # a KeyUpdate is answered by reading
+
+    # -- the end -------------------------------------------------------------------------------
+
+    def loseConnection(self) -> None:
+        """Say goodbye, after what a producer still has; TCP is closed when the peer says so too."""
+        tls = self._tls
+        if self.disconnecting or tls is None or self._over:
+            return
+        if not self._shaken and not self._early:
+            self.abortConnection()
+            return
+        self.disconnecting = True
+        if not self._early and self._producer is None:
+            self._shut_down(tls)
+
+    def abortConnection(self) -> None:
+        """End TCP at once; nothing more is sent or delivered."""
+        self._aborted = self.disconnecting = True
+        self._early.clear()
+        transport: Any = self.transport
+        transport.abortConnection()
+
+    def _shut_down(self, tls: SSL.Connection) -> None:
+        """Begin or answer the goodbye of TLS."""
+        try:
+            both = tls.shutdown()
+        except SSL.Error:
+            both = False
+        self._flush_tls(tls)
+        if both:
+            self._lose_transport()
+
+    def _ended(self, tls: SSL.Connection, failure: Failure | None) -> None:
+        """TLS is over: send the alert that says why, if there is one, and close TCP."""
+        if failure is not None and _is_end_of_file(failure.value):
+            failure = Failure(CONNECTION_LOST)
+        if self._reason is None:
+            self._reason = failure
+        self._over = True
+        self._flush_tls(tls)
+        self._lose_transport()
+
+    def _lose_transport(self) -> None:
+        transport: Any = self.transport
+        if self._producer is not None:
+            # TCP waits for its producer before it closes (FileDescriptor.doWrite); ours has
+            # nothing more to give.
+            producer, self._producer = self._producer, None
+            transport.unregisterProducer()
+            producer.stopProducing()
+        transport.loseConnection()
+
+    # -- ITransport: to TCP --------------------------------------------------------------------
+
+    def write(self, data: bytes) -> None:
+        """Encrypt and send; after `loseConnection` only what a producer still gives."""
+        if self.disconnecting and self._producer is None:
+            return
+        self._write(data)
+
+    def writeSequence(self, data: Iterable[bytes]) -> None:
+        self.write(b"".join(data))
+
+    def _write(self, data: bytes) -> None:
+        tls = self._tls
+        if tls is None or self._over or self._aborted or not data:
+            return
+        if self._early or not self._shaken:
+            self._keep(data)
+            return
+        parts: list[bytes] = []
+        sent = 0
+        view = memoryview(data)
+        while sent < len(data):
+            try:
+                sent += tls.send(view[sent : sent + _PLAIN_RECORD])
+                # Record by record: OpenSSL's buffer never shrinks, so it shall not grow either.
+                parts.append(tls.bio_read(2 * _WIRE_RECORD))
+            except SSL.WantReadError:
+                self._send(parts)
+                self._keep(bytes(view[sent:]))
+                return
+            except SSL.Error:
+                self._ended(tls, Failure())
+                return
+        self._send(parts)
+
+    def _keep(self, data: bytes) -> None:
+        self._early.append(data)
+        self._pause()
+        if sum(map(len, self._early)) > _EARLY_BYTES:
+            self.abortConnection()
+
+    def _write_early(self) -> None:
+        """The handshake is complete: send what was written before."""
+        early, self._early = self._early, []
+        for data in early:
+            self._write(data)
+        if self._early:
+            return
+        if self._producer is not None:
+            if not self._queued:
+                self._resume()
+        elif self.disconnecting and self._tls is not None:
+            self._shut_down(self._tls)
+
+    def _flush_tls(self, tls: SSL.Connection) -> None:
+        """Send what OpenSSL has to say of its own accord."""
+        parts: list[bytes] = []
+        while True:
+            try:
+                parts.append(tls.bio_read(_WIRE_RECORD))
+            except SSL.WantReadError:
+                break
+            except SSL.Error:  # after bio_shutdown the queue says "end" in place of "later"
+                break
+            if len(parts[-1]) < _WIRE_RECORD:
+                break
+        if parts:
+            self._send(parts)
+
+    def _send(self, parts: list[bytes]) -> None:
+        """Give encrypted bytes to the kernel, and what it does not take to the transport."""
+        sock = self._socket
+        if sock is None or self._queued:
+            self._enqueue(parts)
+            return
+        size = sum(map(len, parts))
+        try:
+            took = sock.sendmsg(parts) if len(parts) > 1 else sock.send(parts[0]) if parts else 0
+        except BlockingIOError:
+            took = 0
+        except OSError:
+            took = 0  # the transport will meet the same error, and say so
+        if took < size:
+            self._enqueue([b"".join(parts)[took:]])
+        elif self._producer is not None and self._factory.unsent(sock):
+            # Nothing waits here, but the kernel has not sent all: it says when it wants more.
+            self._pause()
+            transport: Any = self.transport
+            transport.startWriting()
+
+    def _enqueue(self, parts: list[bytes]) -> None:
+        transport: Any = self.transport
+        if self._socket is not None:
+            self._queued = True
+            self._pause()
+        for part in parts:
+            transport.write(part)
+
+    # -- the producer --------------------------------------------------------------------------
+
+    def registerProducer(self, producer: Any, streaming: bool) -> None:
+        """Take a push producer; it is paused while bytes wait in the transport or the kernel.
+
+        Raises:
+            RuntimeError: There is one already, or it is a pull producer: links have none.
+        """
+        if self._over or self._tls is None:
+            producer.stopProducing()
+            return
+        if self._producer is not None or not streaming:
+            raise RuntimeError("one push producer at a time")
+        self._producer = producer
+        self._paused = False
+        transport: Any = self.transport
+        # As a pull producer of TCP we are asked whenever its queue is empty and it may write;
+        # `FileDescriptor` would ask a push producer only after it has queued something itself.
+        queued = self._queued
+        transport.registerProducer(_Membrane(self), self._socket is None)
+        # A pull producer is asked at once, whatever is queued: that must still go first.
+        self._queued = queued
+
+    def unregisterProducer(self) -> None:
+        if self._producer is None:
+            return
+        self._producer = None
+        self._paused = False
+        transport: Any = self.transport
+        transport.unregisterProducer()
+        if self.disconnecting and not self._early and self._tls is not None:
+            self._shut_down(self._tls)
+
+    def _pause(self) -> None:
+        if self._producer is not None and not self._paused:
+            self._paused = True
+            self._producer.pauseProducing()
+
+    def _resume(self) -> None:
+        if self._producer is not None and self._paused and not self._early:
+            self._paused = False
+            self._producer.resumeProducing()
+
+    def transport_full(self) -> None:
+        """The transport's queue is full (only without a socket of our own)."""
+        self._pause()
+
+    def transport_ready(self) -> None:
+        """The transport has nothing queued and the kernel wants more."""
+        self._queued = False
+        self._resume()
+
+    def transport_ended(self) -> None:
+        """The transport is gone: nothing can be sent any more."""
+        if self._producer is not None:
+            self._producer.stopProducing()
+
+    # -- IPushProducer: reading ----------------------------------------------------------------
+
+    def pauseProducing(self) -> None:
+        """Read nothing for now."""
+        transport: Any = self.transport
+        transport.pauseProducing()
+
+    def resumeProducing(self) -> None:
+        """Read again."""
+        transport: Any = self.transport
+        transport.resumeProducing()
+
+    def stopProducing(self) -> None:
+        self.loseConnection()
+
+    # -- what it is ----------------------------------------------------------------------------
+
+    def getHandle(self) -> SSL.Connection | None:
+        """Return OpenSSL's connection; None when it is gone."""
+        return self._tls
+
+    def getPeer(self) -> Any:
+        transport: Any = self.transport
+        return transport.getPeer()
+
+    def getHost(self) -> Any:
+        transport: Any = self.transport
+        return transport.getHost()
+
+
+@implementer(IPushProducer)
+class _Membrane:
+    """What TCP sees as its producer."""
+
+    __slots__ = ("_wire",)
+
+    def __init__(self, wire: TlsWire) -> None:
+        self._wire = wire
+
+    def pauseProducing(self) -> None:
+        self._wire.transport_full()
+
+    def resumeProducing(self) -> None:
+        self._wire.transport_ready()
+
+    def stopProducing(self) -> None:
+        self._wire.transport_ended()
+
+
+class TlsWireFactory(Factory):
+    """Builds wires, and what speaks inside them.
+
+    Args:
+        creator: IOpenSSLServerConnectionCreator or IOpenSSLClientConnectionCreator.
+        client: Which of them.
+        inner: Builds what speaks inside.
+        unsent: Tells how much the kernel holds of a socket that it has not sent.
+
+    Attributes:
+        unsent: As given.
+        protocol: Builds a wire, from this factory and what speaks inside.
+    """
+
+    noisy = False
+    protocol: Callable[[TlsWireFactory, Any], TlsWire] = TlsWire
+
+    def __init__(
+        self,
+        creator: Any,
+        *,
+        client: bool,
+        inner: IProtocolFactory,
+        unsent: Callable[[socket.socket], int] = unsent_bytes,
+    ) -> None:
+        self.unsent = unsent
+        self._creator = creator
+        self._client = client
+        self._inner = inner
+
+    def doStart(self) -> None:
+        self._inner.doStart()
+        super().doStart()  # type: ignore[no-untyped-call]  # untyped in Twisted
+
+    def doStop(self) -> None:
+        self._inner.doStop()
+        super().doStop()  # type: ignore[no-untyped-call]  # untyped in Twisted
+
+    def buildProtocol(self, addr: Any) -> TlsWire | None:
+        inner = self._inner.buildProtocol(addr)
+        return None if inner is None else self.protocol(self, inner)
+
+    def new_connection(self, wire: TlsWire) -> SSL.Connection:
+        """Return a new OpenSSL connection over memory."""
+        connection: SSL.Connection
+        if self._client:
+            connection = self._creator.clientConnectionForTLS(wire)
+            connection.set_connect_state()
+        else:
+            connection = self._creator.serverConnectionForTLS(wire)
+            connection.set_accept_state()
+        return connection
+
+
+def _is_end_of_file(error: BaseException | None) -> bool:
+    """Say whether OpenSSL means that TCP ended without the goodbye of TLS."""
+    if isinstance(error, SSL.SysCallError):
+        return str(error.args[-1]).casefold().startswith("unexpected eof")
+    queue = error.args[0] if error is not None and error.args else ()
+    if not queue:
+        return True  # so OpenSSL 4 says it
+    return str(queue[-1][-1]).casefold().startswith("unexpected eof")

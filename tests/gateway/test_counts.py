@@ -1,0 +1,58 @@
+"""What the gateway does for each device and each command, counted: statements and frames.
+
+Each bound is what there is now: whoever passes one has made each device or command dearer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from sqlalchemy import Engine, event
+
+from rshell.link.core.constants import FrameType
+from tests.gateway.fleet import FleetTestCase
+from tests.link.pairs import frames_of
+
+
+@contextmanager
+def statements() -> Iterator[list[str]]:
+    """Collect the statements that the store executes."""
+    found: list[str] = []
+
+    def note(_connection: Any, _cursor: Any, statement: str, *_more: Any) -> None:
+        found.append(" ".join(statement.split()))
+
+    event.listen(Engine, "before_cursor_execute", note)
+    try:
+        yield found
+    finally:
+        event.remove(Engine, "before_cursor_execute", note)
+
+
+class CountTests(FleetTestCase):
+    def test_arrival(self) -> None:
+        """A device goes live with one query, one update, and one audit row that shares a commit."""
+        self.fleet.dial(self.pump)
+        other = self.fleet.enrol("pump-2")
+        with statements() as found:
+            end = self.fleet.dial(other)
+        self.assertEqual(len(self.fleet.gateway.presence), 2)
+        kinds = sorted(text.split()[0] for text in found)
+        # With BEGIN each: the key; the audit's head, row and head; the device's row.
+        self.assertLessEqual(len(found), 8, found)
+        self.assertEqual(kinds.count("INSERT"), 1, found)
+        frames = frames_of(b"".join(end.wire.gateway.sent))
+        self.assertLessEqual(len(frames), 2)
+        self.assertEqual(frames[0].type, FrameType.WELCOME)
+
+    def test_statements_are_ready(self) -> None:
+        """Who comes back as before needs no statement that was not compiled already."""
+        for name in ("pump-2", "pump-3"):
+            self.fleet.dial(self.fleet.enrol(name))
+        with statements() as first:
+            self.fleet.dial(self.fleet.enrol("pump-4"))
+        with statements() as second:
+            self.fleet.dial(self.fleet.enrol("pump-5"))
+        self.assertEqual(first, second)
