@@ -25,6 +25,7 @@ from zope.interface import implementer
 from benchmarks.fleet_keys import DeviceKey
 from rshell.handlers import Outcome, catalogue_digest, describe, encode_catalogue
 from rshell.handlers.flight import FlightRecord
+from rshell.identity.revoked import REVOKED_FEATURE
 from rshell.identity.tls import ALPN_LINK, verify_gateway_name
 from rshell.link.channel import StreamChannel
 from rshell.link.clock import TimerWheel
@@ -264,7 +265,7 @@ class SimulatedDevice:
             software=f"rshell-agent/{__version__}",
             instance=self._number.to_bytes(16, "big"),
             dial=dial,
-            features=["resume", "deadline"],
+            features=["resume", "deadline", "touched", REVOKED_FEATURE],  # as `rshell_agent.links`
             max_streams=AT_AGENT.max_streams,
             window=DEFAULT_WINDOW,
             clock=Clock(int(time.time() * 1000), int(time.monotonic() * 1000), True),
