@@ -24,7 +24,7 @@ def _strike(book: Notebook, site: Site, count: int) -> None:
     site.kill_gateway()
     site.restart_gateway()
     listening = time.monotonic() - killed
-    site.wait_crowd(count, 300)
+    site.wait_crowd(count, 300, killed)
     used = site.gateway_cpu()
     stories = [child.ask("story") for child in site.crowd]
     back = [at - killed for story in stories for at in story["welcomed"] if at is not None]

@@ -94,7 +94,10 @@ def _alone(book: Notebook, keys: int) -> None:
         operator.ask(json.dumps({"do": "terminal", "device": DEVICE}))
         programs = _programs(book, site, stack)
         for _ in book.rounds():
+            before = site.gateway_cpu()
             _tell(book, IDLE, OURS, _type(operator, keys), GOALS)
+            used = (site.gateway_cpu() - before) / keys * 1000
+            book.add("a key: gateway's processor time", used, "ms")
             for who, program in programs.items():
                 _tell(book, IDLE, who, program.type(keys, PAUSE_SECONDS), {})
             for direction in ("down", "up"):
@@ -131,6 +134,7 @@ def measure(book: Notebook) -> None:
         f"`{OURS}` types in a program that uses rshell.client; the others are OpenSSH's client "
         "at a pseudo-terminal, which adds its own process to the way."
     )
+    book.note(f"`{OURS}` transfers with the same program and link with which it types.")
     book.note("The simulated devices run on the same machine and take processor time themselves.")
 
 

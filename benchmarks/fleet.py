@@ -1,9 +1,12 @@
 """A process that is many devices: ``python -m benchmarks.fleet DIR HOST:PORT FIRST COUNT``.
 
 It reads commands from its standard input, one a line, and answers each with a line of JSON:
-``grow N S`` lets the first N of its devices dial, the new ones spread over S seconds; ``count`` how
-many are live; ``times`` the processor seconds used; ``story`` when each was welcomed last, how
-often all dialled and how many links were lost since the last ``story``.  It ends with its input.
+``grow N S`` lets the first N of its devices dial, the new ones spread over S seconds;
+``count [T]`` how many are live, by links welcomed since T;
+``times`` the processor seconds used;
+``story`` when each was welcomed last, and of all since the last ``story`` how often they dialled
+and how many links they lost.
+It ends with its input.
 """
 
 from __future__ import annotations
@@ -60,9 +63,12 @@ class Fleet:
             self._reactor.callLater(delay, device.dialler.start)
         self._started = max(self._started, min(count, len(self.devices)))
 
-    def live(self) -> int:
-        """Return how many are live."""
-        return sum(device.current is not None for device in self.devices)
+    def live(self, since: float) -> int:
+        """Return how many are live and were welcomed at or after ``since``, monotonic seconds."""
+        return sum(
+            device.current is not None and (device.story.welcomed or 0.0) >= since
+            for device in self.devices
+        )
 
     def last_error(self) -> str:
         """Return why one of those that are not live is not."""
@@ -97,7 +103,8 @@ class _Commands(LineReceiver):
         if word == b"grow":
             self._fleet.grow(int(arguments[0]), float(arguments[1]))
         elif word == b"count":
-            answer = {"live": self._fleet.live(), "error": self._fleet.last_error()}
+            since = float(arguments[0]) if arguments else 0.0
+            answer = {"live": self._fleet.live(since), "error": self._fleet.last_error()}
         elif word == b"times":
             answer["cpu_seconds"] = time.process_time()
         elif word == b"story":

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import sys
+import traceback
 from pathlib import Path
 
 from benchmarks.machine import ROOT, describe_machine
@@ -67,7 +68,7 @@ def _measure(name: str, quick: bool, repeats: int | None) -> Notebook:
 
 
 def main(arguments: list[str], only: str = "") -> int:
-    """Run sections; return the exit status: 1 if a goal was missed in a full run.
+    """Run sections; return the exit status: 1 if one failed or, in a full run, missed a goal.
 
     Args:
         arguments: of the command line.
@@ -83,12 +84,21 @@ def main(arguments: list[str], only: str = "") -> int:
         parser.error("--repeats: at least 1")
     out = given.out or (None if given.quick else ROOT / "benchmarks")
     plots = ROOT / "docs" / "plots" if given.out is None else given.out / "plots"
-    held = True
+    held, failed = True, False
     for name in wanted:
         machine = describe_machine(quick=given.quick)
         if machine["load_before"] > QUIET_LOAD * machine["cores"]:
             sys.stderr.write(f"{name}: other work runs here, load {machine['load_before']:.1f}\n")
-        book = _measure(name, given.quick, given.repeats)
+        try:
+            book = _measure(name, given.quick, given.repeats)
+        except KeyboardInterrupt:
+            sys.stderr.write(f"{name}: stopped; sections that had ended are kept\n")
+            return 130
+        except Exception:  # the others can still be measured; the status tells
+            traceback.print_exc()
+            sys.stderr.write(f"{name}: failed, see above\n")
+            failed = True
+            continue
         sys.stdout.write(text_section(book) + "\n")
         sys.stdout.flush()
         held = held and _held(book)
@@ -97,7 +107,7 @@ def main(arguments: list[str], only: str = "") -> int:
             written = write_results(out, [section_of(book, machine)])
             if draw(written, plots) is None:
                 sys.stderr.write("no plots: matplotlib is not installed (the extra `bench`)\n")
-    return 0 if held or given.quick else 1
+    return 1 if failed or not (held or given.quick) else 0
 
 
 def _held(book: Notebook) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import shutil
 import subprocess
 import sys
@@ -29,6 +30,8 @@ __all__ = ["Child", "Site", "most_devices"]
 
 #: Devices of one process: it and the gateway then share two cores evenly.
 DEVICES_PER_PROCESS = 2_500
+#: Nothing that is asked for takes this long; a hang shall not stop a run of an hour.
+ANSWER_SECONDS = 600.0
 #: What a gateway has open besides its links: listeners, store, logs, operators.
 SPARE_DESCRIPTORS = 300
 
@@ -78,6 +81,8 @@ class Child:
         assert self.process.stdout is not None
         self.process.stdin.write(line.encode() + b"\n")
         self.process.stdin.flush()
+        if not select.select([self.process.stdout], [], [], ANSWER_SECONDS)[0]:
+            raise OSError(f"{line[:100]}: no answer within {ANSWER_SECONDS:g} s")
         answer = self.process.stdout.readline()
         if not answer:
             self._errors.seek(0)
@@ -160,16 +165,22 @@ class Site(SshFleet):
             share = (number + 1) * count // each - number * count // each
             child.ask(f"grow {share} {spread_seconds}")
         self.wait_crowd(count, limit_seconds)
-        return time.monotonic() - began
+        stories = [child.ask("story")["welcomed"] for child in self.crowd]
+        last = max((at for story in stories for at in story if at is not None), default=began)
+        return float(max(0.0, last - began))
 
-    def crowd_live(self) -> int:
-        """Return how many simulated devices are live."""
-        return sum(child.ask("count")["live"] for child in self.crowd)
+    def crowd_live(self, since: float = 0.0) -> int:
+        """Return how many simulated devices are live, by links welcomed since a moment.
 
-    def wait_crowd(self, count: int, seconds: float) -> None:
-        """Wait until so many are live."""
+        Args:
+            since: of the monotonic clock; devices hear of the end of a gateway a little later.
+        """
+        return sum(child.ask(f"count {since}")["live"] for child in self.crowd)
+
+    def wait_crowd(self, count: int, seconds: float, since: float = 0.0) -> None:
+        """Wait until so many are live; see `crowd_live`."""
         until(
-            lambda: self.crowd_live() >= count,
+            lambda: self.crowd_live(since) >= count,
             lambda: f"{count} devices live; {self.crowd_live()} are. {self._away()}",
             seconds,
             0.1,

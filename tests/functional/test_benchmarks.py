@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -28,8 +29,9 @@ class SimulatedFleetTests(SynchronousTestCase):
             self.assertEqual(1, told["found"])
             self.assertGreater(site.gateway_cpu(), 0)
             self.assertGreater(site.gateway_memory().own, 1_000)
+            killed = time.monotonic()
             site.kill_gateway()
             self.assertRaises(OSError, proc.cpu_seconds, site.gateway_pid)
             site.restart_gateway()
-            site.wait_crowd(4, 120)
+            site.wait_crowd(4, 120, killed)
             self.assertNotIn("Traceback", site.log_text())
