@@ -182,6 +182,7 @@ def measure(book: Notebook) -> None:
                     raise OSError(f"{way.who} {way.direction}: the file did not arrive whole")
     book.note(f"A file of {size / MB:.0f} MB of random bytes: nothing is to be compressed.")
     book.note("The time of each is that of its program from start to end, connecting included.")
+    book.note(f"`{nginx.NAME}` moves zeros from memory to memory, no file.")
     book.note("Operator, gateway and device share the machine's cores.")
 
 

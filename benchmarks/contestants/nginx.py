@@ -1,22 +1,34 @@
 """nginx's stream relay: TLS 1.3 from the operator, TLS 1.3 to the device, nothing between.
 
 What bulk through a gateway could reach on this machine if it were nothing but a relay in C.  It
-knows no device, writes no audit and has no streams.
+knows no device, writes no audit and has no streams.  Sender and sink are loops over Python's `ssl`
+with large buffers, so nearly all of their time is OpenSSL's.  As a program this is the sink:
+``python -m benchmarks.contestants.nginx PORT DIR``.
 """
 
 from __future__ import annotations
 
 import os
 import shutil
+import socket
+import ssl
+import struct
 import subprocess
+import sys
 from pathlib import Path
 
 from benchmarks.contestants.openssh import free_port
-from tests.functional.processes import die_with_us, end, until
+from benchmarks.machine import ROOT
+from benchmarks.proc import listening
+from tests.functional.processes import die_with_us, end, environment, until
 
 __all__ = ["NAME", "Nginx", "missing", "program"]
 
 NAME = "limit: nginx relay"
+CHUNK = 256 * 1024
+LIMIT_SECONDS = 600.0
+#: What a sender says first: how many bytes follow.
+_SIZE = struct.Struct(">Q")
 _MODULES = (
     "/usr/lib/nginx/modules/ngx_stream_module.so",
     "/usr/share/nginx/modules/ngx_stream_module.so",
@@ -48,7 +60,7 @@ def missing() -> str:
 
 
 class Nginx:
-    """A relay, and an `openssl s_server` behind it that throws away what it gets.
+    """A relay, and behind it a sink that throws away what it gets.
 
     Args:
         base: gets a directory of its own.
@@ -68,9 +80,9 @@ class Nginx:
         self._processes: list[subprocess.Popen[bytes]] = []
         self._log = (self.base / "log").open("ab")
         self.sink = self._spawn(
-            ["openssl", "s_server", "-quiet", "-accept", f"127.0.0.1:{self._target}", "-cert",
-             str(self.base / "cert"), "-key", str(self.base / "key"), "-tls1_3"]
-        )  # fmt: skip
+            [sys.executable, "-P", "-m", __name__, str(self._target), str(self.base)]
+        )
+        until(lambda: listening(self._target), self._told, 20)
         self.relay = self._spawn([program(), "-p", str(self.base), "-c", str(self.base / "conf")])
         until((self.base / "pid").exists, self._told, 20)
 
@@ -97,24 +109,40 @@ stream {{
 """
 
     def _spawn(self, words: list[str]) -> subprocess.Popen[bytes]:
+        environ = environment(self.base)
+        environ["PYTHONPATH"] += os.pathsep + str(ROOT)
         process = subprocess.Popen(
             words,
-            stdin=subprocess.PIPE,  # s_server ends with its input
-            stdout=subprocess.DEVNULL,
+            stdin=subprocess.DEVNULL,
+            stdout=self._log,
             stderr=self._log,
+            env=environ,
             preexec_fn=die_with_us,  # noqa: PLW1509  # it calls prctl and nothing else
         )
         self._processes.append(process)
         return process
 
     def send(self, size_bytes: int) -> None:
-        """Send zeros through the relay; return when they are on their way or beyond."""
-        line = (
-            f"head -c {size_bytes} /dev/zero | openssl s_client -quiet -no_ign_eof "
-            f"-connect 127.0.0.1:{self._port} -tls1_3 >/dev/null 2>&1"
-        )
-        # s_client with -no_ign_eof ends with its input, and with the peer's close_notify
-        subprocess.run(["sh", "-c", line], check=False, timeout=600)
+        """Send zeros through the relay; return when all have arrived.
+
+        Raises:
+            OSError: They have not.
+        """
+        context = ssl.create_default_context(cafile=str(self.base / "cert"))
+        context.check_hostname = False  # it is our own certificate, of this run
+        chunk = bytes(CHUNK)
+        with (
+            socket.create_connection(("127.0.0.1", self._port)) as plain,
+            context.wrap_socket(plain) as sock,
+        ):
+            sock.settimeout(LIMIT_SECONDS)
+            sock.sendall(_SIZE.pack(size_bytes))
+            left = size_bytes
+            while left:
+                sock.sendall(chunk[: min(left, CHUNK)])
+                left -= min(left, CHUNK)
+            if sock.recv(1) != b".":
+                raise OSError("the relay lost bytes")
 
     def gateway_pids(self) -> list[int]:
         """Return the relay."""
@@ -124,6 +152,25 @@ stream {{
         """End all."""
         for process in reversed(self._processes):
             end(process, 5)
-            if process.stdin is not None:
-                process.stdin.close()
         self._log.close()
+
+
+def main(arguments: list[str]) -> None:
+    """Be the sink: take connections one after the other, say when all of one has come."""
+    port, base = int(arguments[0]), Path(arguments[1])
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(base / "cert", base / "key")
+    buffer = memoryview(bytearray(CHUNK))
+    with socket.create_server(("127.0.0.1", port)) as listener:
+        while True:
+            plain, _ = listener.accept()
+            with plain, context.wrap_socket(plain, server_side=True) as sock:
+                (left,) = _SIZE.unpack(sock.recv(_SIZE.size))
+                while left and (got := sock.recv_into(buffer)):
+                    left -= got
+                if not left:
+                    sock.sendall(b".")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
