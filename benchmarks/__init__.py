@@ -9,7 +9,7 @@ Measurements::
     command.py     latency of one command        fleet_size.py  memory, going live, heartbeats
     echo.py        keystrokes                    comeback.py    a fleet after SIGKILL of its gateway
     bulk.py        one file up and down          fairness.py    keystrokes beside bulk, slow links
-    audit.py       audit and recordings
+    audit.py       audit and recordings          soak.py        20,000 devices for ten minutes
 
 Rooms that they share::
 

@@ -34,6 +34,7 @@ SECTIONS = (
     "fleet_size",
     "comeback",
     "fairness",
+    "soak",
 )
 
 
