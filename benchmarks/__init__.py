@@ -19,7 +19,7 @@ Rooms that they share::
     machine.py     where it was measured                tools.py     what is installed for it
     proc.py        processor time and memory by /proc   stopwatch.py programs and terminals, timed
     site.py        a gateway, devices, simulated fleets on loopback
-    operator.py    a process that is an operator with an open link
+    operator_link.py  a process that is an operator with an open link
     fleet.py       a process that is thousands of devices: fleet_device.py, fleet_keys.py
     network.py, deployment.py, typist.py                two namespaces and a slow wire, for fairness
     contestants/   what a user would pick instead, and the limit

@@ -193,7 +193,7 @@ class Site(SshFleet):
 
     def operator(self) -> Child:
         """Start a program that is the operator ``admin`` with an open link."""
-        child = Child("benchmarks.operator", [str(self.home)], self.base)
+        child = Child("benchmarks.operator_link", [str(self.home)], self.base)
         self._children.append(child)
         child.ask(json.dumps({"do": "hello"}))
         return child

@@ -1,4 +1,4 @@
-"""An operator with an open link: ``python -m benchmarks.operator HOME``.
+"""An operator with an open link: ``python -m benchmarks.operator_link HOME``.
 
 It reads one JSON object a line from its standard input and answers with one: what was measured
 in this process, on the monotonic clock, in milliseconds.  It is built on `rshell.client` as any
