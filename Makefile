@@ -45,8 +45,9 @@ lint: $(STAMP) ## ruff, mypy strict and import-linter
 trial: $(STAMP) ## Every test, in parallel (TESTS=tests.link narrows)
 	$(BIN)/python -m twisted.trial -j$(JOBS) $(TESTS)
 
-bench: $(STAMP) ## Measure, as root: make bench SECTIONS=fairness
-	$(BIN)/python -m bench $(SECTIONS)
+bench: $(STAMP) ## Measure, as root, for an hour or two: make bench SECTIONS="echo bulk" (QUICK=1)
+	$(BIN)/python -m benchmarks.tools
+	$(BIN)/python -m benchmarks $(SECTIONS) $(if $(QUICK),--quick)
 
 wheels: $(STAMP) ## Build both distributions into dist/
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist . ./agent

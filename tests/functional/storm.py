@@ -14,6 +14,8 @@ import sys
 import tempfile
 import time
 import uuid
+from collections import Counter
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -30,16 +32,31 @@ from rshell.store.schema import devices as devices_table
 from rshell.store.schema import keys as keys_table
 from tests.functional.processes import CLI, TWISTD, die_with_us, end, environment, until
 
-__all__ = ["Return", "Storm", "cpu_seconds"]
+__all__ = ["Return", "Storm", "cpu_seconds", "histogram"]
 
 #: What a device told to come back by a person only would have heard (rule C6).
 FOR_A_PERSON = frozenset({"auth", "revoked", "version", "clone-suspected"})
+
+
+#: Of the longest bar of a histogram.
+_WIDTH = 50
 
 
 def cpu_seconds(pid: int) -> float:
     """Return the processor time that a process has used, of all its threads."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def histogram(times: Sequence[float], step: float) -> str:
+    """Return a histogram as text: a line for each ``step`` seconds from 0 to the last."""
+    counts = Counter(int(at / step) for at in times)
+    most = max(counts.values(), default=1)
+    lines = []
+    for slot in range(max(counts, default=-1) + 1):
+        bar = "#" * round(counts[slot] * _WIDTH / most)
+        lines.append(f"{slot * step:6.1f} s {counts[slot]:6d} {bar}".rstrip())
+    return "\n".join(lines)
 
 
 @attrs.frozen

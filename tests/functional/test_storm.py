@@ -1,12 +1,12 @@
-"""A gateway that is killed gets its fleet back by itself: `bench/storm.py` with fewer devices."""
+"""A gateway that is killed gets its fleet back by itself: `make bench SECTIONS=comeback` measures
+it with thousands of devices."""
 
 from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from bench.storm import histogram
 from tests.functional.processes import LONG
-from tests.functional.storm import Storm
+from tests.functional.storm import Storm, histogram
 
 #: The full size takes a minute and two idle cores.
 DEVICES = 2_000 if LONG else 120

@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 from types import TracebackType
 
-from bench.network import GATEWAY, Wire
+from benchmarks.network import GATEWAY, Wire
 from tests.functional.processes import (
     AGENT,
     CLI,

@@ -1,8 +1,9 @@
 """The operator of the benchmark: types into a terminal while a bulk transfer shares the link.
 
-A program of its own, because it runs in a namespace: ``python -m bench.typist HOME DEVICE KEYS``
-prints one JSON object: for each phase the round trips of keystrokes through ``cat`` on
-a pseudo-terminal of the device, in milliseconds, and the bulk transfer's bytes a second.
+A program of its own, because it runs in a namespace:
+``python -m benchmarks.typist HOME DEVICE KEYS`` prints one JSON object: for each phase the round
+trips of keystrokes through ``cat`` on a pseudo-terminal of the device, in milliseconds, and the
+bulk transfer's bytes a second.
 """
 
 from __future__ import annotations
