@@ -95,16 +95,14 @@ class RunTests(AgentCase):
             (talk.request.session, "alice", "shell", "running", False),
             (report.session, report.operator, report.handler, report.state, report.attached),
         )
-        positions = talk.channel.end.positions()
+        # From the beginning, as somebody joins it who has seen nothing (rule R8): what was taken
+        # may be gone from the ring, and is counted.
+        start = Positions(0, 0, 0)
         again = self.gateway.open(
-            "shell", ShellRequest(), session=talk.request.session, attempt=2, resume=positions
+            "shell", ShellRequest(), session=talk.request.session, attempt=2, resume=start
         )
-        # the far end of this test's channel is new, so give it the old one's positions
         opened = await again.opened
-        self.assertEqual(0, opened.gap)
-        again.channel.end.__dict__.update(talk.channel.end.__dict__)
-        again.channel.end.resume(Positions(opened.consumed, opened.limit, opened.events))
-        again.channel.end.attach(again.channel._wake)
+        self.assertGreaterEqual(opened.gap + opened.replay, len(talk.output))
         again.channel.write(b"echo $x; exit\n")
         await again.ended
         self.assertIn(b"kept\r\n", again.output)

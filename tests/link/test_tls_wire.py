@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 import tempfile
 from pathlib import Path
@@ -29,6 +28,7 @@ from zope.interface.verify import verifyObject
 
 from rshell.link.dialling import LinkEndpoint
 from rshell.link.sockets import tcp_socket_of, wrap_tls
+from tests.functional.processes import require
 from tests.identity.dev_fleet import client_tls, fleet, gateway_tls
 from tests.link.wires import Inside, MemoryTcp, Producer, WirePair
 
@@ -420,9 +420,7 @@ class SocketTests(TestCase):
 
     async def test_openssl(self) -> None:
         """OpenSSL's own client: bytes, a KeyUpdate that asks for ours, and its goodbye."""
-        program = shutil.which("openssl")
-        if program is None:
-            self.skipTest("there is no openssl program")
+        program = require("openssl")
         end = Inside()
         gone: Deferred[None] = Deferred()
         end.connectionLost = lambda reason: gone.callback(None)  # type: ignore[method-assign,assignment]  # the test waits for it
