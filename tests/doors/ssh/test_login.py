@@ -289,10 +289,12 @@ class PenaltyTests(SynchronousTestCase):
         self.assertEqual("", source_of(""))
 
     def test_bounded(self) -> None:
-        """A crowd of sources costs a bounded amount of memory."""
+        """A crowd of sources costs a bounded amount of memory; who owes no more does not count."""
         for number in range(MAX_SOURCES + 10):
             self.penalties.add(f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}", 1)
         self.assertEqual(MAX_SOURCES, len(self.penalties))
+        self.now = 2.0
+        self.assertEqual(0, len(self.penalties))
 
 
 class AddressTests(SshTestCase):
