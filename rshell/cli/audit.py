@@ -41,7 +41,7 @@ def _filters(command: Callable[..., Any]) -> Callable[..., Any]:
             metavar="ID",
             callback=written_as(
                 "[0-9a-f]{32}",
-                "a session is named by its whole id of 32 digits here: rshell sessions --json",
+                "a session is named by its whole id here: see rshell sessions --json",
             ),
             help="Only of this session, its whole id.",
         ),

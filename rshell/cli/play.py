@@ -58,7 +58,7 @@ _KEYS |= {b"\x1bOD": -SEEK_SECONDS, b"\x1b[A": 60.0, b"\x1b[B": -60.0}
     callback=written_as(
         r"(?s).*/.*|.*\.cast|[0-9a-fA-F]{4,32}",
         "a recording is named by its id, by four or more of its first digits, or by a path "
-        "(./FILE): rshell recordings",
+        "(./FILE); list them with: rshell recordings",
     ),
 )
 @click.pass_context

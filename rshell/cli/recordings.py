@@ -36,7 +36,8 @@ def _row(recording: Recording) -> Sequence[str]:
 
 _ID = written_as(
     "[0-9a-fA-F]{4,32}",
-    "a recording is named by its id, or by four or more of its first digits: rshell recordings",
+    "a recording is named by its id, or by four or more of its first digits "
+    "(list them with: rshell recordings)",
 )
 
 

@@ -14,6 +14,7 @@ from rshell.cli.run import command_of, run
 from rshell.cli.statuses import of_many, of_one
 from rshell.cli.tables import clip_column, format_plain
 from rshell.cli.terminal import EscapeFilter, terminal_type
+from rshell.client.errors import RshellError
 from rshell.handlers import Outcome
 
 
@@ -123,7 +124,7 @@ class WrittenAsTests(SynchronousTestCase):
 
         self.assertEqual([None, "01af"], [checked(None), checked("01af")])
         for text in ("", "01a", "01aff", "01af\n", "01AF", "\x1b[2J"):
-            with self.assertRaises(click.BadParameter) as caught:
+            with self.assertRaises(RshellError) as caught:
                 checked(text)
             self.assertEqual("four digits", caught.exception.message)
 
