@@ -5,13 +5,14 @@ Roles decide (`rshell.access.terms`), and where they say nothing the gateway's c
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal, cast
 
 import attrs
 
 from rshell.access.terms import SessionTerms
 
-__all__ = ["RecordingMode", "RecordingPolicy", "decide_recording"]
+__all__ = ["RecordingMode", "RecordingPolicy", "decide_recording", "has_terminal"]
 
 #: ``output`` is what the terminal showed, ``input`` also what was typed: passwords too.
 RecordingMode = Literal["output", "input", "off"]
@@ -37,17 +38,29 @@ class RecordingPolicy:
     on_failure: Literal["end", "mark"] = "end"
 
 
+def has_terminal(handler: str, request: Mapping[str, Any]) -> bool:
+    """Whether a session gets a terminal, by what the operator sent.
+
+    A shell gets one unless it is told otherwise (`rshell.handlers.ShellRequest`): who leaves the
+    word out must not be a shell that nobody records.
+    """
+    if handler == "shell" and "terminal" not in request:
+        return True
+    return isinstance(request.get("terminal"), dict)
+
+
 def decide_recording(
-    policy: RecordingPolicy, terms: SessionTerms, request: dict[str, Any]
+    policy: RecordingPolicy, terms: SessionTerms, handler: str, request: Mapping[str, Any]
 ) -> RecordingMode:
     """Decide how much of a session is recorded.
 
     Args:
         policy: The gateway's.
         terms: What the operator's roles say of such a session.
+        handler: What is used.
         request: As the operator sent it; only what has a terminal is recorded.
     """
-    if not isinstance(request.get("terminal"), dict):
+    if not has_terminal(handler, request):
         return "off"
     mode, _rule = terms.recording(policy.mode)
     return cast(RecordingMode, mode)

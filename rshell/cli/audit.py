@@ -13,7 +13,7 @@ from rshell.access.printable import printable
 from rshell.access.syslog import syslog_line
 from rshell.access.touched import touched_line
 from rshell.cli.listings import print_json
-from rshell.cli.options import common_options, parse_moment, settings_of
+from rshell.cli.options import common_options, parse_moment, settings_of, written_as
 from rshell.cli.pipes import say
 from rshell.cli.presenting import encode_json
 from rshell.cli.running import Surroundings, run_with_client
@@ -36,9 +36,20 @@ def _filters(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--handler", metavar="H", help="Only of this handler."),
         click.option("--kind", metavar="K", help="Only of this kind: device is also device.enrol."),
         click.option("--status", metavar="S", help="Only with this outcome: refused, exit, ok."),
-        click.option("--session", metavar="ID", help="Only of this session, its whole id."),
         click.option(
-            "--file", metavar="GLOB", help="Only files that match, as the device tells: '/etc/*'."
+            "--session",
+            metavar="ID",
+            callback=written_as(
+                "[0-9a-f]{32}",
+                "a session is named by its whole id here: see rshell sessions --json",
+            ),
+            help="Only of this session, its whole id.",
+        ),
+        click.option(
+            "--file",
+            metavar="GLOB",
+            callback=written_as("(?s).+", "a pattern is wanted, such as '/etc/*'"),
+            help="Only files that match, as the device tells: '/etc/*'.",
         ),
         click.option(
             "--since",

@@ -9,7 +9,7 @@ import click
 
 from rshell.access.printable import printable
 from rshell.cli.listings import print_json
-from rshell.cli.options import common_options, settings_of
+from rshell.cli.options import common_options, settings_of, written_as
 from rshell.cli.pipes import say
 from rshell.cli.running import Surroundings, run_with_client
 from rshell.cli.tables import print_table
@@ -42,7 +42,13 @@ def keys() -> None:
     """
 
 
-_ca_option = click.option("--ca", metavar="NAME", help="A CA of certificates, called NAME.")
+_CA_NAME = written_as(
+    r"[a-z0-9][a-z0-9._-]{0,62}",
+    "a CA's name has 1 to 63 characters of a-z, 0-9 and . _ -, starting with a letter or digit",
+)
+_ca_option = click.option(
+    "--ca", metavar="NAME", callback=_CA_NAME, help="A CA of certificates, called NAME."
+)
 
 
 @keys.command("add", short_help="Let an operator log in with a public key.")
@@ -212,9 +218,15 @@ def remove(
 
 
 @keys.command("revoke", short_help="Revoke certificates of a CA.")
-@click.option("--ca", metavar="NAME", required=True, help="Of which CA.")
+@click.option("--ca", metavar="NAME", required=True, callback=_CA_NAME, help="Of which CA.")
 @click.option("--serial", type=click.IntRange(1, 2**64 - 1), metavar="N", help="By serial number.")
-@click.option("--id", "key_id", metavar="ID", help="By key id (ssh-keygen -I).")
+@click.option(
+    "--id",
+    "key_id",
+    metavar="ID",
+    callback=written_as(r"(?s).{1,256}", "a key id has 1 to 256 characters"),
+    help="By key id (ssh-keygen -I).",
+)
 @common_options
 @click.pass_context
 def revoke(context: click.Context, ca: str, serial: int | None, key_id: str | None) -> int:

@@ -17,6 +17,7 @@ __all__ = [
     "parse_duration",
     "parse_moment",
     "settings_of",
+    "written_as",
 ]
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -83,6 +84,29 @@ def login_option(command: Command) -> Command:
 
 
 _UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
+
+
+def written_as(
+    pattern: str, words: str
+) -> Callable[[click.Context, click.Parameter, str | None], str | None]:
+    """Return a callback for `click.option` that refuses what is written otherwise, with 255.
+
+    The gateway refuses it too, but knows the pattern only, and not for whom it speaks.
+
+    Args:
+        pattern: A regular expression of the whole.
+        words: What it has to be, for people.
+    """
+
+    def check(_context: click.Context, _parameter: click.Parameter, value: str | None) -> Any:
+        if value is not None and not re.fullmatch(pattern, value):
+            # The client takes its time to import, and `rshell --help` does without.
+            from rshell.client.errors import RshellError
+
+            raise RshellError("bad-request", words, "")
+        return value
+
+    return check
 
 
 def parse_duration(

@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 from rshell.access.asciicast import BadCast, CastHeader, read_cast
-from rshell.cli.options import common_options, settings_of
+from rshell.cli.options import common_options, settings_of, written_as
 from rshell.cli.playback import Playback
 from rshell.cli.running import Surroundings, run_with_client
 from rshell.cli.terminal import RawTerminal, terminal_size
@@ -52,7 +52,15 @@ _KEYS |= {b"\x1bOD": -SEEK_SECONDS, b"\x1b[A": 60.0, b"\x1b[B": -60.0}
     help="Begin at T seconds.",
 )
 @common_options
-@click.argument("session", metavar="ID")
+@click.argument(
+    "session",
+    metavar="ID",
+    callback=written_as(
+        r"(?s).*/.*|.*\.cast|[0-9a-fA-F]{4,32}",
+        "a recording is named by its id, by four or more of its first digits, or by a path "
+        "(./FILE); list them with: rshell recordings",
+    ),
+)
 @click.pass_context
 def play(
     context: click.Context, session: str, speed: float, idle_limit: float | None, start: float

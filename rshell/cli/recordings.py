@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from rshell.cli.listings import print_json
-from rshell.cli.options import common_options, parse_moment, settings_of
+from rshell.cli.options import common_options, parse_moment, settings_of, written_as
 from rshell.cli.running import Surroundings, run_with_client
 from rshell.cli.tables import print_table
 from rshell.cli.targets import Target
@@ -32,6 +32,13 @@ def _row(recording: Recording) -> Sequence[str]:
         f"{recording.size:,}",
         status,
     )
+
+
+_ID = written_as(
+    "[0-9a-fA-F]{4,32}",
+    "a recording is named by its id, or by four or more of its first digits "
+    "(list them with: rshell recordings)",
+)
 
 
 @click.group(invoke_without_command=True, short_help="List and fetch recorded sessions.")
@@ -81,7 +88,7 @@ def recordings(context: click.Context, /, limit: int, **wanted: Any) -> int:
 @recordings.command("get", short_help="Write a recording to standard output or a file.")
 @click.option("--to", metavar="FILE", default="-", help="A file, written whole or not at all.")
 @common_options
-@click.argument("session", metavar="ID")
+@click.argument("session", metavar="ID", callback=_ID)
 @click.pass_context
 def get(context: click.Context, session: str, to: str) -> int:
     """Write the recording ID, or the one that begins so, as asciicast v2, for asciinema.

@@ -260,7 +260,7 @@ class LocalSession:
             return
         error = failure.value
         if isinstance(error, OpenRefused):
-            code, message = self._veiled(error)
+            code, message = self._words(error)
         elif isinstance(error, StoreError):
             code, message = error.code, str(error)
         else:
@@ -271,9 +271,13 @@ class LocalSession:
             return
         self._give_up(outcome_of_closing(code, message, self.opened))
 
-    def _veiled(self, error: OpenRefused) -> tuple[str, str]:
-        """Return code and text of a refusal: who may not must not learn what there is."""
-        if error.code not in (ErrorCode.NOT_FOUND, ErrorCode.POLICY):
+    def _words(self, error: OpenRefused) -> tuple[str, str]:
+        """Return code and text of a refusal.
+
+        The gate has hidden what is not theirs to see; of what is not there, or so hidden, it is
+        said for what it was wanted.
+        """
+        if error.code != ErrorCode.NOT_FOUND:
             return error.code, error.message
         opening = self._opening
         who = f" as {printable(opening.login, 64)}" if opening.login else ""

@@ -111,7 +111,7 @@ class Recordings:
             terms = self._gateway.rights.terms(
                 session.owner, session.device, session.handler, session.login, asked
             )
-            mode = decide_recording(self.policy, terms, asked)
+            mode = decide_recording(self.policy, terms, session.handler, asked)
             if mode == "off" or request.resume is not None:
                 return
         try:

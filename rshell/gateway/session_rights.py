@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
+from rshell.access.recordings import has_terminal
 from rshell.access.roles import Decision
 from rshell.gateway.callers import Caller, OpenRefused
 from rshell.gateway.live_sessions import LiveSession
@@ -65,7 +66,7 @@ class Earlier:
     @property
     def terminal(self) -> bool:
         """Whether it has a terminal."""
-        return isinstance(self.request.get("terminal"), dict)
+        return has_terminal(self.handler, self.request)
 
 
 class SessionRights:
@@ -203,7 +204,9 @@ class SessionRights:
         )
         for session_id, record in came.items():
             asked = record.details.get("request")
-            terminal = isinstance(asked, dict) and isinstance(asked.get("terminal"), dict)
+            terminal = has_terminal(
+                record.handler or "", asked if isinstance(asked, dict) else {"terminal": None}
+            )
             where = record.door or "", record.address or ""
             table.came_by(entry.device.id, session_id, *where, terminal=terminal)
         for session_id in gone:

@@ -77,10 +77,10 @@ class TermsTests(SynchronousTestCase):
     def test_deciding(self) -> None:
         """Only what has a terminal is recorded, whatever roles say."""
         policy, terms = RecordingPolicy(), SessionTerms(records=(("a/1", "input"),))
-        self.assertEqual(decide_recording(policy, terms, TERMINAL), "input")
-        self.assertEqual(decide_recording(policy, NO_TERMS, TERMINAL), "output")
+        self.assertEqual(decide_recording(policy, terms, "shell", TERMINAL), "input")
+        self.assertEqual(decide_recording(policy, NO_TERMS, "exec", TERMINAL), "output")
         for request in ({}, {"terminal": None}, {"terminal": "xterm"}):
-            self.assertEqual(decide_recording(policy, terms, request), "off")
+            self.assertEqual(decide_recording(policy, terms, "exec", request), "off")
 
 
 class WatchingTests(SynchronousTestCase):

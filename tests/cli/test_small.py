@@ -9,11 +9,12 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from rshell.cli.choosing import names_one
 from rshell.cli.main import VERBS, cli
-from rshell.cli.options import parse_duration
+from rshell.cli.options import parse_duration, written_as
 from rshell.cli.run import command_of, run
 from rshell.cli.statuses import of_many, of_one
 from rshell.cli.tables import clip_column, format_plain
 from rshell.cli.terminal import EscapeFilter, terminal_type
+from rshell.client.errors import RshellError
 from rshell.handlers import Outcome
 
 
@@ -111,6 +112,21 @@ class DurationTests(SynchronousTestCase):
         """Nothing, zero, negative and unknown units are refused."""
         for text in ("", "0", "0h", "-1h", "1y", "1.5h", "\N{ARABIC-INDIC DIGIT ONE}", "1h30m"):
             self.assertRaises(click.BadParameter, self.parse, text)
+
+
+class WrittenAsTests(SynchronousTestCase):
+    def test_whole(self) -> None:
+        """What is written otherwise is refused in words; what is not given is left alone."""
+        check = written_as("[0-9a-f]{4}", "four digits")
+
+        def checked(text: str | None) -> str | None:
+            return check(None, None, text)  # type: ignore[arg-type]  # neither is used
+
+        self.assertEqual([None, "01af"], [checked(None), checked("01af")])
+        for text in ("", "01a", "01aff", "01af\n", "01AF", "\x1b[2J"):
+            with self.assertRaises(RshellError) as caught:
+                checked(text)
+            self.assertEqual("four digits", caught.exception.message)
 
 
 class TableTests(SynchronousTestCase):

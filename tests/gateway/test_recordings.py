@@ -120,6 +120,14 @@ class ContentTests(RecordingCase):
         self.assertEqual(self.fleet.got(self.fleet.store.recording(NAME)), [])
         self.assertFalse((self.fleet.path / "recordings").exists())
 
+    def test_terminal_left_out(self) -> None:
+        """A shell whose request says nothing of a terminal gets one, and is recorded."""
+        _, here = self.begin({})
+        self.show(here, b"hello")
+        self.end(here)
+        header, _ = self.cast()
+        self.assertEqual((self.shown(), header.rows, header.columns), ("hello", 24, 80))
+
     def test_refused_by_the_device(self) -> None:
         """A session that never began leaves no recording."""
         self.operator.call("shell", device="pump-1", request=TERMINAL)

@@ -41,6 +41,14 @@ class LimitTests(GateTestCase):
     def ended_on_device(self) -> list[bytes]:
         return [session for all in self.device.answers for session in all.end]
 
+    def test_terminal_left_out(self) -> None:
+        """A shell whose request says nothing of a terminal has one: its output keeps no seat."""
+        talk, far = self.open(request={})
+        for _ in range(13):
+            far.channel.write(b"still here")
+            self.fleet.advance(10, 1)
+        self.assertEqual(talk.code, "idle-limit")
+
     def test_idle(self) -> None:
         """A terminal at which nobody types ends, with a warning before and the rule's name."""
         talk, _ = self.open(request=TERMINAL)
@@ -82,7 +90,7 @@ class LimitTests(GateTestCase):
 
     def test_shell_without_a_terminal(self) -> None:
         """There output counts too: a program feeds it."""
-        talk, far = self.open()
+        talk, far = self.open(request={"terminal": None})
         for _ in range(13):
             far.channel.write(b"still here\n")
             self.fleet.advance(10, 1)

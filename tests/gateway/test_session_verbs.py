@@ -69,7 +69,7 @@ class SessionVerbTests(FleetTestCase):
                 "door": "link",
                 "address": self.operator.wire.gateway.address.host
                 + f":{self.operator.wire.gateway.address.port}",
-                "terminal": False,
+                "terminal": True,
                 "driver": "ann",
                 "idle_ms": 3000,
                 "bytes_in": 0,

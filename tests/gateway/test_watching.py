@@ -317,7 +317,7 @@ class InputRecordedTests(AnothersSessionCase):
 
     def test_nothing_to_type_at(self) -> None:
         """Without a terminal nothing is recorded, and nothing told."""
-        self.begin()
+        self.begin(request={"terminal": None})
         self.assertEqual(self.notices(self.operator), [])
 
     def test_too_old_to_say_so(self) -> None:

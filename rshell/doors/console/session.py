@@ -357,6 +357,8 @@ class ConsoleSession:
 
     def end(self, outcome: Outcome) -> None:
         """End it, and tell the receiver."""
+        # A device's program may have the terminal, full-screen: whoever reads why needs it back.
+        self._screen.give_back()
         self._finish(outcome, tell=True)
 
     def _finish(self, outcome: Outcome, *, tell: bool) -> None:

@@ -20,7 +20,12 @@ from twisted.python.failure import Failure
 from rshell.doors.ssh.logins import Credential, Known, NotAdmitted
 from rshell.doors.ssh.transport import QuietLogger, SshTransport
 from rshell.doors.ssh.wire import BadPacket, Fields
-from rshell.identity.ssh_certificates import BadCertificate, is_certificate, read_certificate
+from rshell.identity.ssh_certificates import (
+    BadCertificate,
+    SshCertificate,
+    is_certificate,
+    read_certificate,
+)
 from rshell.identity.ssh_keys import BadSshKey, read_blob
 
 __all__ = ["MAX_TRIES", "Authentication"]
@@ -29,6 +34,11 @@ __all__ = ["MAX_TRIES", "Authentication"]
 MAX_TRIES = 6
 #: Requests a client sends without waiting for answers; none does, and each costs a look-up.
 MAX_WAITING = 4
+
+VERIFY_REQUIRED = (
+    "rshell: your certificate wants a security key that asks for PIN or finger: "
+    "ssh-keygen -t ed25519-sk -O verify-required\r\n"
+)
 
 _REQUEST, _FAILURE, _SUCCESS, _BANNER, _PK_OK = 50, 51, 52, 53, 60
 _METHODS = b"publickey"
@@ -123,6 +133,8 @@ class Authentication(SSHService):
         ):
             await self._enter(user, known)
         else:
+            if isinstance(known.credential, SshCertificate) and known.credential.verified:
+                self._tell(VERIFY_REQUIRED)
             self._refuse(method)
 
     async def _known(self, blob: bytes, *, signed: bool) -> Known | None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import attrs
 from twisted.conch.ssh.keys import Key
-from twisted.internet.protocol import Factory, Protocol
+from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -36,13 +36,13 @@ from rshell.doors.ssh.penalties import (
 )
 from rshell.doors.ssh.remote_forwards import RemoteForwards
 from rshell.doors.ssh.session import SessionChannel
-from rshell.doors.ssh.transport import Rekeying, SshTransport
+from rshell.doors.ssh.transport import CLOSE_SECONDS, Rekeying, SshTransport
 from rshell.doors.ssh.visit import ConsoleFactory, Visit
 from rshell.doors.ssh.wire import Fields, clear_disconnect
 from rshell.gateway.callers import Caller
 from rshell.gateway.core import Gateway
 from rshell.gateway.throttle import Throttle
-from rshell.link.clock import WheelTimer
+from rshell.link.clock import TimerWheel, WheelTimer
 from rshell.link.core.errors import ErrorCode
 from rshell.link.core.messages import GoAway
 from rshell.store.errors import StoreError
@@ -51,6 +51,10 @@ __all__ = ["SshDoor"]
 
 #: Connections that have not logged in: each holds a few kilobytes for at most half a minute.
 MAX_WAITING = 128
+#: Connections that are turned away and may read why; a crowd is closed at once.
+MAX_TOLD = 64
+#: A version, a KEXINIT and what some clients send behind it.
+MAX_HEARD_BYTES = 16_384
 #: Lines of the log about logins of one source.
 LINES_RATE, LINES_BURST = 1.0, 50
 #: A clock that is set is noticed that soon: certificates end by the wall clock.
@@ -61,14 +65,40 @@ class _TurnedAway(Protocol):
     """A connection from a source that has to wait.
 
     It is told in SSH's own words, in the clear: of a line before the version, as OpenSSH's server
-    sends it, clients show nothing.
+    sends it, clients show nothing.  Closing at once would reset the connection under what the
+    client says first, and it would show "Broken pipe" instead: so some may hear us out.
+
+    Args:
+        told: Those who are being told now.
+        wheel: Ends it for who does not leave.
     """
+
+    def __init__(self, told: set[_TurnedAway], wheel: TimerWheel) -> None:
+        self._told = told
+        self._wheel = wheel
+        self._timer: WheelTimer | None = None
+        self._heard = 0
 
     def connectionMade(self) -> None:
         transport: Any = self.transport
-        told = b"Not allowed at this time: try again in a few minutes"
-        transport.write(SshTransport.ourVersionString + b"\r\n" + clear_disconnect(told))
-        transport.loseConnection()
+        why = b"Not allowed at this time: try again in a few minutes"
+        transport.write(SshTransport.ourVersionString + b"\r\n" + clear_disconnect(why))
+        if len(self._told) >= MAX_TOLD:
+            transport.loseConnection()
+            return
+        self._told.add(self)
+        self._timer = self._wheel.call_later(CLOSE_SECONDS, transport.abortConnection)
+
+    def dataReceived(self, data: bytes) -> None:
+        self._heard += len(data)
+        if self._heard > MAX_HEARD_BYTES:
+            transport: Any = self.transport
+            transport.abortConnection()
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self._told.discard(self)
+        if self._timer is not None:
+            self._timer.cancel()
 
 
 @attrs.define(eq=False)
@@ -111,6 +141,7 @@ class SshDoor(Factory):
         self._gateway = gateway
         self._console = console
         self._waiting: dict[SshTransport, _Arrival] = {}
+        self._told: set[_TurnedAway] = set()
         self._lines = Throttle(gateway.wheel.seconds, LINES_RATE, LINES_BURST)
         self._logins = Logins(gateway)
         #: Those who are in, and what looks whether their certificate has expired.
@@ -123,7 +154,7 @@ class SshDoor(Factory):
         host, port = str(getattr(addr, "host", "")), getattr(addr, "port", 0)
         if self._gateway.stopping or self.penalties.refuses(host):
             self.metrics.turned_away += 1
-            return _TurnedAway()
+            return _TurnedAway(self._told, self.wheel)
         self._make_room()
         address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         transport = SshTransport(self, address)

@@ -36,6 +36,10 @@ class Penalties:
         self._until: OrderedDict[str, float] = OrderedDict()
 
     def __len__(self) -> int:
+        """Return how many owe time now; who owes none any more is forgotten."""
+        now = self._seconds()
+        for source in [source for source, until in self._until.items() if until <= now]:
+            del self._until[source]
         return len(self._until)
 
     def add(self, address: str, penalty_seconds: float) -> None:

@@ -8,12 +8,14 @@ from typing import Any
 from twisted.internet.defer import Deferred
 
 from rshell.doors.console.door import MAX_CONSOLES
+from rshell.doors.console.screen import RESTORE
 from rshell.doors.console.session import MAX_HELD_BYTES
 from rshell.identity.join_string import token_hash
 from rshell.identity.keys import fingerprint, make_csr, new_key, spki_hash
 from rshell.link.core.messages import Join
 from rshell.store.records import Grant, NewToken
 from tests.doors.console.ends import ConsoleTestCase, Person
+from tests.gateway.ends import DeviceEnd
 
 
 class RightTests(ConsoleTestCase):
@@ -74,6 +76,22 @@ class RightTests(ConsoleTestCase):
             self.type(session, "1\r")
         assert person.outcome is not None
         self.assertEqual(person.outcome.code, "time-limit")
+
+    def test_limit_in_a_shell(self) -> None:
+        """A console that ends while a device has its terminal leaves that in order."""
+        self.fleet.add_role("python", Grant(console=True, idle_limit=60))
+        self.fleet.add_operator("bob", "python")
+        device: DeviceEnd = self.fleet.dial(self.fleet.enrol("pump-5"))
+        session, person = self.sit("bob")
+        self.type(session, 'fleet["pump-5"].shell()\r')
+        device.accept()
+        self.turn()
+        self.assertIn(b"has the terminal", person.seen)
+        self.assertNotIn(RESTORE, person.seen)
+        self.fleet.advance(65)
+        assert person.outcome is not None
+        self.assertEqual(person.outcome.code, "idle-limit")
+        self.assertTrue(person.seen.endswith(RESTORE), person.seen)
 
     def test_too_many(self) -> None:
         """The number of consoles is limited, and a closed one makes room."""

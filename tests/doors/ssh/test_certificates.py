@@ -111,6 +111,7 @@ class LoginTests(CertificateCase):
             ("expired", {"before": now}),
             ("this address", {"critical": option(b"source-address", b"10.0.0.0/8")}),
             ("not known here", {"critical": option(b"no-such")}),
+            ("PIN or finger", {"critical": option(b"verify-required")}),
             ("no user certificate", {"role": 2}),
         ):
             self.refused(self.made(**fields), why, host=f"192.0.2.{next(hosts)}")

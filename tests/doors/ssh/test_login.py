@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric import ed25519
 from twisted.conch.ssh.common import NS, getNS
@@ -10,6 +11,7 @@ from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.trial.unittest import SynchronousTestCase
 
 from rshell.doors.ssh.authentication import MAX_TRIES
+from rshell.doors.ssh.door import MAX_HEARD_BYTES, MAX_TOLD
 from rshell.doors.ssh.names import BadUserName, Destination, read_user_name
 from rshell.doors.ssh.penalties import MAX_SECONDS, MAX_SOURCES, Penalties, source_of
 from tests.doors.ssh.client import Client, SshTestCase, u32
@@ -104,10 +106,31 @@ class LoginTests(SshTestCase):
         self.assertEqual((len(packet) - 4, True), (length, padding >= 4))
         self.assertEqual(b"\x01" + u32(12), packet[5:10])
         self.assertIn(b"try again", getNS(packet[10:])[0])
-        self.assertTrue(transport.disconnecting)
+        self.assertFalse(transport.disconnecting)  # or the client would not come to read it
+        turned.dataReceived(b"SSH-2.0-x\r\n")
+        self.fleet.advance(3)
+        self.assertTrue(transport.aborted)
+        turned.connectionLost()
         self.login(host="192.0.2.78")
         self.fleet.advance(20)
         self.login()
+
+    def test_turned_away_crowd(self) -> None:
+        """So many turned away may read why; the next are closed at once, floods cut off."""
+        self.door.penalties.add("192.0.2.77", 600)
+        turned = []
+        for _ in range(MAX_TOLD + 1):
+            protocol: Any = self.door.buildProtocol(IPv4Address("TCP", "192.0.2.77", 1))
+            protocol.makeConnection(MemoryTransport("192.0.2.77", 1))
+            turned.append(protocol)
+        closed = [one.transport.disconnecting for one in turned]
+        self.assertEqual([False] * MAX_TOLD + [True], closed)
+        turned[0].dataReceived(bytes(MAX_HEARD_BYTES + 1))
+        self.assertTrue(turned[0].transport.aborted)
+        for one in turned:
+            one.connectionLost()
+        self.fleet.advance(3)
+        self.assertEqual([False] * (MAX_TOLD - 1), [one.transport.aborted for one in turned[1:-1]])
 
     def test_revoked(self) -> None:
         """A revoked operator is cut off and their keys are gone, also after a new invite."""
@@ -266,10 +289,12 @@ class PenaltyTests(SynchronousTestCase):
         self.assertEqual("", source_of(""))
 
     def test_bounded(self) -> None:
-        """A crowd of sources costs a bounded amount of memory."""
+        """A crowd of sources costs a bounded amount of memory; who owes no more does not count."""
         for number in range(MAX_SOURCES + 10):
             self.penalties.add(f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}", 1)
         self.assertEqual(MAX_SOURCES, len(self.penalties))
+        self.now = 2.0
+        self.assertEqual(0, len(self.penalties))
 
 
 class AddressTests(SshTestCase):

@@ -296,17 +296,22 @@ class JumpTests(RemoteCase):
         self.fleet.add_role("berlin", Grant(select="name=pump-1", forward=("localhost:22",)))
 
     def test_refused(self) -> None:
-        """Other ports than the role's, other devices, other hosts and sockets: all the same."""
+        """Another port of a device of theirs is refused with the reason; a device that is not
+        theirs, one that is not there, other hosts and sockets as what does not exist.
+        """
+        self.fleet.enrol("pump-8")
         self.fleet.run(self.fleet.gateway.rights.assign("ann", ("berlin",), ("admin",)))
         client = self.login(b"console")
         self._jump(client, b"pump-1", 23)
-        for host in (b"pump-9", b"localhost", b"10.0.0.1", b"", b"\x1b[2J"):
+        for host in (b"pump-8", b"pump-9", b"localhost", b"10.0.0.1", b"", b"\x1b[2J"):
             self._jump(client, host)
         self.open(client, b"direct-streamlocal@openssh.com", extra=NS(b"/x") + NS(b"") + u32(0))
         texts = [getNS(payload[8:])[0].decode() for payload in client.got(92)]
-        self.assertEqual(7, len(texts))
+        self.assertEqual(8, len(texts))
         self.assertTrue(all(text.isprintable() and text for text in texts), texts)
-        self.assertEqual(1, len({text.replace("pump-9", "pump-1") for text in texts[:2]}))
+        self.assertIn("role berlin grants no forward to that target on pump-1", texts[0])
+        self.assertTrue(texts[1].startswith("there is no device 'pump-8'"))
+        self.assertEqual(texts[1], texts[2].replace("pump-9", "pump-8"))
         self.assertEqual([], self.device.requests)
         # The right to forward is none to the console.
         self.open(client)
