@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ __all__ = ["CannotJoin", "join_command", "print_key"]
 #: EX_TEMPFAIL of sysexits(3): it waits to be accepted, and may be asked again.
 _PENDING = 75
 _INTERRUPTED = 130
+_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}", re.ASCII)
 
 
 class CannotJoin(Exception):
@@ -184,6 +186,9 @@ def print_key(home: Path, line: bool, name: str | None, only_fingerprint: bool) 
         called = name or proposed_name(brief_facts()["hostname"])
         if called is None:
             raise CannotJoin("this host's name is of no use: give --name")
+        if not _NAME.fullmatch(called):
+            rule = "1 to 63 characters of a-z, 0-9 and '-', not starting with '-'"
+            raise CannotJoin(f"a device's name has {rule}", 2)
         print(f"{called}\t{''.join(pem.splitlines()[1:-1])}")
     else:
         print(pem, end="")

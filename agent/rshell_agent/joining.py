@@ -108,8 +108,10 @@ def keep_wish(home: Path, wish: JoinWish) -> None:
         OSError: It cannot be written.
     """
     lines = [wish.join_string.encode()]
-    if wish.name:
-        lines.append(f"name = {wish.name}")
+    # A name is whatever somebody typed; in the file it is one line.
+    name = " ".join("".join(c if c.isprintable() else " " for c in wish.name or "").split())
+    if name:
+        lines.append(f"name = {name}")
     if wish.force:
         lines.append("force = yes")
     write_atomic(home / "join", ("\n".join(lines) + "\n").encode(), 0o600)
