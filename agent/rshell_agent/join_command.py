@@ -67,7 +67,8 @@ def join_command(home: Path, text: str | None, name: str | None, force: bool, no
     if command.failure:
         raise CannotJoin(command.failure)
     if command.status == _INTERRUPTED and command.waits:
-        where = f"rshell-agent run --home {home}"
+        # With --force there is an identity, as which `run` would go on.
+        where = f"rshell-agent {'join' if wish.force else 'run'} --home {home}"
         print(f"rshell-agent: still waiting; go on with: {where}", file=sys.stderr)
     return command.status
 

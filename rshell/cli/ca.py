@@ -445,7 +445,12 @@ def revoke(
             remark(f"{kept_beside(bundle)} cannot be written ({why}): give this list as --previous")
     if home is None or out is not None:
         put_output(list_to_bytes(placed.told), out)
-    return 0 if home is None else _placed(context, home, placed)
+    if home is not None:
+        return _placed(context, home, placed)
+    told = placed.told
+    holds = "holds" if placed.news else "held them already; it holds"
+    remark(f"list {told.number} {holds} {len(told.keys)} keys; use it with: rshell ca install")
+    return 0
 
 
 def _placed(context: click.Context, home: FleetHome, placed: Placed) -> int:

@@ -250,7 +250,8 @@ def accept_use(connection: Connection, token_id: bytes, spki: bytes, now: int) -
         .values(uses=tokens.c.uses + 1)
     ).rowcount
     if won != 1:
-        raise StoreError(f"the invite {token_id.hex()} is revoked, or all its uses are spent")
+        why = f"the invite {token_id.hex()} is revoked, or all its uses are spent"
+        raise StoreError(f"{why}: give its device another join string (rshell invite device)")
     values = {"token_id": token_id, "spki": spki, "used_at": now, "bound": True}
     connection.execute(insert(token_uses).values(**values))
     use = _use(connection, token_id, spki)
