@@ -19,6 +19,7 @@ from rshell_agent.device import proposed_name
 from rshell_agent.facts import brief_facts
 from rshell_agent.home import HomeInUse, HomeLock, state_directory
 from rshell_agent.joining import (
+    MAX_NAME_CHARACTERS,
     AlreadyJoined,
     BadJoinFile,
     JoinFailed,
@@ -75,6 +76,8 @@ def join_command(home: Path, text: str | None, name: str | None, force: bool, no
 
 def _wish(home: Path, text: str | None, name: str | None, force: bool) -> tuple[JoinWish, bool]:
     """Return what to join, and whether it was wished for before."""
+    if name is not None and len(name) > MAX_NAME_CHARACTERS:
+        raise CannotJoin(f"a name has at most {MAX_NAME_CHARACTERS} characters", 2)
     if text is None:
         try:
             found = read_wish(home)

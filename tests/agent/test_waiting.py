@@ -79,7 +79,9 @@ class FileTests(SynchronousTestCase):
 
     def test_bad_files(self) -> None:
         """What cannot be understood is one line, and the agent says so instead of starting."""
-        for text in ("", "hello", STRING.encode() + "\nfoo = 1", STRING.encode()[:-3], "\x1b[2J"):
+        good = STRING.encode()
+        long = f"{good}\nname = {'x' * 65}"
+        for text in ("", "hello", f"{good}\nfoo = 1", good[:-3], "\x1b[2J", long):
             (self.home / "join").write_text(text)
             error = self.assertRaises(BadJoinFile, read_wish, self.home)
             self.assertNotIn("\x1b", str(error))
