@@ -44,11 +44,15 @@ class UsageTests(FleetCase):
 
     def test_agent_options(self) -> None:
         """rshell-agent answers wrong usage with 2 as well."""
-        for words in ([], ["fly"], ["join"], ["run", "--no-such-option"]):
+        for words in ([], ["fly"], ["join", "--no-such"], ["run", "--no-such-option"]):
             done = self.fleet.command([*AGENT, *words])
             self.assertEqual((2, b""), (done.status, done.stdout), words)
             self.assertIn(b"usage: rshell-agent", done.stderr)
             self.assertNotIn(b"Traceback", done.stderr)
+        done = self.fleet.command([*AGENT, "join", "--home", str(self.fleet.base / "nobody")])
+        self.assertEqual((2, b""), (done.status, done.stdout))
+        self.assert_one_line(done.stderr)
+        self.assertIn(b"give a join string", done.stderr)
 
     def test_help(self) -> None:
         """Every verb has help with an example, without a gateway."""
