@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import base64
 import os
-from datetime import UTC, datetime, timedelta
 import resource
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import attrs
