@@ -150,7 +150,7 @@ def _show(as_json: bool, found: Report) -> None:
             (one.fingerprint, one.state, one.valid_until, one.renew_at, " ".join(one.names))
             for one in found.gateways
         ]
-        print_table(("GATEWAY", "STATE", "VALID UNTIL", "RENEWED AT", "NAMES"), rows)
+        print_table(("GATEWAY", "STATE", "VALID UNTIL", "RENEWAL DUE", "NAMES"), rows)
         if found.revoked_number:
             count = len(found.revoked)
             say(f"\nlist {found.revoked_number} of revoked gateways: {count} keys\n")
