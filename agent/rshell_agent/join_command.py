@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from rshell_agent.device import proposed_name
 from rshell_agent.facts import brief_facts
 from rshell_agent.home import HomeInUse, HomeLock, state_directory
 from rshell_agent.joining import (
+    MAX_NAME_CHARACTERS,
     AlreadyJoined,
     BadJoinFile,
     JoinFailed,
@@ -32,6 +34,7 @@ __all__ = ["CannotJoin", "join_command", "print_key"]
 #: EX_TEMPFAIL of sysexits(3): it waits to be accepted, and may be asked again.
 _PENDING = 75
 _INTERRUPTED = 130
+_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}", re.ASCII)
 
 
 class CannotJoin(Exception):
@@ -65,13 +68,16 @@ def join_command(home: Path, text: str | None, name: str | None, force: bool, no
     if command.failure:
         raise CannotJoin(command.failure)
     if command.status == _INTERRUPTED and command.waits:
-        where = f"rshell-agent run --home {home}"
+        # With --force there is an identity, as which `run` would go on.
+        where = f"rshell-agent {'join' if wish.force else 'run'} --home {home}"
         print(f"rshell-agent: still waiting; go on with: {where}", file=sys.stderr)
     return command.status
 
 
 def _wish(home: Path, text: str | None, name: str | None, force: bool) -> tuple[JoinWish, bool]:
     """Return what to join, and whether it was wished for before."""
+    if name is not None and len(name) > MAX_NAME_CHARACTERS:
+        raise CannotJoin(f"a name has at most {MAX_NAME_CHARACTERS} characters", 2)
     if text is None:
         try:
             found = read_wish(home)
@@ -184,6 +190,9 @@ def print_key(home: Path, line: bool, name: str | None, only_fingerprint: bool) 
         called = name or proposed_name(brief_facts()["hostname"])
         if called is None:
             raise CannotJoin("this host's name is of no use: give --name")
+        if not _NAME.fullmatch(called):
+            rule = "1 to 63 characters of a-z, 0-9 and '-', not starting with '-'"
+            raise CannotJoin(f"a device's name has {rule}", 2)
         print(f"{called}\t{''.join(pem.splitlines()[1:-1])}")
     else:
         print(pem, end="")

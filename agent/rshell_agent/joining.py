@@ -40,6 +40,8 @@ __all__ = [
 
 #: A join string has at most 512 characters; a file given by mistake is not read whole.
 _MAX_FILE_BYTES = 4096
+#: What a gateway takes in JOIN; it makes a name of at most 63 of it.
+MAX_NAME_CHARACTERS = 64
 #: Between tries that no gateway answered: soon for a glitch, then as rarely as while waiting.
 FIRST_RETRY_SECONDS, MAX_RETRY_SECONDS = 5.0, 600.0
 #: What a gateway may ask for; more would look dead to whoever sits beside the device.
@@ -94,6 +96,8 @@ def read_wish(home: Path) -> JoinWish | None:
         if key not in ("name", "force"):
             raise BadJoinFile(f"{path}: besides the join string it may say name and force")
         known[key] = value
+    if len(known.get("name", "")) > MAX_NAME_CHARACTERS:
+        raise BadJoinFile(f"{path}: a name has at most {MAX_NAME_CHARACTERS} characters")
     try:
         string = JoinString.parse(first)
     except BadJoinString as error:
@@ -108,8 +112,10 @@ def keep_wish(home: Path, wish: JoinWish) -> None:
         OSError: It cannot be written.
     """
     lines = [wish.join_string.encode()]
-    if wish.name:
-        lines.append(f"name = {wish.name}")
+    # A name is whatever somebody typed; in the file it is one line.
+    name = " ".join("".join(c if c.isprintable() else " " for c in wish.name or "").split())
+    if name:
+        lines.append(f"name = {name}")
     if wish.force:
         lines.append("force = yes")
     write_atomic(home / "join", ("\n".join(lines) + "\n").encode(), 0o600)

@@ -190,7 +190,7 @@ def _key(home: Path, options: argparse.Namespace) -> int:
     try:
         return print_key(home, options.line, options.name, options.fingerprint)
     except CannotJoin as error:
-        raise _Failed(str(error)) from None
+        raise _Failed(str(error), error.status) from None
 
 
 def _run(home: Path, options: argparse.Namespace) -> int:
@@ -214,7 +214,10 @@ def _status(home: Path, options: argparse.Namespace) -> int:
     except DecodeError as error:
         raise _Failed(f"{home}/status.json is damaged: {error}") from None
     if status is None:
-        raise _Failed(f"no agent has run on {home}; start one with: rshell-agent run --home {home}")
+        so_far = f"no agent has run on {home}"
+        if (home / "join").exists():
+            so_far += ", which asks to be let in by HOME/join (see: rshell-agent key --fingerprint)"
+        raise _Failed(f"{so_far}; start one with: rshell-agent run --home {home}")
     if status.state != "stopped" and not _alive(status.pid):
         status = structs.replace(status, state="stopped", gateway=None, epoch=0)
     recent = recorded(home, _RECENT)

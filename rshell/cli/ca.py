@@ -150,7 +150,7 @@ def _show(as_json: bool, found: Report) -> None:
             (one.fingerprint, one.state, one.valid_until, one.renew_at, " ".join(one.names))
             for one in found.gateways
         ]
-        print_table(("GATEWAY", "STATE", "VALID UNTIL", "RENEWED AT", "NAMES"), rows)
+        print_table(("GATEWAY", "STATE", "VALID UNTIL", "RENEWAL DUE", "NAMES"), rows)
         if found.revoked_number:
             count = len(found.revoked)
             say(f"\nlist {found.revoked_number} of revoked gateways: {count} keys\n")
@@ -445,7 +445,12 @@ def revoke(
             remark(f"{kept_beside(bundle)} cannot be written ({why}): give this list as --previous")
     if home is None or out is not None:
         put_output(list_to_bytes(placed.told), out)
-    return 0 if home is None else _placed(context, home, placed)
+    if home is not None:
+        return _placed(context, home, placed)
+    told = placed.told
+    holds = "holds" if placed.news else "held them already; it holds"
+    remark(f"list {told.number} {holds} {len(told.keys)} keys; use it with: rshell ca install")
+    return 0
 
 
 def _placed(context: click.Context, home: FleetHome, placed: Placed) -> int:

@@ -32,7 +32,7 @@ __all__ = ["Placed", "install_list", "kept_beside", "read_list", "revoke_in", "r
 #: Two gateways of one fleet do not share so many digits by chance.
 MIN_PREFIX = 8
 _HEX = re.compile(r"[0-9a-f]+")
-#: Every leaf that a home remembers.
+#: Every leaf that a home remembers; what is longer is refused, since its end would stay believed.
 _MAX_PEM_BYTES = 20 * MAX_CHAIN_BYTES
 
 
@@ -108,7 +108,9 @@ def _whole(word: str, digits: str, known: Sequence[str]) -> str:
 
 def _keys_in(path: Path) -> list[bytes]:
     with failing(), path.open("rb") as file:
-        data = file.read(_MAX_PEM_BYTES)
+        data = file.read(_MAX_PEM_BYTES + 1)
+    if len(data) > _MAX_PEM_BYTES:
+        raise RshellError("bad-request", f"{path} is longer than {_MAX_PEM_BYTES:,} bytes", "")
     try:
         leaves = [found for found in certificates_from_pem(data) if not _is_ca(found)]
     except ValueError:

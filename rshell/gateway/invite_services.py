@@ -21,7 +21,6 @@ from rshell.identity.join_string import JoinString, new_token, token_hash
 from rshell.identity.keys import fingerprint, read_fingerprint
 from rshell.identity.names import BadPeerName, PeerName
 from rshell.identity.sources import MAX_SOURCES, BadSource, check_source
-from rshell.store.errors import NotFound
 from rshell.store.pending_records import KnownKey
 from rshell.store.records import InviteMode, NewToken, Token
 from rshell.store.times import rfc3339
@@ -216,15 +215,13 @@ async def invite_keys(gateway: Gateway, asker: Asker, request: InviteKeysRequest
 @verb("gateway.invites", InvitesRequest)
 async def invites(gateway: Gateway, asker: Asker, request: InvitesRequest) -> Any:
     """List the invites that hold, or all; never their secrets."""
-    rows = [_told(token, gateway.now_us()) for token in await gateway.store.tokens()]
     if request.invite is not None:
         token_id = _token_id(request.invite)
+        token = await gateway.store.token(token_id)
         keys = await gateway.store.token_keys(token_id)
         told = [{"fingerprint": fingerprint(key.spki), "name": key.name} for key in keys]
-        rows = [row | {"keys": told} for row in rows if row["id"] == token_id.hex()]
-        if not rows:
-            raise NotFound("there is no such invite")
-        return rows
+        return [_told(token, gateway.now_us()) | {"keys": told}]
+    rows = [_told(token, gateway.now_us()) for token in await gateway.store.tokens()]
     return rows if request.all else [row for row in rows if row["state"] == "open"]
 
 

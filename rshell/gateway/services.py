@@ -138,6 +138,7 @@ async def revoke(gateway: Gateway, asker: Asker, request: RevokeRequest) -> Any:
         name, closed = await gateway.revocation.revoke_device(request.name)
     else:
         name, closed = await gateway.revocation.revoke_operator(request.name)
+        await gateway.pending.sweep()  # who waits by invites of that operator waits in vain
     return {"revoked": name, "links_closed": closed}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, TypeVar
 
 import msgspec
@@ -9,6 +10,10 @@ import msgspec
 __all__ = ["BadRequest", "decode_request"]
 
 Request = TypeVar("Request", bound=msgspec.Struct)
+
+#: What msgspec says about a limit, which is what people run into who paste the wrong thing.
+_TOO_LONG = re.compile(r"Expected `(str|bytes|array|object)` of length <= (\d+) - at `\$\.([^`]*)`")
+_COUNTED = {"str": "characters", "bytes": "bytes", "array": "entries", "object": "entries"}
 
 
 class BadRequest(ValueError):
@@ -24,4 +29,10 @@ def decode_request(request: dict[str, Any], kind: type[Request]) -> Request:
     try:
         return msgspec.convert(request, kind, strict=True, builtin_types=())
     except (msgspec.ValidationError, ValueError, TypeError, RecursionError) as error:
-        raise BadRequest("".join(c if c.isprintable() else "?" for c in str(error))[:240]) from None
+        text = "".join(c if c.isprintable() else "?" for c in str(error))[:240]
+        raise BadRequest(_TOO_LONG.sub(_in_words, text)) from None
+
+
+def _in_words(found: re.Match[str]) -> str:
+    kind, most, where = found.groups()
+    return f"{where} is too long: it has at most {most} {_COUNTED[kind]}"

@@ -7,6 +7,7 @@ and the gateway moves the notes into the log: within a second, or at its next st
 
 from __future__ import annotations
 
+import errno
 import os
 import pwd
 from pathlib import Path
@@ -60,7 +61,8 @@ def note(home: Path, kind: str, at: int, details: dict[str, Any]) -> None:
         if before and os.pread(descriptor, 1, before - 1) != b"\n":
             line = b"\n" + line
         try:
-            os.write(descriptor, line)
+            if os.write(descriptor, line) != len(line):  # the disk is full, or nearly
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
             os.fsync(descriptor)
         except OSError:
             os.ftruncate(descriptor, before)

@@ -61,6 +61,9 @@ class PeerName:
         if pattern is None:
             raise BadPeerName("a peer is a device or an operator")
         if not pattern.fullmatch(self.name):
+            if self.kind == "operator":
+                rule = "1 to 63 characters of a-z, 0-9 and ._-, beginning with a-z or 0-9"
+                raise BadPeerName(f"an operator's name has {rule}")
             raise BadPeerName(f"not a valid {self.kind} name")
 
     @property

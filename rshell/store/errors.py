@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
-__all__ = ["InUse", "LimitReached", "NameTaken", "NotFound", "StoreError", "StoreUnavailable"]
+__all__ = [
+    "NO_SUCH_INVITE",
+    "InUse",
+    "LimitReached",
+    "NameTaken",
+    "NotFound",
+    "StoreError",
+    "StoreUnavailable",
+]
+
+NO_SUCH_INVITE = "there is no such invite (see: rshell invites --all)"
 
 
 class StoreError(Exception):

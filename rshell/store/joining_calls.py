@@ -83,8 +83,12 @@ class JoiningCalls:
         return self._write(tokens.keep_certificate, grant, certificate, not_after)
 
     def tokens(self) -> Deferred[list[Token]]:
-        """Return the newest invites, newest first, without their hashes."""
-        return self._read(tokens.find_tokens)
+        """Return the invites that hold and the newest others, newest first, without hashes."""
+        return self._read(tokens.find_tokens, self._now())
+
+    def token(self, token_id: bytes) -> Deferred[Token]:
+        """Return one invite."""
+        return self._read(tokens.find_token, token_id)
 
     def revoke_token(self, token_id: bytes) -> Deferred[None]:
         """Void an invite."""

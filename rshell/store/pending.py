@@ -71,13 +71,14 @@ def ask(
         row = None
     if token.uses >= token.uses_max:
         return TokenRefused(reason=Refusal.REPLAY)
+    # Only where it waits already does it outlive the invite; it cannot get to better terms so.
+    if token.expires_at <= now and (row is None or row.token_id != token.id):
+        return TokenRefused(reason=Refusal.EXPIRED)
     if row is not None:
         values = {"last_seen": now, "address": applicant.address, "token_id": token.id}
         connection.execute(update(table).where(table.c.spki == spki).values(**values))
         total = count(connection)
         return Waiting(first=False, name=row.name, first_seen=row.first_seen, count=total)
-    if token.expires_at <= now:
-        return TokenRefused(reason=Refusal.EXPIRED)
     if _full(connection, token.id, applicant.source):
         return TokenRefused(reason=Refusal.FULL)
     name = _free_name(connection, applicant.proposed)

@@ -25,7 +25,7 @@ def add(connection: Connection, key: SshKey) -> SshKey:
     """
     operator = operators.find_operator(connection, key.operator)
     if operator is None or not operator.active:
-        raise NotFound(f"there is no active operator {key.operator}")
+        raise NotFound(f"there is no active operator {key.operator} (see: rshell operators)")
     present = _one(connection, key.fingerprint)
     if present is not None and present.operator != key.operator:
         raise StoreError("this key is another operator's already; make a new one")
@@ -82,7 +82,7 @@ def remove(connection: Connection, operator: str, fingerprint: str) -> SshKey:
     """
     key = _one(connection, fingerprint)
     if key is None or key.operator != operator:
-        raise NotFound(f"operator {operator} has no such key")
+        raise NotFound(f"operator {operator} has no such key (see: rshell keys list {operator})")
     connection.execute(delete(table).where(table.c.fingerprint == fingerprint))
     return key
 

@@ -11,8 +11,9 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, delete, insert, select, update
 
+from rshell.identity.keys import fingerprint
 from rshell.store import keys
-from rshell.store.errors import LimitReached, NameTaken, NotFound, StoreError
+from rshell.store.errors import NO_SUCH_INVITE, LimitReached, NameTaken, NotFound, StoreError
 from rshell.store.pending_records import KnownKey
 from rshell.store.schema import devices, token_keys, tokens
 
@@ -34,11 +35,12 @@ def add(connection: Connection, token_id: bytes, known: Sequence[KnownKey], now:
     """
     token = connection.execute(select(tokens).where(tokens.c.id == token_id)).one_or_none()
     if token is None or token.revoked or token.mode != "keys":
-        raise NotFound("there is no such invite")
+        raise NotFound(NO_SUCH_INVITE)
     if token.uses_max + len(known) > MAX_OF_INVITE:
         raise LimitReached(f"an invite has at most {MAX_OF_INVITE} keys: make another one")
+    taken = _taken_names(connection, [one.name for one in known if one.name is not None])
     for one in known:
-        _check(connection, one)
+        _check(connection, one, taken)
         connection.execute(delete(token_keys).where(token_keys.c.spki == one.spki))
         values = {"spki": one.spki, "token_id": token_id, "name": one.name, "added_at": now}
         connection.execute(insert(token_keys).values(**values))
@@ -88,7 +90,7 @@ def remove(connection: Connection, prefix: bytes) -> KnownKey:
         )
     ).first()
     if row is None:
-        raise NotFound("no key with that fingerprint is invited")
+        raise NotFound("no key with that fingerprint is invited (see: rshell invites ID)")
     connection.execute(delete(token_keys).where(token_keys.c.spki == row.spki))
     connection.execute(
         update(tokens).where(tokens.c.id == row.token_id).values(uses_max=row.uses_max - 1)
@@ -96,11 +98,15 @@ def remove(connection: Connection, prefix: bytes) -> KnownKey:
     return KnownKey(spki=row.spki, name=row.name)
 
 
-def _check(connection: Connection, one: KnownKey) -> None:
-    shown = one.name or one.spki.hex()[:16]
+def _check(connection: Connection, one: KnownKey, taken: dict[str, str]) -> None:
+    """Raise if a key or its name is known; note its name in *taken*."""
     if len(one.spki) != _HASH_BYTES:
         raise StoreError("a key is known by its SHA-256, 32 bytes")
-    if keys.find_key(connection, one.spki) is not None:
+    shown = one.name or fingerprint(one.spki)
+    registered = keys.find_key(connection, one.spki)
+    if registered is not None and registered.status != "active":
+        raise StoreError(f"the key of {shown} was revoked or replaced: its device needs a new one")
+    if registered is not None:
         raise StoreError(f"the key of {shown} is registered already: its device has joined")
     before = connection.execute(
         select(tokens.c.id)
@@ -111,17 +117,28 @@ def _check(connection: Connection, one: KnownKey) -> None:
         raise StoreError(f"the key of {shown} is in invite {before.id.hex()} already")
     if one.name is None:
         return
-    active = select(devices.c.id).where(devices.c.name == one.name, devices.c.status == "active")
-    waiting = (
-        select(token_keys.c.spki)
+    if one.name in taken:
+        raise NameTaken(taken[one.name])
+    taken[one.name] = f"the name {one.name} is another invited key's already"
+
+
+def _taken_names(connection: Connection, names: Sequence[str]) -> dict[str, str]:
+    """Return those of the names that are in use, and by what: one scan for all of a request."""
+    active = select(devices.c.name).where(devices.c.name.in_(names), devices.c.status == "active")
+    invited = (
+        select(token_keys.c.name)
         .join(tokens, tokens.c.id == token_keys.c.token_id)
         .where(
-            token_keys.c.name == one.name,
+            token_keys.c.name.in_(names),
             token_keys.c.used_at.is_(None),
             tokens.c.revoked.is_(False),
         )
     )
-    if connection.execute(active).first() is not None:
-        raise NameTaken(f"there is a device {one.name} already: revoke or rename it first")
-    if connection.execute(waiting).first() is not None:
-        raise NameTaken(f"the name {one.name} is another invited key's already")
+    taken = {
+        name: f"the name {name} is another invited key's already"
+        for (name,) in connection.execute(invited)
+    }
+    return taken | {
+        name: f"there is a device {name} already: revoke or rename it first"
+        for (name,) in connection.execute(active)
+    }

@@ -18,11 +18,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import msgspec
-from sqlalchemy import Connection, Row, insert, select, update
+from sqlalchemy import Connection, Row, and_, insert, or_, select, update
 
 from rshell.identity.sources import is_within
 from rshell.store import keys, pending, token_keys
-from rshell.store.errors import NameTaken, NotFound, StoreError
+from rshell.store.errors import NO_SUCH_INVITE, NameTaken, NotFound, StoreError
 from rshell.store.pending_records import Applicant, KnownKey, Waiting
 from rshell.store.records import NewToken, OwnerKind, Refusal, Token, TokenGrant, TokenRefused
 from rshell.store.schema import devices, token_uses, tokens
@@ -34,6 +34,7 @@ __all__ = [
     "accept_use",
     "add_token",
     "current_use",
+    "find_token",
     "find_tokens",
     "keep_certificate",
     "knows",
@@ -49,8 +50,10 @@ __all__ = [
 REPLY_WINDOW = 15 * MINUTE
 #: What stands for the secret of a public join string: whoever has that has no right.
 NO_SECRET = hashlib.sha256(b"").digest()
-#: Of spent and expired invites listings tell the newest so many.
+#: Of spent, expired and revoked invites listings tell the newest so many.
 MAX_LISTED = 1_000
+#: And of those that hold, which no number of spent ones may hide.
+MAX_HOLDING = 5_000
 _NOBODY = Applicant()
 
 
@@ -247,7 +250,8 @@ def accept_use(connection: Connection, token_id: bytes, spki: bytes, now: int) -
         .values(uses=tokens.c.uses + 1)
     ).rowcount
     if won != 1:
-        raise StoreError(f"the invite {token_id.hex()} is revoked, or all its uses are spent")
+        why = f"the invite {token_id.hex()} is revoked, or all its uses are spent"
+        raise StoreError(f"{why}: give its device another join string (rshell invite device)")
     values = {"token_id": token_id, "spki": spki, "used_at": now, "bound": True}
     connection.execute(insert(token_uses).values(**values))
     use = _use(connection, token_id, spki)
@@ -297,11 +301,28 @@ def keep_certificate(
     return certificate
 
 
-def find_tokens(connection: Connection, *, limit: int = MAX_LISTED) -> list[Token]:
-    """Return the newest invites, newest first, without their hashes."""
+def find_tokens(connection: Connection, now: int) -> list[Token]:
+    """Return the invites that hold and the newest others, newest first, without their hashes."""
     waiting = pending.counts(connection)
-    query = select(tokens).order_by(tokens.c.created_at.desc(), tokens.c.id)
-    return [_token(row, waiting.get(row.id, 0)) for row in connection.execute(query.limit(limit))]
+    newest = select(tokens).order_by(tokens.c.created_at.desc(), tokens.c.id)
+    alive = or_(tokens.c.expires_at > now, tokens.c.id.in_(waiting))
+    holds = and_(tokens.c.revoked.is_(False), tokens.c.uses < tokens.c.uses_max, alive)
+    rows = connection.execute(newest.where(holds).limit(MAX_HOLDING)).all()
+    rows = [*rows, *connection.execute(newest.where(~holds).limit(MAX_LISTED))]
+    rows.sort(key=lambda row: (-row.created_at, row.id))
+    return [_token(row, waiting.get(row.id, 0)) for row in rows]
+
+
+def find_token(connection: Connection, token_id: bytes) -> Token:
+    """Return one invite, however old.
+
+    Raises:
+        NotFound: there is none.
+    """
+    row = connection.execute(select(tokens).where(tokens.c.id == token_id)).one_or_none()
+    if row is None:
+        raise NotFound(NO_SUCH_INVITE)
+    return _token(row, pending.counts(connection).get(row.id, 0))
 
 
 def revoke_token(connection: Connection, token_id: bytes) -> None:
@@ -314,7 +335,7 @@ def revoke_token(connection: Connection, token_id: bytes) -> None:
         update(tokens).where(tokens.c.id == token_id).values(revoked=True)
     ).rowcount
     if changed != 1:
-        raise NotFound("there is no such invite")
+        raise NotFound(NO_SUCH_INVITE)
 
 
 def revoke_for(connection: Connection, kind: OwnerKind, name: str) -> None:

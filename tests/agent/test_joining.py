@@ -251,6 +251,7 @@ class CommandTests(JoinCase):
             (2, ["nonsense"]),
             (2, ["join"]),
             (1, ["join", "-"]),
+            (2, ["join", "-", "--name", "x" * 65]),
             (0, ["--version"]),
             (0, ["join", "--help"]),
         ):

@@ -65,6 +65,13 @@ class FileTests(SynchronousTestCase):
             self.assertEqual(read_wish(self.home), wish)
         self.assertEqual(stat.S_IMODE((self.home / "join").stat().st_mode), 0o600)
 
+    def test_a_name_of_several_lines(self) -> None:
+        """Whatever is typed as a name is one line of the file."""
+        keep_wish(self.home, JoinWish(STRING, "a\nforce = yes\x1b[31m"))
+        self.assertEqual(read_wish(self.home), JoinWish(STRING, "a force = yes [31m"))
+        keep_wish(self.home, JoinWish(STRING, "\n"))
+        self.assertEqual(read_wish(self.home), JoinWish(STRING))
+
     def test_written_by_people(self) -> None:
         """A string and nothing else is enough; empty lines do not matter."""
         (self.home / "join").write_text(f"\n  {STRING.encode()}\r\n\n name=pump-1\n")
@@ -72,7 +79,9 @@ class FileTests(SynchronousTestCase):
 
     def test_bad_files(self) -> None:
         """What cannot be understood is one line, and the agent says so instead of starting."""
-        for text in ("", "hello", STRING.encode() + "\nfoo = 1", STRING.encode()[:-3], "\x1b[2J"):
+        good = STRING.encode()
+        long = f"{good}\nname = {'x' * 65}"
+        for text in ("", "hello", f"{good}\nfoo = 1", good[:-3], "\x1b[2J", long):
             (self.home / "join").write_text(text)
             error = self.assertRaises(BadJoinFile, read_wish, self.home)
             self.assertNotIn("\x1b", str(error))
@@ -249,6 +258,9 @@ class CommandTests(JoinCase):
         self.answer = lambda _request: waiting(600)
         program = self.run_join("-", "--no-wait", stdin=self.join_string.encode().encode())
         self.assertEqual(await program.ended, 75)
+        program = Program("status", "--home", str(self.home))
+        self.assertEqual(await program.ended, 1)
+        self.assertIn(b"asks to be let in", program.errors)
         self.answer = joined
         program = self.run_join()
         self.assertEqual(await program.ended, 0, program.errors)
@@ -293,3 +305,6 @@ class CommandTests(JoinCase):
         self.assertEqual([one.name for one in found], [None, "pump-9"])
         self.assertEqual({fingerprint(one.spki) for one in found}, {shown.decode().strip()})
         self.assertEqual(shown.decode().strip(), fingerprint_of(self.home))
+        program = Program("key", "--line", "--name", "a\tb", "--home", str(self.home))
+        self.assertEqual((await program.ended, program.output), (2, b""))
+        self.assertIn(b"a device's name has", program.errors)

@@ -115,6 +115,18 @@ class SiteTests(PendingCase):
             self.assertIn(f"rshell_joins_total{line}", metrics)
         self.assertIn("rshell_devices_pending 0.0", metrics)
 
+    def test_operator_revoked(self) -> None:
+        """With an operator those are turned away at once who wait by that operator's invites."""
+        bob = self.fleet.dial(self.fleet.add_operator("bob"))
+        made = self.ask(bob, "gateway.invite", kind="device", public=True).answer()
+        string, key = JoinString.parse(made["join"]), new_key()
+        self.waits(string, key)
+        self.ask(self.end, "gateway.revoke", kind="operator", name="bob").answer()
+        (audited,) = self.fleet.audit("join.expired")
+        self.assertEqual(audited.record.details["fingerprint"], shown(key))
+        metrics = self.ask(self.end, "gateway.metrics").answer()["text"]
+        self.assertIn("rshell_devices_pending 0.0", metrics)
+
     def test_restart(self) -> None:
         """A gateway that died knows the devices that wait, and those accepted meanwhile."""
         string, one, two = self.invite(pattern="*", uses=2), new_key(), new_key()

@@ -87,6 +87,17 @@ class MatrixTests(MatrixTestCase, VerbTestCase):
             rule = "anyone" if mine else "admin"
             self.assertEqual(row.record.details, {"request": request, "rule": rule})
 
+    def test_too_long(self) -> None:
+        """A value beyond its limit is refused in words, with its name."""
+        end = self.fleet.dial(self.ann)
+        refused = self.refused(end, "gateway.rename", device="x" * 65, name="pump-7")
+        text = "device is too long: it has at most 64 characters"
+        self.assertEqual(refused, ("bad-request", text))
+        refused = self.refused(end, "gateway.keys.add-ca", name="a b", key="")
+        self.assertIn("a CA's name has", refused[1])
+        refused = self.refused(end, "gateway.invite", kind="operator", name="a b", roles=["admin"])
+        self.assertIn("an operator's name has", refused[1])
+
     def test_row_before_the_change(self) -> None:
         """A change whose row cannot be written is not made (fail closed)."""
         end = self.fleet.dial(self.ann)

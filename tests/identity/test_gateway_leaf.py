@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import os
+import resource
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -177,6 +178,19 @@ class JournalTests(SynchronousTestCase):
         """A full journal takes no more: then the thing is not done."""
         (self.home / "ca.journal").write_bytes(b"\n" * (2 * 1024 * 1024))
         self.assertRaises(OSError, note, self.home, "ca.a", 5, {})
+
+    def test_disk_takes_a_part(self) -> None:
+        """A note of which only a part could be written is none: then the thing is not done."""
+        note(self.home, "ca.a", 5, {})
+        size = (self.home / "ca.journal").stat().st_size
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size + 5, hard))
+        try:
+            self.assertRaises(OSError, note, self.home, "ca.b", 6, {})
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        note(self.home, "ca.c", 7, {})
+        self.assertEqual(self.kinds(), ["ca.a", "ca.c"])
 
     def test_link_in_its_place(self) -> None:
         """A link in its place is not followed."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from typing import Any
 
+from rshell.identity.keys import fingerprint
 from rshell.store import pending, token_keys
 from rshell.store.devices import Seen
 from rshell.store.errors import LimitReached, NameTaken, NotFound, StoreError
@@ -122,6 +123,16 @@ class WaitingTests(JoinCase):
         self.assertEqual([one.name for one in self.got(self.store.expire_pending())], ["pump"])
         self.assertEqual(self.got(self.store.count_pending()), 1)
         self.assertEqual(self.reason(token, "a"), Refusal.EXPIRED)
+
+    def test_expired_invite_gets_nobody_better_terms(self) -> None:
+        """Who waits by one invite cannot go over to another that has expired."""
+        old = self.site(1, labels={"tier": "prod"}, expires_at=self.now + 1)
+        new = self.site(2, expires_at=self.now + DAY)
+        self.ask(new, "a")
+        self.now += MINUTE
+        self.assertEqual(self.reason(old, "a"), Refusal.EXPIRED)
+        self.assertEqual(self.got(self.store.pending())[0].token_id, new.id)
+        self.assertFalse(self.ask(new, "a").first)
 
     def test_revoked_invite(self) -> None:
         """With its invite a device that waits is turned away, and listed no more."""
@@ -315,6 +326,28 @@ class KeysTests(JoinCase):
         self.patch(token_keys, "MAX_OF_INVITE", 2)
         more = [KnownKey(spki=spki("c"))]
         self.failureResultOf(self.store.add_token_keys(token.id, more), LimitReached)
+
+    def test_says_which_key(self) -> None:
+        """A key without a name is told by its fingerprint, and a revoked one is called so."""
+        self.keys(1, KnownKey(spki=spki("a")))
+        failure = self.failureResultOf(
+            self.store.add_token_keys((1).to_bytes(8, "big"), [KnownKey(spki=spki("a"))]),
+            StoreError,
+        )
+        self.assertIn(fingerprint(spki("a")), str(failure.value))
+        self.got(self.store.revoke_device(self.enrolled(self.ask(None, "a"))[0].id))
+        failure = self.failureResultOf(
+            self.store.add_token_keys((1).to_bytes(8, "big"), [KnownKey(spki=spki("a"))]),
+            StoreError,
+        )
+        self.assertIn("needs a new one", str(failure.value))
+
+    def test_one_name_twice(self) -> None:
+        """Two keys of one request cannot have the same name."""
+        token = self.keys(1, KnownKey(spki=spki("a")))
+        twice = [KnownKey(spki=spki(key), name="pump-1") for key in "bc"]
+        self.failureResultOf(self.store.add_token_keys(token.id, twice), NameTaken)
+        self.assertEqual(len(self.got(self.store.token_keys(token.id))), 1)
 
     def test_removing(self) -> None:
         """One key can be taken out by its fingerprint, and put into another invite."""

@@ -209,6 +209,19 @@ class Making(StoreTestCase):
         self.assertNotIn(repr(HASH), repr(listed) + repr(token))
         self.assertFalse(hasattr(listed, "secret_hash"))
 
+    def test_spent_ones_hide_none_that_holds(self) -> None:
+        """However many invites were spent since, those that hold are listed; any is found by id."""
+        self.patch(tokens, "MAX_LISTED", 2)
+        open_one = self.invite(1)
+        for number in range(2, 6):
+            self.now += 1
+            self.use(self.invite(number), f"key-{number}")
+        listed = [token.id for token in self.got(self.store.tokens())]
+        self.assertEqual(listed, [(5).to_bytes(8, "big"), (4).to_bytes(8, "big"), open_one.id])
+        old = self.got(self.store.token((2).to_bytes(8, "big")))
+        self.assertEqual((old.uses, old.uses_max), (1, 1))
+        self.failureResultOf(self.store.token(bytes(8)), NotFound)
+
     def test_revoking_an_unknown_one(self) -> None:
         """Revoking an invite that is not there says so."""
         self.failureResultOf(self.store.revoke_token(bytes(8)), NotFound)
