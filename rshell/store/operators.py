@@ -196,5 +196,5 @@ def _operator(row: Row[Any]) -> Operator:
 def _must_find(connection: Connection, name: str) -> Operator:
     operator = find_operator(connection, name)
     if operator is None:
-        raise NotFound(f"there is no operator {name}")
+        raise NotFound(f"there is no operator {name} (see: rshell operators)")
     return operator

@@ -25,7 +25,7 @@ def add(connection: Connection, key: SshKey) -> SshKey:
     """
     operator = operators.find_operator(connection, key.operator)
     if operator is None or not operator.active:
-        raise NotFound(f"there is no active operator {key.operator}")
+        raise NotFound(f"there is no active operator {key.operator} (see: rshell operators)")
     present = _one(connection, key.fingerprint)
     if present is not None and present.operator != key.operator:
         raise StoreError("this key is another operator's already; make a new one")
