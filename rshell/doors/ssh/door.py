@@ -37,8 +37,9 @@ from rshell.doors.ssh.penalties import (
 from rshell.doors.ssh.remote_forwards import RemoteForwards
 from rshell.doors.ssh.session import SessionChannel
 from rshell.doors.ssh.transport import Rekeying, SshTransport
+from rshell.doors.ssh.turned_away import Turnstile
 from rshell.doors.ssh.visit import ConsoleFactory, Visit
-from rshell.doors.ssh.wire import Fields, clear_disconnect
+from rshell.doors.ssh.wire import Fields
 from rshell.gateway.callers import Caller
 from rshell.gateway.core import Gateway
 from rshell.gateway.throttle import Throttle
@@ -55,20 +56,6 @@ MAX_WAITING = 128
 LINES_RATE, LINES_BURST = 1.0, 50
 #: A clock that is set is noticed that soon: certificates end by the wall clock.
 EXPIRY_CHECK_SECONDS = 30.0
-
-
-class _TurnedAway(Protocol):
-    """A connection from a source that has to wait.
-
-    It is told in SSH's own words, in the clear: of a line before the version, as OpenSSH's server
-    sends it, clients show nothing.
-    """
-
-    def connectionMade(self) -> None:
-        transport: Any = self.transport
-        told = b"Not allowed at this time: try again in a few minutes"
-        transport.write(SshTransport.ourVersionString + b"\r\n" + clear_disconnect(told))
-        transport.loseConnection()
 
 
 @attrs.define(eq=False)
@@ -108,6 +95,7 @@ class SshDoor(Factory):
         self.privateKeys = {b"ssh-ed25519": host_key}
         self.publicKeys = {b"ssh-ed25519": host_key.public()}
         self.penalties = Penalties(gateway.wheel.seconds)
+        self._turnstile = Turnstile(gateway.wheel)
         self._gateway = gateway
         self._console = console
         self._waiting: dict[SshTransport, _Arrival] = {}
@@ -123,7 +111,7 @@ class SshDoor(Factory):
         host, port = str(getattr(addr, "host", "")), getattr(addr, "port", 0)
         if self._gateway.stopping or self.penalties.refuses(host):
             self.metrics.turned_away += 1
-            return _TurnedAway()
+            return self._turnstile.turn_away()
         self._make_room()
         address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         transport = SshTransport(self, address)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric import ed25519
 from twisted.conch.ssh.common import NS, getNS
@@ -12,8 +13,18 @@ from twisted.trial.unittest import SynchronousTestCase
 from rshell.doors.ssh.authentication import MAX_TRIES
 from rshell.doors.ssh.names import BadUserName, Destination, read_user_name
 from rshell.doors.ssh.penalties import MAX_SECONDS, MAX_SOURCES, Penalties, source_of
+from rshell.doors.ssh.turned_away import LINGER_SECONDS, MAX_HEARD, MAX_LINGERING
 from tests.doors.ssh.client import Client, SshTestCase, u32
 from tests.gateway.wires import MemoryTransport
+
+
+class HalfClosing(MemoryTransport):
+    """Knows whether its own direction was closed."""
+
+    half_closed = False
+
+    def loseWriteConnection(self) -> None:
+        self.half_closed = True
 
 
 class LoginTests(SshTestCase):
@@ -87,6 +98,31 @@ class LoginTests(SshTestCase):
         self.assertEqual(MAX_TRIES - 1, len(client.got(51)))
         self.assertEqual(b"too many authentication failures", client.goodbye)
 
+    def turned_away(self) -> tuple[Any, HalfClosing]:
+        turned: Any = self.door.buildProtocol(IPv4Address("TCP", "192.0.2.77", 1))
+        transport = HalfClosing("192.0.2.77", 1)
+        turned.makeConnection(transport)
+        return turned, transport
+
+    def test_turned_away_may_read_why(self) -> None:
+        """What a client sends unasked meets no reset; but nobody is waited for for long."""
+        self.door.penalties.add("192.0.2.77", 1_000)
+        reader, left = self.turned_away()
+        reader.dataReceived(b"SSH-2.0-x\r\n" + b"k" * 2_000)
+        self.assertEqual((left.half_closed, left.aborted), (True, False))
+        reader.connectionLost()
+        flood, flooding = self.turned_away()
+        flood.dataReceived(b"x" * (MAX_HEARD + 1))
+        self.assertTrue(flooding.aborted)
+        flood.connectionLost()
+        silent = [self.turned_away()[1] for _ in range(MAX_LINGERING)]
+        _, beyond = self.turned_away()
+        self.assertEqual((beyond.half_closed, beyond.disconnecting), (False, True))
+        self.assertEqual([one.aborted for one in silent], [False] * MAX_LINGERING)
+        self.fleet.advance(LINGER_SECONDS + 1)
+        self.assertEqual([one.aborted for one in silent], [True] * MAX_LINGERING)
+        self.assertFalse(left.aborted)
+
     def test_penalties(self) -> None:
         """A source that fails on and on is turned away, others are not; in time it may again."""
         for _ in range(4):
@@ -94,9 +130,7 @@ class LoginTests(SshTestCase):
             self.ask_for_login(client)
             self.try_login(client, private=ed25519.Ed25519PrivateKey.generate())
             client.wire.cut()
-        turned = self.door.buildProtocol(IPv4Address("TCP", "192.0.2.77", 1))
-        transport = MemoryTransport("192.0.2.77", 1)
-        turned.makeConnection(transport)
+        _, transport = self.turned_away()
         version, _, packet = b"".join(transport.sent).partition(b"\r\n")
         self.assertTrue(version.startswith(b"SSH-2.0-"))
         self.assertEqual(0, len(packet) % 8)
@@ -104,7 +138,7 @@ class LoginTests(SshTestCase):
         self.assertEqual((len(packet) - 4, True), (length, padding >= 4))
         self.assertEqual(b"\x01" + u32(12), packet[5:10])
         self.assertIn(b"try again", getNS(packet[10:])[0])
-        self.assertTrue(transport.disconnecting)
+        self.assertTrue(transport.half_closed)
         self.login(host="192.0.2.78")
         self.fleet.advance(20)
         self.login()
