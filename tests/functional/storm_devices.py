@@ -32,6 +32,7 @@ from twisted.protocols.tls import TLSMemoryBIOProtocol
 from rshell.identity.clock_floor import ClockFloor
 from rshell.identity.credentials import Credentials, CredentialStore
 from rshell.identity.keys import key_from_pem
+from rshell.identity.revoked import RevokedMemory
 from rshell.identity.tls import ClientTLS
 from rshell.link.addresses import NameLookup
 from rshell.link.clock import TimerWheel, use_monotonic_clock
@@ -215,6 +216,7 @@ class StormFleet:
             lookup=self._lookup,
             journal=recorder,
             flights=flights,
+            revoked=RevokedMemory(None, credentials.root),
         )
         links.story = Story()
         links.tls = _KeptTLS(credentials, self._floor)
