@@ -221,8 +221,9 @@ async def _verify(client: Client, keys: Sequence[str], against: str | None, *, j
         )
         return 1
     covered = f"up to row {verdict.signed:,}" if verdict.checkpoints else "none yet"
+    checkpoints = f"{verdict.checkpoints:,} signed checkpoint" + "s" * (verdict.checkpoints != 1)
     say(
-        f"sound: {verdict.rows:,} rows, {verdict.checkpoints:,} signed checkpoints ({covered})\n"
+        f"sound: {verdict.rows:,} rows, {checkpoints} ({covered})\n"
         f"head: {printable(verdict.head)}\n"
     )
     return 0

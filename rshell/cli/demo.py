@@ -178,6 +178,7 @@ def _instructions(home: Path) -> None:
         f"  {command} run 'pump-*' -- uptime\n"
         f"  {command} devices\n"
         f"  {command} audit\n"
+        f"  {command} console                       # Python in the gateway; help() tells more\n"
         "Press ^C to end the demo."
     )
 

@@ -86,6 +86,16 @@ def our_terminal() -> TerminalSize:
     return TerminalSize(rows=rows, columns=columns, term=terminal_type(os.environ.get("TERM", "")))
 
 
+def notice_line(message: str, terminal: bool, started: bool) -> bytes:
+    """Return what shows a notice of the gateway's, which may come before the session is there.
+
+    At a terminal each line ends with a return too, also before the terminal is raw: it may be by
+    the time that this is written.
+    """
+    begin = b"\r\n" if terminal and started else b""
+    return begin + f"rshell: {message}".encode() + (b"\r\n" if terminal else b"\n")
+
+
 class InteractiveShell:
     """Our terminal, or what stands in its place, on one side, a session on the other.
 
@@ -216,10 +226,9 @@ class InteractiveShell:
             self._outputs.write((b"\r\n" if self._terminal else b"") + mark + end, True)
 
     def _noticed(self, _code: str, message: str) -> None:
-        """Show what the gateway says: at a terminal in raw mode, a line of its own."""
-        raw = self._terminal is not None and self._started
-        begin, end = (b"\r\n", b"\r\n") if raw else (b"", b"\n")
-        self._outputs.write(begin + f"rshell: {message}".encode() + end, True)
+        """Show what the gateway says, as a line of its own."""
+        line = notice_line(message, self._terminal is not None, self._started)
+        self._outputs.write(line, True)
 
     # -- our side --------------------------------------------------------------------------------
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import zlib
 from abc import abstractmethod
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -9,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from rshell.client.errors import ConnectionFailed, Refused
+from rshell.client.errors import ConnectionFailed, Refused, RshellError
 from rshell.client.records import AuditRow, AuditVerdict, Recording, WholeAuditRow
 
 __all__ = ["Evidence"]
@@ -152,8 +153,15 @@ class Evidence:
 
         Raises:
             Refused: There is none, or the role forbids it.
+            RshellError: Code ``bad-request``: these are no digits of an id.
             ConnectionFailed: The link was lost for good.
         """
+        if not re.fullmatch(r"[0-9a-f]{4,32}", session):
+            raise RshellError(
+                "bad-request",
+                "a recording is named by its session's id, or by four or more of its first digits",
+                "list them with: rshell recordings",
+            )
         unpacker = _Unpacker()
         following: dict[str, Any] | None = {"part": "gz", "offset": 0}
         sent, skip = 0, 0

@@ -238,7 +238,7 @@ def row_fields(row: AuditRow) -> dict[str, Any]:
         "code": record.code,
         "message": record.message,
         "rule": record.details.get("rule"),
-        "summary": summary(dict(record.details), record.attempt),
+        "summary": summary(dict(record.details), record.attempt, record.handler),
     }
 
 

@@ -92,7 +92,9 @@ async def recording(gateway: Gateway, asker: Asker, request: RecordingRequest) -
     """Fetch a piece of a recording's file; looking at one is audited."""
     found = await gateway.store.recording(request.session)
     if not found:
-        raise OpenRefused(ErrorCode.NOT_FOUND, f"there is no recording {request.session}")
+        raise OpenRefused(
+            ErrorCode.NOT_FOUND, f"there is no recording {request.session} (see: rshell recordings)"
+        )
     if len(found) > 1:
         raise BadRequest(f"several recordings begin with {request.session}: give more digits")
     row = found[0]

@@ -212,7 +212,8 @@ async def check(gateway: Gateway, asker: Asker, request: CheckRequest) -> Any:
         operator = await gateway.store.operator(request.operator)
     if operator is None:
         raise OpenRefused(
-            ErrorCode.NOT_FOUND, f"there is no operator {printable(request.operator, 64)!r}"
+            ErrorCode.NOT_FOUND,
+            f"there is no operator {printable(request.operator, 64)!r} (see: rshell operators)",
         )
     device = await rights.device(asker.operator, request.device)
     asked = _forward_request(request)

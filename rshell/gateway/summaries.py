@@ -34,7 +34,9 @@ def kept(request: dict[str, Any]) -> dict[str, Any]:
     return {**request, "environment": names}
 
 
-def summary(details: dict[str, Any], attempt: int | None = None) -> str | None:
+def summary(
+    details: dict[str, Any], attempt: int | None = None, handler: str | None = None
+) -> str | None:
     """Return what an audit row's request asked for, and which attempt or view of it this is."""
     words = []
     if details.get("view") is True:
@@ -44,14 +46,15 @@ def summary(details: dict[str, Any], attempt: int | None = None) -> str | None:
     elif attempt is not None and attempt > 1:
         words.append(f"attempt {attempt}")
     if isinstance(whose := details.get("session_of"), str):
-        words[-1] += f" of {printable(whose, 64)}'s session"
-    asked = _asked(details)
+        of = " of" if words[-1] == "view" else ""
+        words[-1] += f"{of} {printable(whose, 64)}'s session"
+    asked = _asked(details, handler)
     if asked:
         words.append(asked)
     return ": ".join(words) or None
 
 
-def _asked(details: dict[str, Any]) -> str | None:
+def _asked(details: dict[str, Any], handler: str | None) -> str | None:
     """Return the command line, or the parameters, of a request; or a line of the console.
 
     Of a login by SSH it is the key or certificate.
@@ -75,6 +78,9 @@ def _asked(details: dict[str, Any]) -> str | None:
     if isinstance(line, str):
         return printable(_text(line), MAX_SUMMARY)
     words = []
+    if handler == "tail" and isinstance(paths := request.get("paths"), list):
+        # Only here are these known to be bytes: text may look like base64, too.
+        request = {**request, "paths": [_text(path) for path in paths]}
     for key, value in request.items():
         if value not in (None, [], {}, ""):
             shown = value if isinstance(value, str) else msgspec.json.encode(value).decode()

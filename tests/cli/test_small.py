@@ -11,11 +11,24 @@ from rshell.cli.choosing import names_one
 from rshell.cli.main import VERBS, cli
 from rshell.cli.options import parse_duration, written_as
 from rshell.cli.run import command_of, run
+from rshell.cli.shell import notice_line
 from rshell.cli.statuses import of_many, of_one
 from rshell.cli.tables import clip_column, format_plain
 from rshell.cli.terminal import EscapeFilter, terminal_type
 from rshell.client.errors import RshellError
 from rshell.handlers import Outcome
+
+
+class NoticeTests(SynchronousTestCase):
+    def test_line(self) -> None:
+        """A notice begins at the left, also one that came just before the terminal was raw."""
+        for terminal, started, line in (
+            (True, True, b"\r\nrshell: x\r\n"),
+            (True, False, b"rshell: x\r\n"),
+            (False, True, b"rshell: x\n"),
+            (False, False, b"rshell: x\n"),
+        ):
+            self.assertEqual(notice_line("x", terminal, started), line)
 
 
 class StatusTests(SynchronousTestCase):

@@ -222,6 +222,15 @@ class GatewayVerbTests(ClientCase):
         self.assertEqual(caught.exception.code, "not-found")
         self.assertEqual(caught.exception.message, "there is no device x")
 
+    async def test_recording_by_no_id(self) -> None:
+        """What names no recording is told here, in words, and asks nobody."""
+        client = await self.client()
+        for wrong in ("nosuch", "abc", "", "ab" * 17, "../../etc"):
+            with self.assertRaises(RshellError) as caught:
+                await client.fetch_recording(wrong, lambda piece: None)
+            self.assertEqual(caught.exception.code, "bad-request")
+            self.assertEqual(caught.exception.hint, "list them with: rshell recordings")
+
     async def test_answer_too_deep(self) -> None:
         """An answer nested deeper than can be read is an error with a code, not a crash."""
         self.gateway.answers["devices"] = msgspec.Raw(b"[" * 5000 + b"]" * 5000)

@@ -298,6 +298,20 @@ class EndingTests(RightsTestCase):
         self.assertEqual(asked.code, "policy")
 
 
+class NobodyTests(RightsTestCase):
+    def test_no_such_operator(self) -> None:
+        """Who names an operator whom nobody knows is told where they are listed."""
+        for verb, request in (
+            ("roles.assign", {"operator": "eve", "add": ["ops"]}),
+            ("roles.check", {"operator": "eve", "device": "pump-1", "handler": "exec"}),
+            ("revoke", {"kind": "operator", "name": "eve"}),
+        ):
+            talk = self.ask(verb, **request)
+            self.assertEqual(talk.code, "not-found", verb)
+            assert talk.closed is not None
+            self.assertIn("(see: rshell operators)", talk.closed[1], verb)
+
+
 class LastAdministratorTests(RightsTestCase):
     def test_stays(self) -> None:
         """Nobody can take the last administrator's rights away, in any way."""

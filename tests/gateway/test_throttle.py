@@ -57,6 +57,14 @@ class SummaryTests(SynchronousTestCase):
             ({"argv": [b64("\x1b[2J")]}, "'\ufffd[2J'"),
         ):
             self.assertEqual(summary({"request": request}), expected)
+        paths = {"request": {"paths": [b64("/var/log/a\x1b"), "not base64!"], "lines": 3}}
+        told = 'paths=["/var/log/a\\u001b","not base64!"] lines=3'
+        self.assertEqual(summary(paths, None, "tail"), told)
+        # A handler's own text is told as it was given.
+        text = {"request": {"paths": ["d2Vi"]}}
+        self.assertEqual(summary(text, None, "acme"), 'paths=["d2Vi"]')
+        self.assertEqual(summary({"session_of": "ann"}, 2), "takes over ann's session")
+        self.assertEqual(summary({"session_of": "ann", "view": True}), "view of ann's session")
         for nothing in ({}, {"request": {}}, {"request": 5}, {"epoch": 3}):
             self.assertIsNone(summary(nothing))
 

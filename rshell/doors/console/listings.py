@@ -199,10 +199,8 @@ def why_of(client: Client, device: Any, limit: int) -> Call[Rows]:
 
 
 def _why_cells(record: LinkRecord) -> tuple[str, ...]:
-    message = record.message
-    if record.seconds is not None:
-        message += f" ({record.seconds:.1f} s)"
-    return (record.at, record.source, record.kind, message)
+    # How long it took is in the message already.
+    return (record.at, record.source, record.kind, record.message)
 
 
 def metrics_of(client: Client, containing: str) -> Call[Text]:

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
 from twisted.trial.unittest import SynchronousTestCase
 
 from rshell.client import CompletedCommand, Device, LinkRecord, Outcome, SessionInfo
@@ -74,6 +74,20 @@ class SafeTests(SynchronousTestCase):
             look = self.successResultOf(Deferred.fromCoroutine(awaited(call))).look(100)
             self.assertIn("rshell: all is well", look)
             self.assert_safe(look)
+
+    def test_why_tells_a_duration_once(self) -> None:
+        """How long something took is in its message, and not told twice."""
+        record = LinkRecord(
+            at="2026-11-22T12:00:00Z",
+            source="agent",
+            kind="welcomed",
+            message="gw (127.0.0.1): as pump-1 (0.0 s)",
+            seconds=0.04,
+        )
+        client: Any = HostileClient()
+        client.why = lambda device, limit: succeed([record])
+        look = self.successResultOf(Deferred.fromCoroutine(awaited(why_of(client, "p", 5))))
+        self.assertEqual(look.look(100).count("0.0 s"), 1)
 
     def test_long(self) -> None:
         """What is shown has a limit, and says so."""
