@@ -107,8 +107,12 @@ class SessionTests(ShellCase):
     def test_interrupt(self) -> None:
         """^C interrupts what runs on the device, not us."""
         terminal = self.ready()
-        terminal.type("echo go''ing; sleep 300\n")
+        # A program that has answered is in the foreground and starts nothing more: shells that are
+        # interrupted as they begin a program may wait for its end instead.
+        terminal.type("echo go''ing; cat\n")
         terminal.expect("^going\r\n")
+        terminal.type("meow\n")
+        terminal.expect("meow\r\nmeow\r\n")
         terminal.type("\x03")
         terminal.expect("rdy> ", 5)
         terminal.type("echo $?\n")
