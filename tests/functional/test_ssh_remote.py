@@ -237,4 +237,5 @@ class RefusedTests(SshCase):
         self.assertEqual(0, self.fleet.ssh("pump-1", "true").status)
         text = self.fleet.rshell("metrics").stdout.decode()
         self.assertRegex(text, r'rshell_ssh_logins_total\{method="key",outcome="ok"\} [1-9]')
-        self.assertRegex(text, r"rshell_ssh_handshake_cpu_seconds_total 0\.0")
+        # Whatever this fleet's other tests have cost before.
+        self.assertRegex(text, r"rshell_ssh_handshake_cpu_seconds_total (?!0\.0\n)[0-9.e-]+\n")
