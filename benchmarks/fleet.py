@@ -4,6 +4,7 @@ It reads commands from its standard input, one a line, and answers each with a l
 ``grow N S`` lets the first N of its devices dial, the new ones spread over S seconds;
 ``count [T]`` how many are live, by links welcomed since T;
 ``times`` the processor seconds used;
+``age S`` lets its diallers believe that S more seconds have passed;
 ``story`` when each was welcomed last, and of all since the last ``story`` how often they dialled
 and how many links they lost.
 It ends with its input.
@@ -63,6 +64,10 @@ class Fleet:
             self._reactor.callLater(delay, device.dialler.start)
         self._started = max(self._started, min(count, len(self.devices)))
 
+    def age(self, seconds: float) -> None:
+        """Let every link look so much older to its dialler."""
+        self._room.ageing.age(seconds)
+
     def live(self, since: float) -> int:
         """Return how many are live and were welcomed at or after ``since``, monotonic seconds."""
         return sum(
@@ -105,6 +110,8 @@ class _Commands(LineReceiver):
         elif word == b"count":
             since = float(arguments[0]) if arguments else 0.0
             answer = {"live": self._fleet.live(since), "error": self._fleet.last_error()}
+        elif word == b"age":
+            self._fleet.age(float(arguments[0]))
         elif word == b"times":
             answer["cpu_seconds"] = time.process_time()
         elif word == b"story":

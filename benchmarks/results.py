@@ -32,6 +32,7 @@ def section_of(book: Notebook, machine: dict[str, Any]) -> dict[str, Any]:
         "name": book.section,
         "title": book.title,
         "machine": machine,
+        "seconds": round(book.seconds),
         "figures": [attrs.asdict(figure) for figure in book.figures],
         "left_out": dict(book.left_out),
         "notes": list(book.notes),

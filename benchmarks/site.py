@@ -14,12 +14,14 @@ import subprocess
 import sys
 import tempfile
 import time
+import uuid
+from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from benchmarks import proc
-from benchmarks.fleet_keys import enrol
+from benchmarks.fleet_keys import enrol, store_rows
 from benchmarks.machine import ROOT, descriptors, memory_disk
 from rshell.gateway.home import GatewayHome, prepare_home
 from tests.functional.fleet import Agent
@@ -145,6 +147,12 @@ class Site(SshFleet):
         enrol(self._prepared, self._key_base, count, self._enrolled)
         self._enrolled += count
 
+    def fill(self, first: int, last: int) -> None:
+        """Put rows of devices into the store that have no key and can never connect."""
+        home = prepare_home(self.home, ("localhost", "127.0.0.1"))
+        rows = [(str(uuid.uuid4()), os.urandom(32)) for _ in range(first, last)]
+        store_rows(home.database, rows, first, datetime.now(UTC))
+
     def start_crowd(self) -> None:
         """Start the processes of the simulated devices; none dials yet."""
         assert self._key_base is not None
@@ -168,6 +176,17 @@ class Site(SshFleet):
         stories = [child.ask("story")["welcomed"] for child in self.crowd]
         last = max((at for story in stories for at in story if at is not None), default=began)
         return float(max(0.0, last - began))
+
+    def age_crowd(self, seconds: float) -> None:
+        """Let every link look so much older to the device that dialled it."""
+        for child in self.crowd:
+            child.ask(f"age {seconds}")
+
+    def end_crowd(self) -> None:
+        """End the processes of the simulated devices; `start_crowd` may follow."""
+        for child in self.crowd:
+            child.close()
+        self.crowd.clear()
 
     def crowd_live(self, since: float = 0.0) -> int:
         """Return how many simulated devices are live, by links welcomed since a moment.
@@ -198,6 +217,12 @@ class Site(SshFleet):
         child.ask(json.dumps({"do": "hello"}))
         return child
 
+    def end_operators(self) -> None:
+        """End all of them: without their gateway they would only dial."""
+        for child in self._children:
+            child.close()
+        self._children.clear()
+
     # -- looking -------------------------------------------------------------------------------
 
     def gateway_cpu(self) -> float:
@@ -220,10 +245,8 @@ class Site(SshFleet):
         time.sleep(seconds)
 
     def close(self) -> None:
-        for child in (*self._children, *self.crowd):
-            child.close()
-        self._children.clear()
-        self.crowd.clear()
+        self.end_crowd()
+        self.end_operators()
         if self._key_base is not None:
             shutil.rmtree(self._key_base, ignore_errors=True)
         super().close()
