@@ -98,11 +98,11 @@ def _answers(port: int) -> bool:
 def _measure(book: Notebook, way: _Way, count: int) -> None:
     with _connect(way.port) as sock:
         _round_trip(sock)
-        before, taken = proc.cpu_of(way.gateway), []
+        before, taken = proc.busy_of(way.gateway), []
         for _ in range(count):
             taken.append(_round_trip(sock))
             time.sleep(PAUSE_SECONDS)
-        used = (proc.cpu_of(way.gateway) - before) / count * 1000
+        used = (proc.busy_of(way.gateway) - before) / count * 1000
     for name, share in (("p50", 0.5), ("p99", 0.99)):
         book.add(f"one byte and back, {name}", quantile(taken, share), "ms", way.who)
     book.add("one byte and back: gateway's processor time", used, "ms", way.who)

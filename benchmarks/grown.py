@@ -89,7 +89,7 @@ def _sizes(modules: Mapping[str, Any], books: Mapping[str, Notebook]) -> dict[in
             if at < size:
                 books[name].note(
                     f"{at:,} devices at most: a process may open {descriptors():,} descriptors "
-                    "here (`ulimit -Hn`)."
+                    "here (`ulimit -Hn`), of which the gateway keeps a tenth free."
                 )
             wanted.setdefault(at, []).append(name)
     return dict(sorted(wanted.items()))

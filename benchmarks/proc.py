@@ -15,6 +15,7 @@ from tests.functional.processes import descendants
 
 __all__ = [
     "Memory",
+    "busy_of",
     "busy_seconds",
     "cpu_of",
     "cpu_seconds",
@@ -92,6 +93,17 @@ def busy_seconds(pid: int) -> float:
         return sum(parse_busy((task / "schedstat").read_text()) for task in tasks.iterdir())
     except FileNotFoundError:
         return cpu_seconds(pid)  # a kernel without it, or a thread that has just ended
+
+
+def busy_of(pids: Iterable[int]) -> float:
+    """Return the processor seconds of the threads that processes, with all below them, have now."""
+    total = 0.0
+    for pid in family(pids):
+        try:
+            total += busy_seconds(pid)
+        except OSError:
+            pass  # it ended just now
+    return total
 
 
 def slab_kb() -> float:

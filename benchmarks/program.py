@@ -21,6 +21,7 @@ import attrs
 from benchmarks.grown import Done, walk
 from benchmarks.machine import ROOT, describe_machine
 from benchmarks.notebook import Notebook
+from benchmarks.pages import write_pages
 from benchmarks.plots import draw
 from benchmarks.results import section_of, write_results
 from benchmarks.schedule import GROWN, SECONDS, SECTIONS, clock, in_order, plan
@@ -108,6 +109,8 @@ class _Run:
             written = write_results(out, [section_of(book, machine)])
             if draw(written, plots) is None:
                 book.say("no plots: matplotlib is not installed (the extra `bench`)")
+            if self.given.out is None:
+                write_pages(ROOT, written)
 
     def fail(self, name: str, error: Exception) -> None:
         """Say why a section broke off; the others can still be measured."""
