@@ -26,6 +26,8 @@ TITLE = "throughput of one file"
 DEVICE = "bench-bulk"
 MB, GB = 1_000_000, 1_000_000_000
 UP, DOWN = "up", "down"
+#: Of the file of the warm-up.
+WARM_UP_BYTES = 48 * MB
 
 
 @attrs.frozen
@@ -180,13 +182,16 @@ def measure(book: Notebook) -> None:
         site.known_key("id")
         files = _room(site, stack)
         source, target = files / "source", files / "target"
-        _fill(source, size)
+        _fill(source, book.size(WARM_UP_BYTES, size))
         ways = [*_ours(site, source, target), *_others(book, site, stack, source, target)]
-        for _ in book.rounds():
+        for number in book.rounds():
+            if number == 1 and not book.quick:
+                _fill(source, size)
             for way in ways:
                 target.unlink(missing_ok=True)
-                _measure(book, way, size)
-                if way.device() and target.stat().st_size != size:
+                moved = source.stat().st_size
+                _measure(book, way, moved)
+                if way.device() and target.stat().st_size != moved:
                     raise OSError(f"{way.who} {way.direction}: the file did not arrive whole")
     book.note(f"A file of {size / MB:.0f} MB of random bytes: nothing is to be compressed.")
     book.note("The time of each is that of its program from start to end, connecting included.")

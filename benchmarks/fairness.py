@@ -64,7 +64,7 @@ def _measure(
     book: Notebook, deployment: Deployment, slow: str, operator_at: str, mbit: int
 ) -> None:
     words = (sys.executable, "-P", "-m", "benchmarks.typist")
-    keys = book.size(40, 10)
+    keys = book.size(30, 10)
     arguments = (str(deployment.home), deployment.device, str(keys))
     said = deployment.command(operator_at, *words, *arguments, seconds=300)
     phases: dict[str, Any] = json.loads(said)

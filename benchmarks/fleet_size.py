@@ -16,7 +16,7 @@ MEMORY = "gateway's memory an idle live device"
 KERNEL = "kernel's memory a connection, one end"
 IDLE = "gateway's processor use, fleet idle"
 #: A window: so many heartbeats come in it that one more or less says nothing.
-IDLE_SECONDS = 12
+IDLE_SECONDS = 8
 
 
 def sizes(book: Notebook) -> tuple[int, ...]:
@@ -27,7 +27,7 @@ def sizes(book: Notebook) -> tuple[int, ...]:
 def visit(book: Notebook, grown: Grown, count: int) -> None:
     """Look at an idle fleet, window by window."""
     pid = grown.site.gateway_pid
-    for _ in book.rounds():
+    for _ in book.rounds(warm_up=False):  # that it settled was the warm-up
         before, began = proc.busy_seconds(pid), time.monotonic()
         Site.rest(book.size(IDLE_SECONDS, 2))
         share = (proc.busy_seconds(pid) - before) / (time.monotonic() - began) * 100

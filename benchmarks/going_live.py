@@ -9,13 +9,14 @@ from contextlib import ExitStack
 
 from benchmarks import proc
 from benchmarks.contestants import asyncssh_reverse, bare_tls, openssh
-from benchmarks.grown import SETTLE_SECONDS
 from benchmarks.notebook import OURS, Goal, Notebook
 from benchmarks.program import main
 from benchmarks.site import Site
 
 TITLE = "a device goes live"
 ALONG = "devices"
+#: So many devices have told their facts and flight records by then.
+SETTLE_SECONDS = 10
 MEMORY = "gateway's memory a device, idle"
 LIVE = "gateway's processor time a device going live"
 BYTES = "bytes on the network a device going live, both ways, headers included"
@@ -31,7 +32,7 @@ def _ours(book: Notebook, site: Site, count: int) -> None:
     empty, sent = site.gateway_memory().own, proc.network_bytes()
     before = proc.busy_seconds(site.gateway_pid)
     seconds = site.grow_crowd(count, 0.0)
-    Site.rest(book.size(SETTLE_SECONDS, 5))  # facts and flight records have been told
+    Site.rest(book.size(SETTLE_SECONDS, 5))
     used = (proc.busy_seconds(site.gateway_pid) - before) / count * 1000
     book.add(LIVE, used, "ms", goal=Goal(1.5), at=count, along=ALONG)
     book.add(RATE, count / seconds, "devices/s", at=count, along=ALONG)
@@ -62,7 +63,7 @@ def _watch(
 
 
 def _openssh(book: Notebook, site: Site) -> None:
-    count = book.size(25, 3)  # each has processes of its own there: more would say no more
+    count = book.size(20, 3)  # each has processes of its own there: more would say no more
     with ExitStack() as stack:
         plain = openssh.OpenSsh(site.base)
         stack.callback(plain.remove)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.machine import ROOT
-from benchmarks.performance import performance_table
+from benchmarks.performance import missing_picks, performance_table
 from benchmarks.plots import PLOTS, curve_of
 from benchmarks.results import read_results
 from benchmarks.schedule import SECTIONS, clock
@@ -24,6 +24,8 @@ NOTHING = "No figures yet: a full `make bench` on a quiet machine writes them he
 END = "<!-- end of figures -->"
 
 Sections = Sequence[dict[str, Any]]
+#: What makes the lines between the markers of each name.
+Parts = Mapping[str, Callable[[Sections], list[str]]]
 
 
 def _begin(name: str) -> str:
@@ -37,7 +39,7 @@ def _quotable(sections: Sections) -> list[dict[str, Any]]:
 
 def _machine(sections: Sections) -> str:
     """Return where it was measured; several runs are told one by one."""
-    told = {}
+    told: dict[str, list[str]] = {}
     for one in sections:
         machine = one["machine"]
         where = (
@@ -80,7 +82,7 @@ def _plots(sections: Sections) -> list[str]:
 
 
 #: Page to its parts.
-PAGES: dict[str, Mapping[str, Callable[[Sections], list[str]]]] = {
+PAGES: dict[str, Parts] = {
     "README.md": {"performance": _performance},
     "docs/scaling.md": {
         "constants": _constants, "sizes": _sizes, "plots": _plots, "times": _times,
@@ -88,9 +90,7 @@ PAGES: dict[str, Mapping[str, Callable[[Sections], list[str]]]] = {
 }  # fmt: skip
 
 
-def fill(
-    text: str, parts: Mapping[str, Callable[[Sections], list[str]]], sections: Sections
-) -> str:
+def fill(text: str, parts: Parts, sections: Sections) -> str:
     """Return a page with its figures as results.json has them.
 
     Raises:
@@ -122,3 +122,5 @@ def write_pages(root: Path, sections: Sections) -> list[Path]:
 if __name__ == "__main__":
     for page in write_pages(ROOT, read_results(ROOT / "benchmarks")):
         sys.stdout.write(f"{page.relative_to(ROOT)}: written\n")
+    for pick in missing_picks(read_results(ROOT / "benchmarks")):
+        sys.stderr.write(f"not in README's table: {pick.section}: {pick.what}, {pick.who}\n")

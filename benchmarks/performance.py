@@ -12,7 +12,7 @@ from benchmarks.notebook import OURS
 from benchmarks.results import Figures, Found
 from benchmarks.tables import number
 
-__all__ = ["LINES", "Line", "Pick", "performance_table"]
+__all__ = ["LINES", "Line", "Pick", "missing_picks", "performance_table"]
 
 HEAD = ("what", "rshell", "goal", "`ssh -R`", "AsyncSSH, reverse", "limit")
 SSH, JUMP, ASYNCSSH = openssh.WITHOUT, openssh.JUMP, asyncssh_reverse.NAME
@@ -166,6 +166,17 @@ def performance_table(sections: Sequence[dict[str, Any]]) -> list[str]:
         cells = [text, f"**{number(mine.median)}**", goal, *others]
         lines.append(f"| {' | '.join(cells)} |")
     return lines
+
+
+def missing_picks(sections: Sequence[dict[str, Any]]) -> list[Pick]:
+    """Return what the table wants and sections that ran do not have.
+
+    A contestant that was left out is missing, and so is a quantity that was renamed.
+    """
+    found = Found(sections)
+    ran = {one["name"] for one in sections}
+    picks = [pick for line in LINES for pick in (line.ours, *line.ssh, *line.asyncssh, *line.limit)]
+    return [pick for pick in picks if pick.section in ran and pick.find(found) is None]
 
 
 def _cell(picks: Sequence[Pick], found: Found) -> str:

@@ -47,7 +47,8 @@ PLOTS = (
     Plot("idle", "fleet_size", ("gateway's processor use",), "live devices",
          "gateway, fleet idle, % of a core"),
     Plot("many", "many", ("no-op on devices",), "devices of the command", "devices/s"),
-    Plot("listing", "listing", ("selector", "`rshell devices --json`, cold"), "devices known", "ms"),
+    Plot("listing", "listing", ("selector", "`rshell devices --json`, cold"),
+         "devices known", "ms"),
     Plot("startup", "startup", ("until every door listens", "processor time of that"),
          "devices known", "start of a gateway, s"),
     Plot("comeback", "comeback", ("seconds until this share",), "% of the fleet",
@@ -111,7 +112,7 @@ def _draw(curve: Curve, directory: Path) -> Path:
     canvas = Canvas(figsize=(6.4, 4.0), layout="constrained")
     axes = canvas.subplots()
     for label, points in curve.lines.items():
-        at = [one.at for one in points]
+        at = [one.at or 0.0 for one in points]
         medians = [one.median for one in points]
         below = [one.median - one.low for one in points]
         above = [one.high - one.median for one in points]

@@ -11,21 +11,21 @@ __all__ = ["GROWN", "SECONDS", "SECTIONS", "clock", "in_order", "plan"]
 
 #: Section to seconds, in the order in which they run: short ones first.
 SECONDS = {
-    "startup": 40,
-    "device": 180,
-    "command": 100,
-    "forward": 60,
-    "echo": 120,
+    "startup": 30,
+    "device": 160,
+    "command": 90,
+    "forward": 40,
+    "echo": 110,
     "audit": 60,
-    "bulk": 220,
-    "listing": 140,
-    "going_live": 230,
-    "comeback": 360,
-    "fairness": 220,
-    "fleet_size": 320,
+    "bulk": 200,
+    "listing": 130,
+    "going_live": 200,
+    "comeback": 350,
+    "fairness": 190,
+    "fleet_size": 270,
     "echo_fleet": 50,
-    "many": 40,
-    "soak": 630,
+    "many": 20,
+    "soak": 610,
 }
 SECTIONS = tuple(SECONDS)
 #: Those that look at the same fleet, which grows once for all of them; the last ones.

@@ -24,7 +24,7 @@ __all__ = ["main"]
 #: A person types about 10 a second; faster gives more samples and is still sparse.
 KEY_SECONDS = 0.05
 #: Long enough for a sender to find the rate of the link and for queues to fill.
-WARM_UP_SECONDS = 2.0
+WARM_UP_SECONDS = 1.5
 CHUNK = bytes(32 * 1024)
 
 
