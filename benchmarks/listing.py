@@ -15,7 +15,8 @@ from tests.functional.processes import environment
 TITLE = "listings and selectors against the number of devices known"
 ALONG = "devices known"
 CLI = "`rshell devices --json`"
-#: From so many on a listing takes seconds: the warm-up asks for one device only.
+#: From so many on a listing takes seconds: the warm-up asks for one device, and all are listed
+#: by the command only.
 LARGE = 100_000
 SELECTORS = {
     "all devices": "*",
@@ -56,6 +57,8 @@ def _one_size(book: Notebook, site: Site, count: int) -> None:
             operator.ask(json.dumps({"do": "devices", "selector": "sim-7", "count": 5}))
             continue
         for name, selector in SELECTORS.items():
+            if selector == "*" and count >= LARGE:
+                continue  # the command does the same
             _select(book, site, operator, count, name, selector)
         _list(book, site, count)
     site.end_operators()

@@ -17,8 +17,7 @@ import time
 import uuid
 from datetime import UTC, datetime
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from benchmarks import proc
 from benchmarks.fleet_keys import enrol, store_rows
@@ -26,7 +25,7 @@ from benchmarks.machine import ROOT, descriptors, memory_disk
 from rshell.gateway.arrivals import CROWDED
 from rshell.gateway.home import GatewayHome, prepare_home
 from tests.functional.fleet import Agent
-from tests.functional.processes import die_with_us, end, environment, until
+from tests.functional.processes import LeavesNothing, die_with_us, end, environment, until
 from tests.functional.ssh_door import SshFleet
 
 __all__ = ["Child", "Site", "most_devices"]
@@ -108,7 +107,7 @@ class Child:
         self._errors.close()
 
 
-class Site(SshFleet):
+class Site(SshFleet, LeavesNothing):
     """A gateway with its SSH door, and its devices; a context manager that leaves nothing behind.
 
     Args:
@@ -126,17 +125,6 @@ class Site(SshFleet):
             path = self.base / "gateway.toml"
             path.write_text(config)
             self.gateway_options = (*self.gateway_options, "--config", str(path))
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
     # -- simulated devices ---------------------------------------------------------------------
 

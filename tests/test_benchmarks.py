@@ -123,7 +123,7 @@ class TableTests(SynchronousTestCase):
     def test_numbers(self) -> None:
         """Three digits mean something."""
         told = [number(value) for value in (12345, 123.4, 12.34, 1.234, 0.01234, 0, -1.5)]
-        self.assertEqual(told, ["12,345", "123", "12.3", "1.23", "0.0123", "0.00", "-1.50"])
+        self.assertEqual(told, ["12,345", "123", "12.3", "1.23", "0.0123", "0", "-1.50"])
 
     def test_ratio(self) -> None:
         """Others are told as multiples of ours, of the same quantity at the nearest place."""
