@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import signal
 import sys
 import time
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import attrs
@@ -138,6 +140,7 @@ def main(arguments: list[str], only: str = "") -> int:
         each = ", ".join(f"{name} {clock(SECONDS[name])}" for name in names)
         _say(f"about {clock(plan(names))} min on two quiet cores: {each}")
     began, finished = time.monotonic(), 0
+    signal.signal(signal.SIGTERM, _interrupt)  # as ^C: gateways and namespaces are ended, too
     try:
         for _ in _all(run, names):
             finished += 1
@@ -150,6 +153,10 @@ def main(arguments: list[str], only: str = "") -> int:
         if which and (run.full or which is run.failed):
             _say(f"{verdict}: {', '.join(which)}")
     return 1 if run.failed or (run.missed and run.full) else 0
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
 
 
 def _all(run: _Run, names: list[str]) -> Iterator[str]:

@@ -149,9 +149,7 @@ class Site(SshFleet, LeavesNothing):
         host, port = self.address
         processes = -(-self._enrolled // DEVICES_PER_PROCESS)
         for number in range(processes):
-            first = number * self._enrolled // processes
-            last = (number + 1) * self._enrolled // processes
-            words = [str(self._key_base), f"{host}:{port}", str(first), str(last - first)]
+            words = [str(self._key_base), f"{host}:{port}", str(number), str(processes)]
             self.crowd.append(Child("benchmarks.fleet", words, self.base))
         self.crowd_live()  # answered once each has read its keys: no part of what is measured
 
@@ -160,7 +158,7 @@ class Site(SshFleet, LeavesNothing):
         began = time.monotonic()
         each = len(self.crowd)
         for number, child in enumerate(self.crowd):
-            share = (number + 1) * count // each - number * count // each
+            share = len(range(number, count, each))  # so that those live are the first ones
             child.ask(f"grow {share} {spread_seconds}")
         self.wait_crowd(count, limit_seconds)
         stories = [child.ask("story")["welcomed"] for child in self.crowd]
