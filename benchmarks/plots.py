@@ -29,7 +29,9 @@ class Plot:
         starts: quantities whose names begin so; each is a line.
         along: what is counted.
         what: the quantity, with its unit.
+        ends: and end so.
         swapped: whether the quantity is told along the lower axis.
+        linear: whether a line shows what is linear.
     """
 
     name: str
@@ -37,7 +39,9 @@ class Plot:
     starts: tuple[str, ...]
     along: str
     what: str
+    ends: tuple[str, ...] = ("",)
     swapped: bool = False
+    linear: bool = False
 
 
 PLOTS = (
@@ -47,8 +51,8 @@ PLOTS = (
     Plot("idle", "fleet_size", ("gateway's processor use",), "live devices",
          "gateway, fleet idle, % of a core"),
     Plot("many", "many", ("no-op on devices",), "devices of the command", "devices/s"),
-    Plot("listing", "listing", ("selector", "`rshell devices --json`, cold"),
-         "devices known", "ms"),
+    Plot("listing", "listing", ("selector", "`rshell devices --json`"), "devices known", "ms",
+         ends=(", over an open link", ", cold"), linear=True),
     Plot("startup", "startup", ("until every door listens", "processor time of that"),
          "devices known", "start of a gateway, s"),
     Plot("comeback", "comeback", ("seconds until this share",), "% of the fleet",
@@ -82,7 +86,8 @@ def curve_of(plot: Plot, sections: Sequence[dict[str, Any]]) -> Curve | None:
     lines: dict[str, list[Figures]] = {}
     for figure in section["figures"]:
         what, who = figure["what"], figure["who"]
-        if what.startswith(plot.starts) and figure["at"] is not None:
+        wanted = what.startswith(plot.starts) and what.endswith(plot.ends)
+        if wanted and figure["at"] is not None:
             points = [one for one in found.all(plot.section, what, who) if one.at is not None]
             if len(points) > 1:
                 lines[what] = points
@@ -120,10 +125,12 @@ def _draw(curve: Curve, directory: Path) -> Path:
             axes.errorbar(medians, at, xerr=(below, above), marker="o", capsize=3, label=label)
         else:
             axes.errorbar(at, medians, yerr=(below, above), marker="o", capsize=3, label=label)
-    _scale(axes, curve)
     for goal in curve.goals:
         line = axes.axvline if curve.plot.swapped else axes.axhline
         line(goal, color="black", linestyle="--", linewidth=1, label=f"goal: {goal:g}")
+    if curve.plot.linear:
+        _linear(axes, curve)
+    _scale(axes, curve)
     names = (curve.plot.along, curve.plot.what)
     below_axis, beside_axis = reversed(names) if curve.plot.swapped else names
     axes.set_xlabel(below_axis)
@@ -137,6 +144,16 @@ def _draw(curve: Curve, directory: Path) -> Path:
     path = directory / f"{curve.plot.name}.svg"
     canvas.savefig(path, metadata={"Date": None})
     return path
+
+
+def _linear(axes: Any, curve: Curve) -> None:
+    """Show what is linear: a cost of nothing but rows, through the dearest point."""
+    points = [one for line in curve.lines.values() for one in line if one.at]
+    dearest = max(points, key=lambda one: one.median)
+    least = min(one.at or 0 for one in points)
+    at = [least, dearest.at or 0]
+    cost = [dearest.median * least / at[1], dearest.median]
+    axes.plot(at, cost, color="gray", linestyle=":", label="linear")
 
 
 def _scale(axes: Any, curve: Curve) -> None:

@@ -140,7 +140,7 @@ def main(arguments: list[str], only: str = "") -> int:
         each = ", ".join(f"{name} {clock(SECONDS[name])}" for name in names)
         _say(f"about {clock(plan(names))} min on two quiet cores: {each}")
     began, finished = time.monotonic(), 0
-    signal.signal(signal.SIGTERM, _interrupt)  # as ^C: gateways and namespaces are ended, too
+    before = signal.signal(signal.SIGTERM, _interrupt)  # as ^C: gateways are ended, too
     try:
         for _ in _all(run, names):
             finished += 1
@@ -149,6 +149,8 @@ def main(arguments: list[str], only: str = "") -> int:
     except KeyboardInterrupt:
         _say("stopped; sections that had ended are kept")
         return 130
+    finally:
+        signal.signal(signal.SIGTERM, before)
     for verdict, which in (("failed", run.failed), ("missed a goal", run.missed)):
         if which and (run.full or which is run.failed):
             _say(f"{verdict}: {', '.join(which)}")
