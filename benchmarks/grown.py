@@ -27,7 +27,7 @@ DEVICE = "bench-real"
 #: Facts and flight records are told by then, and the longest heartbeat has come.
 SETTLE_SECONDS = 20
 #: So many dial at once and are all served before the first gives up; more come so many a second.
-BURST, SPREAD_RATE = 1_000, 400
+BURST, SPREAD_RATE = 1_000, 300
 
 
 class Grown:

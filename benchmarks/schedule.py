@@ -18,7 +18,7 @@ SECONDS = {
     "echo": 110,
     "audit": 60,
     "bulk": 200,
-    "listing": 130,
+    "listing": 160,
     "going_live": 200,
     "comeback": 350,
     "fairness": 190,
