@@ -158,6 +158,8 @@ def main(arguments: list[str], only: str = "") -> int:
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
+    # timeout(1) sends it to its child and to the group: the second one shall not stop the tidying.
+    signal.signal(number, signal.SIG_IGN)
     raise KeyboardInterrupt
 
 
