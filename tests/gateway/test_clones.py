@@ -176,7 +176,7 @@ class QuarantineTests(CloneTestCase):
         row = self.ask(device="pump-1").answer()
         self.assertEqual(end.told, "clone-suspected")
         self.assertIsNotNone(row["quarantined"])
-        self.assertEqual(len(self.fleet.audit("gateway.quarantine", operator="ann")), 1)
+        self.assertEqual(len(self.fleet.audit("gateway.quarantine", operator="ann", opens=True)), 1)
         self.assertIn("ann", self.fleet.device("pump-1").quarantine_reason or "")
 
     def test_release(self) -> None:

@@ -106,8 +106,10 @@ class SiteTests(PendingCase):
             ("join.accepted", "ann"),
             ("join", None),
         ):
-            (audited,) = self.fleet.audit(kind)
+            audited, *ends = self.fleet.audit(kind)
             self.assertEqual(audited.record.operator, operator)
+            ended = ["ok"] if kind == "gateway.accept" else []
+            self.assertEqual([end.record.status for end in ends], ended)
             if kind.startswith("join"):
                 self.assertEqual(audited.record.details["fingerprint"], shown(key))
         metrics = self.ask(self.end, "gateway.metrics").answer()["text"]
