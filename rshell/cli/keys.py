@@ -130,6 +130,8 @@ def list_(context: click.Context, ca: bool, operator: str | None) -> int:
     rshell keys list
     rshell keys list bob --json
     rshell keys list --ca
+
+    An operator who does not exist is an error; one without keys an empty list.
     """
     settings = settings_of(context)
     if ca and operator is not None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from msgspec import Meta, Struct
 
 from rshell.access.printable import printable
+from rshell.gateway.chosen import check_named
 from rshell.gateway.revocation import CertificateUse
 from rshell.gateway.verbs import Asker, verb
 from rshell.handlers import BadRequest
@@ -118,7 +119,10 @@ async def add_key(gateway: Gateway, asker: Asker, request: AddKeyRequest) -> Any
 @verb("gateway.keys.list", ListKeysRequest, own=_is_own)
 async def list_keys(gateway: Gateway, asker: Asker, request: ListKeysRequest) -> Any:
     """List the SSH public keys of an operator, or of all."""
-    return [_told(key) for key in await gateway.store.ssh_keys(request.operator)]
+    found = await gateway.store.ssh_keys(request.operator)
+    if not found:
+        await check_named(gateway, asker.operator, operator=request.operator)
+    return [_told(key) for key in found]
 
 
 @verb("gateway.keys.remove", RemoveKeyRequest, own=_is_own, changes=True)

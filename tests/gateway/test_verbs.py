@@ -392,6 +392,38 @@ class RequestTests(VerbTestCase):
         for bad in ({"limit": 0}, {"limit": 10_001}, {"before": 0}, {"limit": "1"}):
             self.assertEqual(self.refused(self.end, "gateway.audit", **bad)[0], "bad-request")
 
+    def test_names_of_nobody(self) -> None:
+        """A listing for an operator or device that does not exist says so: empty is of who does."""
+        for name in ("audit", "keys.list", "recordings", "sessions"):
+            more = {"all": True} if name == "sessions" else {}
+            verb = f"gateway.{name}"
+            refused = self.refused(self.end, verb, operator="nobody\x1b", **more)
+            self.assertEqual(refused[0], "not-found", name)
+            self.assertIn("there is no operator", refused[1])
+            self.assertNotIn("\x1b", refused[1])
+            if name in ("audit", "recordings"):
+                code, text = self.refused(self.end, verb, device="nobody")
+                self.assertEqual((code, "nobody" in text), ("not-found", True), name)
+        self.fleet.enrol("idle-1")
+        role = self.fleet.add_role("pumps", Grant(select="pump-1", handlers=("exec",)))
+        bob = self.fleet.dial(self.fleet.add_operator("bob", role))
+        for verb, request in (
+            ("keys.list", {"operator": "bob"}),
+            ("recordings", {"operator": "bob"}),
+            ("recordings", {"device": "idle-1"}),
+            ("sessions", {"operator": "bob", "all": True}),
+        ):
+            answer = self.ask(self.end, f"gateway.{verb}", **request).answer()
+            self.assertEqual(answer, [], verb)
+        # Who is no administrator learns of nobody whether they exist.
+        for name in ("idle-1", "nobody"):
+            code, text = self.refused(bob, "gateway.audit", device=name)
+            self.assertEqual(code, "not-found")
+            self.assertTrue(text.startswith(f"no device is called '{name}'"), text)
+        self.assertEqual(self.refused(bob, "gateway.keys.list", operator="nobody")[0], "policy")
+        self.fleet.run(self.fleet.gateway.revocation.revoke_operator("bob"))
+        self.assertEqual(self.ask(self.end, "gateway.keys.list", operator="bob").answer(), [])
+
     def test_handlers(self) -> None:
         """The gateway describes its own verbs; of a device only what it has told."""
         own = self.ask(self.end, "gateway.handlers").answer()
