@@ -17,8 +17,8 @@ from rshell.gateway.revocation import CertificateUse
 from rshell.gateway.verbs import Asker, verb
 from rshell.handlers import BadRequest
 from rshell.identity.ssh_keys import BadSshKey, read_lines
-from rshell.store.records import SshKey
-from rshell.store.ssh_cas import RevokedBy, SshCa
+from rshell.store.records import RegisteredSshKey, SshCa, SshKey
+from rshell.store.ssh_cas import RevokedBy
 from rshell.store.times import rfc3339
 
 if TYPE_CHECKING:
@@ -90,8 +90,15 @@ def _is_own(asker: Asker, request: Any) -> bool:
 
 
 def _told(key: SshKey) -> dict[str, Any]:
+    return {"operator": key.operator, **_told_key(key)}
+
+
+def _told_ca(ca: SshCa) -> dict[str, Any]:
+    return {"name": ca.name, **_told_key(ca)}
+
+
+def _told_key(key: RegisteredSshKey) -> dict[str, Any]:
     return {
-        "operator": key.operator,
         "fingerprint": key.fingerprint,
         "type": key.type,
         "comment": printable(key.comment),
@@ -134,17 +141,6 @@ async def remove_key(gateway: Gateway, asker: Asker, request: RemoveKeyRequest) 
 
 
 # -- CAs -----------------------------------------------------------------------------------------
-
-
-def _told_ca(ca: SshCa) -> dict[str, Any]:
-    return {
-        "name": ca.name,
-        "fingerprint": ca.fingerprint,
-        "type": ca.type,
-        "comment": printable(ca.comment),
-        "added_at": rfc3339(ca.added_at),
-        "last_used": None if ca.last_used is None else rfc3339(ca.last_used),
-    }
 
 
 @verb("gateway.keys.add-ca", AddCaRequest, changes=True)

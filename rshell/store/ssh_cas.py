@@ -15,7 +15,7 @@ from sqlalchemy import Connection, and_, delete, func, insert, or_, select, upda
 
 from rshell.store import operators
 from rshell.store.errors import LimitReached, NameTaken, NotFound, StoreError
-from rshell.store.records import Operator
+from rshell.store.records import Operator, SshCa
 from rshell.store.schema import ssh_ca_revocations as revoked_table
 from rshell.store.schema import ssh_cas as table
 
@@ -23,7 +23,6 @@ __all__ = [
     "CaVerdict",
     "RevokedBy",
     "RevokedCertificate",
-    "SshCa",
     "add",
     "cas",
     "judge",
@@ -39,25 +38,6 @@ MAX_CAS = 16
 MAX_REVOCATIONS = 10_000
 
 RevokedBy = Literal["serial", "id"]
-
-
-@attrs.frozen(kw_only=True)
-class SshCa:
-    """A key whose certificates let operators in.
-
-    Attributes:
-        fingerprint: ``SHA256:...``, as ``ssh-keygen -l`` shows it.
-        blob: the key as it is on the wire.
-        comment: what its file said; not to be trusted.
-    """
-
-    name: str
-    fingerprint: str
-    type: str
-    blob: bytes
-    comment: str
-    added_at: int
-    last_used: int | None = None
 
 
 @attrs.frozen(kw_only=True)

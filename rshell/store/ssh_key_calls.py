@@ -9,8 +9,8 @@ from typing import Any
 from twisted.internet.defer import Deferred
 
 from rshell.store import ssh_cas, ssh_keys
-from rshell.store.records import Operator, SshKey
-from rshell.store.ssh_cas import CaVerdict, RevokedBy, RevokedCertificate, SshCa
+from rshell.store.records import Operator, SshCa, SshKey
+from rshell.store.ssh_cas import CaVerdict, RevokedBy, RevokedCertificate
 
 __all__ = ["SshKeyCalls"]
 
