@@ -70,7 +70,7 @@ def add(context: click.Context, ca: str | None, operator: str | None, file: str 
 
     With --ca the key in FILE signs certificates (ssh-keygen -s): each lets in the operator whom
     it names as its principal. Who has that key can be any operator: keep it as safe as the role
-    admin.
+    admin, and log in with another: a key is an operator's or a CA's, not both.
     """
     settings = settings_of(context)
     if ca is None and operator is None:

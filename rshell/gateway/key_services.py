@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Annotated, Any
 
+import attrs
 from msgspec import Meta, Struct
 
 from rshell.access.printable import printable
@@ -114,13 +115,8 @@ async def add_key(gateway: Gateway, asker: Asker, request: AddKeyRequest) -> Any
         found = read_lines(request.keys)
     except BadSshKey as error:
         raise BadRequest(str(error)) from None
-    added = [
-        await gateway.store.add_ssh_key(
-            request.operator, key.fingerprint, key.type, key.blob, printable(key.comment or "-")
-        )
-        for key in found
-    ]
-    return [_told(key) for key in added]
+    keys = [attrs.evolve(key, comment=printable(key.comment or "-")) for key in found]
+    return [_told(key) for key in await gateway.store.add_ssh_keys(request.operator, keys)]
 
 
 @verb("gateway.keys.list", ListKeysRequest, own=_is_own)

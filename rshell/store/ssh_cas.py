@@ -16,6 +16,7 @@ from sqlalchemy import Connection, and_, delete, func, insert, or_, select, upda
 from rshell.store import operators
 from rshell.store.errors import LimitReached, NameTaken, NotFound, StoreError
 from rshell.store.records import Operator, SshCa
+from rshell.store.schema import operator_keys
 from rshell.store.schema import ssh_ca_revocations as revoked_table
 from rshell.store.schema import ssh_cas as table
 
@@ -75,7 +76,7 @@ def add(connection: Connection, ca: SshCa) -> SshCa:
 
     Raises:
         NameTaken: another key has the name.
-        StoreError: the key has another name.
+        StoreError: the key has another name, or is an operator's.
         LimitReached: there are too many.
     """
     present = _named(connection, ca.name)
@@ -88,6 +89,14 @@ def add(connection: Connection, ca: SshCa) -> SshCa:
         other = _one(connection, ca.fingerprint)
         if other is not None:
             raise StoreError(f"this key is the CA {other.name} already")
+        whose = select(operator_keys.c.operator).where(
+            operator_keys.c.fingerprint == ca.fingerprint
+        )
+        operator = connection.execute(whose).scalar_one_or_none()
+        if operator is not None:
+            raise StoreError(
+                f"operator {operator} logs in with this key: a CA's is used for nothing else"
+            )
         count = connection.execute(select(func.count()).select_from(table)).scalar_one()
         if count >= MAX_CAS:
             raise LimitReached(f"there are {MAX_CAS} CAs: remove one first")
