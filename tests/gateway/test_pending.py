@@ -330,6 +330,39 @@ class DecisionTests(PendingCase):
             self.assertEqual(self.refused(self.end, "gateway.invite", **more)[0], "bad-request")
 
 
+class FullTests(PendingCase):
+    def full(self) -> dict[str, list[str]]:
+        return {row["source"]: row["full"] for row in self.pending()}
+
+    def test_source(self) -> None:
+        """Once a source has used up its room, the listing says so of it, and a metric counts."""
+        self.patch(rows, "MAX_FROM_SOURCE", 2)
+        site = self.invite(sources=["192.0.2.0/24"], uses=99)
+        here, there = "192.0.2.9:1", "192.0.2.10:1"
+        for address in (here, here, there):
+            self.waits(site, new_key(), address=address)
+        self.assertEqual(self.full(), {"192.0.2.9": ["source"], "192.0.2.10": []})
+        metrics = self.ask(self.end, "gateway.metrics").answer()["text"]
+        self.assertNotIn('result="full"', metrics)
+        answer = self.join(site, new_key(), here)
+        self.assertEqual((answer.code, answer.message), ("overload", OVERLOAD_TEXT))
+        metrics = self.ask(self.end, "gateway.metrics").answer()["text"]
+        self.assertIn('rshell_joins_total{result="full"} 1.0', metrics)
+        self.assertNotIn('result="overload"', metrics)
+        first = next(row for row in self.pending() if row["source"] == "192.0.2.9")
+        self.decide("reject", first["fingerprint"])
+        self.assertEqual(self.full(), {"192.0.2.9": [], "192.0.2.10": []})
+        self.waits(site, new_key(), address=here)
+
+    def test_invite_and_all(self) -> None:
+        """So it does of an invite, and of the whole list."""
+        self.patch(rows, "MAX_OF_INVITE", 1)
+        self.waits(self.invite(public=True), new_key())
+        self.assertEqual(self.full(), {"192.0.2.9": ["invite"]})
+        self.patch(rows, "MAX_PENDING", 1)
+        self.assertEqual(self.full(), {"192.0.2.9": ["invite", "all"]})
+
+
 class KeyInviteTests(PendingCase):
     def invite_keys(self, *keys: PrivateKey, **more: Any) -> tuple[str, JoinString]:
         """Invite keys; returns the invite's id and the join string."""
