@@ -165,8 +165,18 @@ class SiteTests(PendingCase):
         string = self.invite(name="pump-9", sources=["192.0.2.0/24"])
         self.assertEqual(self.join(string, new_key(), "198.51.100.1:9"), _REFUSED)
         self.assertEqual(self.joined(string, new_key()).name, "pump-9")
-        plain = self.invite(uses=2)
+        plain = self.invite()
         self.assertTrue(self.fleet.device(self.joined(plain, new_key()).id).name_provisional)
+
+    def test_several_wait(self) -> None:
+        """Whatever several may use, its devices wait, with a glob, a range or neither."""
+        several, key = self.invite(uses=2), new_key()
+        self.waits(several, key)
+        self.decide("accept", shown(key))
+        self.joined(several, key)
+        self.waits(several, new_key())
+        told = self.invite(uses=2, wait=False)
+        self.assertTrue(self.fleet.device(self.joined(told, new_key()).id).name_provisional)
 
     def test_refusals_read_the_same(self) -> None:
         """Wrong place, rejected, revoked, expired, unknown, no secret: one text, and no row."""
