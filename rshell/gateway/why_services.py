@@ -224,6 +224,8 @@ def _as_of_now(gateway: Gateway, device: Device) -> Entry:
     )
 
 
+#: What ended a quarantine, and says nothing of why the device has not come since.
+_RELEASED = "released"
 #: Rows about a device's links in which the last word on them is found.
 _ABSENCE_ROWS = 8
 
@@ -245,7 +247,10 @@ async def absence(gateway: Gateway, operator: Operator, name: str) -> str:
         words.append(_as_of_now(gateway, device).message.partition(": ")[2])
     if reasons:
         last = max(reasons, key=lambda entry: (entry.at, entry.order))
-        words.append(f"{last.kind}: {last.message}")
+        when = ""
+        if last.kind == _RELEASED:
+            when = f" {duration(max(0, gateway.now_us() - last.at) / SECOND)} ago"
+        words.append(f"{last.kind}{when}: {last.message}")
     # Devices hold a link as long as they can; none comes by the clock.
     words.append("it does not check in, it dials by itself")
     return "; ".join(words)
