@@ -218,6 +218,13 @@ class QuarantineTests(CloneTestCase):
         self.assertNotIn("released", self.absence())
         self.assertNotIn("quarantined", self.absence())
 
+    def test_before_it_ever_came(self) -> None:
+        """Of a device that was never there it is told, too, that it is kept out, or was."""
+        self.ask(device="pump-1")
+        self.assertIn("quarantined", self.absence())
+        self.ask(device="pump-1", release=True)
+        self.assertTrue(self.absence().startswith("released "), self.absence())
+
     def test_quarantined_again(self) -> None:
         """What refuses it after a release is the last word again."""
         for _ in range(2):
