@@ -196,7 +196,7 @@ class Gateway:
         self.metrics = Metrics()
         self.lag = ReactorLag(wheel)
         self.fleet = Fleet(self)
-        self.heap = HeapTrim(wheel, lambda: self.presence.accepted)
+        self.heap = HeapTrim(wheel, lambda: self.presence.accepted, lambda: len(self.presence))
         self.admission = Admission(
             wheel,
             handshakes_per_second,

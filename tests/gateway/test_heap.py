@@ -12,9 +12,11 @@ from rshell.link.clock import TimerWheel
 class HeapTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.clock = Clock()
-        self.arrived = 0
+        self.arrived = self.live = 0
         self.trims = 0
-        self.heap = HeapTrim(TimerWheel(self.clock), lambda: self.arrived, self._trim)
+        self.heap = HeapTrim(
+            TimerWheel(self.clock), lambda: self.arrived, lambda: self.live, self._trim
+        )
 
     def _trim(self) -> None:
         self.trims += 1
@@ -28,6 +30,17 @@ class HeapTests(SynchronousTestCase):
         self.arrived = LEAST_ARRIVALS
         self.clock.advance(EVERY_SECONDS + 1)
         self.clock.pump([EVERY_SECONDS + 1] * 5)
+        self.assertEqual(self.trims, 1)
+
+    def test_large_fleet(self) -> None:
+        """A large fleet, whose heap takes long to walk, is not walked for a few that came."""
+        self.heap.start()
+        self.live = 50 * LEAST_ARRIVALS + 50
+        self.arrived = LEAST_ARRIVALS
+        self.clock.advance(EVERY_SECONDS + 1)
+        self.assertEqual(self.trims, 0)
+        self.arrived += 1
+        self.clock.advance(EVERY_SECONDS + 1)
         self.assertEqual(self.trims, 1)
 
     def test_stop(self) -> None:
