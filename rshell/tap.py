@@ -183,7 +183,8 @@ class GatewayService(service.Service):
         self._home.remove_endpoints()
         try:
             self._store = Store.open(
-                self._home.database, PooledThreads(self._reactor.callFromThread)
+                self._home.database,
+                PooledThreads(self._reactor.callFromThread, call_later=self._reactor.callLater),
             )
             self._open_ports(self._store)
         except BaseException as error:
