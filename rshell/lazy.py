@@ -36,6 +36,8 @@ def twisted_alone() -> Iterator[None]:
     """
     import_lazily("http.cookiejar")
     with _without_asyncio(), modules_absent("bcrypt"):
+        # Every reactor asks whether there is TLS; links have their own.
+        import_lazily("twisted.internet.ssl")
         yield
 
 
