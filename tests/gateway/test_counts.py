@@ -7,36 +7,30 @@ from __future__ import annotations
 
 import gc
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
-
-from sqlalchemy import Engine, event
 
 from rshell.link.core.constants import FrameType
+from rshell.link.core.messages import Outcome
 from tests.gateway.fleet import FleetTestCase
 from tests.link.pairs import frames_of
+from tests.store.fixture import statements
 
 #: What the collector counts of one device in `CountTests.test_objects`, and a tenth.
 OBJECTS_A_DEVICE, BYTES_A_DEVICE = 95, 9_000
 
 
-@contextmanager
-def statements() -> Iterator[list[str]]:
-    """Collect the statements that the store executes."""
-    found: list[str] = []
-
-    def note(_connection: Any, _cursor: Any, statement: str, *_more: Any) -> None:
-        found.append(" ".join(statement.split()))
-
-    event.listen(Engine, "before_cursor_execute", note)
-    try:
-        yield found
-    finally:
-        event.remove(Engine, "before_cursor_execute", note)
-
-
 class CountTests(FleetTestCase):
+    def test_command(self) -> None:
+        """A command is two audit rows, and asks the database nothing but where the chain ends."""
+        operator, device = self.both()
+        with statements() as found:
+            operator.call("exec", device="pump-1")
+            self.fleet.pump()
+            device.accept().channel.finish(Outcome(status="ok"))
+            self.fleet.pump()
+        # The two share one BEGIN, SELECT and UPDATE where the store has threads.
+        kinds = [text.split()[0] for text in found]
+        self.assertEqual(kinds, ["BEGIN", "SELECT", "INSERT", "UPDATE"] * 2, found)
+
     def test_arrival(self) -> None:
         """A device goes live with one query, one update, and one audit row that shares a commit."""
         self.fleet.dial(self.pump)
