@@ -37,15 +37,20 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from rshell.link.kernel import unsent_bytes
+from rshell.link.tls_records import MANY, RecordCount
 
 __all__ = ["TlsWire", "TlsWireFactory"]
 
 #: RFC 8446 section 5.1: no record holds more, so no read returns and no write takes more.
 _PLAIN_RECORD: Final = 16_384
 #: A full record and what TLS adds to it; a flight of handshake messages comes in several.
-_WIRE_RECORD: Final = _PLAIN_RECORD + 512
+_ADDED: Final = 512
+_WIRE_RECORD: Final = _PLAIN_RECORD + _ADDED
 #: What may be written before the handshake is complete; links write nothing then.
 _EARLY_BYTES: Final = 1024 * 1024
+#: OpenSSL is given so much at once, either way.  Its buffers never shrink, so what a fast link
+#: hands over at once (four records, rule Q1) shall be the most they ever hold.
+_AT_ONCE: Final = 4 * _PLAIN_RECORD + 1024
 
 
 @implementer(ISystemHandle, ITransport, IConsumer, IPushProducer)
@@ -72,6 +77,7 @@ class TlsWire(Protocol):
         self._paused = False
         #: Whether bytes may wait in the transport's own queue, which must go first.
         self._queued = False
+        self._records = RecordCount()
         self._shaken = False
         #: Whether TLS has ended: nothing is read or written any more.
         self._over = False
@@ -94,6 +100,15 @@ class TlsWire(Protocol):
         tls = self._tls
         if tls is None or self._over or self._aborted:
             return
+        whole = self._records.whole(data)
+        if self._shaken and not self._early and len(data) <= _AT_ONCE:
+            tls.bio_write(data)
+            if whole:
+                self._receive(tls, whole)
+            return
+        self._handshake_received(tls, data)
+
+    def _handshake_received(self, tls: SSL.Connection, data: bytes) -> None:
         tls.bio_write(data)
         if not self._shaken:
             self._shake_hands()
@@ -136,15 +151,24 @@ class TlsWire(Protocol):
             if IHandshakeListener.providedBy(self._inner):
                 self._inner.handshakeCompleted()
 
-    def _receive(self, tls: SSL.Connection) -> None:
-        """Decrypt all there is, deliver it once, then act on how it ended."""
+    def _receive(self, tls: SSL.Connection, whole: int = MANY) -> None:
+        """Decrypt all there is, deliver it once, then act on how it ended.
+
+        Args:
+            tls: The connection.
+            whole: How many records there are, if that is known.  When each of them was data,
+                OpenSSL has nothing to answer.
+        """
         parts: list[bytes] = []
         failure: Failure | None = None
         goodbye = False
-        while not (self._over or self._aborted):
+        answers = False
+        while whole and not (self._over or self._aborted):
+            whole -= 1
             try:
                 parts.append(tls.recv(_PLAIN_RECORD))
             except SSL.WantReadError:
+                answers = True
                 break
             except SSL.ZeroReturnError:
                 goodbye = True
@@ -161,7 +185,7 @@ class TlsWire(Protocol):
             self._ended(tls, None)
         elif failure is not None:
             self._ended(tls, failure)
-        else:
+        elif answers:
             self._flush_tls(tls)  # a KeyUpdate is answered by reading
 
     # -- the end -------------------------------------------------------------------------------
@@ -238,9 +262,10 @@ class TlsWire(Protocol):
         view = memoryview(data)
         while sent < len(data):
             try:
-                sent += tls.send(view[sent : sent + _PLAIN_RECORD])
-                # Record by record: OpenSSL's buffer never shrinks, so it shall not grow either.
-                parts.append(tls.bio_read(2 * _WIRE_RECORD))
+                took = tls.send(view[sent : sent + _AT_ONCE])
+                sent += took
+                room = took + (took // _PLAIN_RECORD + 2) * _ADDED
+                parts.append(tls.bio_read(room))
             except SSL.WantReadError:
                 self._send(parts)
                 self._keep(bytes(view[sent:]))
