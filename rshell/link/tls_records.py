@@ -1,14 +1,17 @@
-"""RecordCount: how many whole TLS records have come in, by their headers, which are in clear.
+"""What a wire finds out about TLS beside OpenSSL: how many records came, and what an error means.
 
 OpenSSL returns one record for each read, and an exception for the one read too many; who knows how
-many there are need not ask once too often.  It is a count and no check: OpenSSL judges them.
+many there are, by their headers, which are in clear, need not ask once too often.  It is a count
+and no check: OpenSSL judges the records.
 """
 
 from __future__ import annotations
 
 from typing import Final
 
-__all__ = ["MANY", "RecordCount"]
+from OpenSSL import SSL
+
+__all__ = ["MANY", "RecordCount", "is_end_of_file"]
 
 #: More than any read brings: nothing is known, so OpenSSL is to be asked until it says no.
 MANY: Final = 1 << 30
@@ -30,25 +33,15 @@ class RecordCount:
 
     def whole(self, data: bytes) -> int:
         """Return how many records these bytes complete; `MANY` if one is none of TLS 1.3."""
-        count, at, size = 0, self._left, len(data)
         if self._head:
-            missing = _HEADER_SIZE - len(self._head)
-            self._head += data[:missing]
-            if len(self._head) < _HEADER_SIZE:
-                return 0
-            at = missing + int.from_bytes(self._head[3:])
-        elif not at and not size:
-            return 0
-        begun = bool(self._head or at)
-        self._head = b""
-        while True:
-            if begun:
-                if at > size:
-                    self._left = at - size
-                    return MANY if self._left > _LONGEST else count
-                count += 1
+            data = self._head + data
+            self._head = b""
+        size, count = len(data), 0
+        at, begun = self._left, self._left > 0
+        while at <= size:
+            count += begun
             if at + _HEADER_SIZE > size:
-                self._head, self._left = bytes(data[at:]), 0
+                self._head, self._left = data[at:], 0
                 return count
             length = data[at + 3] << 8 | data[at + 4]
             if length > _LONGEST:
@@ -56,3 +49,15 @@ class RecordCount:
                 return MANY
             at += _HEADER_SIZE + length
             begun = True
+        self._left = at - size
+        return count
+
+
+def is_end_of_file(error: BaseException | None) -> bool:
+    """Say whether OpenSSL means that TCP ended without the goodbye of TLS."""
+    if isinstance(error, SSL.SysCallError):
+        return str(error.args[-1]).casefold().startswith("unexpected eof")
+    queue = error.args[0] if error is not None and error.args else ()
+    if not queue:
+        return True  # so OpenSSL 4 says it
+    return str(queue[-1][-1]).casefold().startswith("unexpected eof")

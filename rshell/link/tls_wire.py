@@ -37,7 +37,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from rshell.link.kernel import unsent_bytes
-from rshell.link.tls_records import MANY, RecordCount
+from rshell.link.tls_records import MANY, RecordCount, is_end_of_file
 
 __all__ = ["TlsWire", "TlsWireFactory"]
 
@@ -221,7 +221,7 @@ class TlsWire(Protocol):
 
     def _ended(self, tls: SSL.Connection, failure: Failure | None) -> None:
         """TLS is over: send the alert that says why, if there is one, and close TCP."""
-        if failure is not None and _is_end_of_file(failure.value):
+        if failure is not None and is_end_of_file(failure.value):
             failure = Failure(CONNECTION_LOST)
         if self._reason is None:
             self._reason = failure
@@ -496,13 +496,3 @@ class TlsWireFactory(Factory):
             connection = self._creator.serverConnectionForTLS(wire)
             connection.set_accept_state()
         return connection
-
-
-def _is_end_of_file(error: BaseException | None) -> bool:
-    """Say whether OpenSSL means that TCP ended without the goodbye of TLS."""
-    if isinstance(error, SSL.SysCallError):
-        return str(error.args[-1]).casefold().startswith("unexpected eof")
-    queue = error.args[0] if error is not None and error.args else ()
-    if not queue:
-        return True  # so OpenSSL 4 says it
-    return str(queue[-1][-1]).casefold().startswith("unexpected eof")

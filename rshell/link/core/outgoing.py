@@ -161,9 +161,7 @@ class Outgoing:
         flags = _URGENT if item.urgent else 0
         return encode_frame(FrameType.EVENT, stream.number, item.payload, flags)
 
-    def _collect_streams(
-        self, parts: list[bytes | memoryview], room: int, now: float
-    ) -> None:
+    def _collect_streams(self, parts: list[bytes | memoryview], room: int, now: float) -> None:
         while room >= _MIN_ROOM:
             flow = self._scheduler.current()
             if flow is None:
@@ -197,9 +195,7 @@ class Outgoing:
             return room // RECORD_SIZE * MAX_PAYLOAD
         return min(room - HEADER_SIZE, MAX_PAYLOAD)
 
-    def _add_data(
-        self, parts: list[bytes | memoryview], stream: LinkStream, item: OutData
-    ) -> int:
+    def _add_data(self, parts: list[bytes | memoryview], stream: LinkStream, item: OutData) -> int:
         size = len(item.data)
         stream.data_sent(size, item.eof)
         frames = frames_in(size)
