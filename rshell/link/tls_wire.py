@@ -48,8 +48,8 @@ _ADDED: Final = 512
 _WIRE_RECORD: Final = _PLAIN_RECORD + _ADDED
 #: What may be written before the handshake is complete; links write nothing then.
 _EARLY_BYTES: Final = 1024 * 1024
-#: OpenSSL is given so much at once, either way.  Its buffers never shrink, so what a fast link
-#: hands over at once (four records, rule Q1) shall be the most they ever hold.
+#: So much is encrypted before it is taken from OpenSSL.  Its buffer never shrinks, so what a fast
+#: link hands over at once (four records, rule Q1) shall be the most that it ever holds.
 _AT_ONCE: Final = 4 * _PLAIN_RECORD + 1024
 
 
@@ -101,7 +101,7 @@ class TlsWire(Protocol):
         if tls is None or self._over or self._aborted:
             return
         whole = self._records.whole(data)
-        if self._shaken and not self._early and len(data) <= _AT_ONCE:
+        if self._shaken and not self._early:
             tls.bio_write(data)
             if whole:
                 self._receive(tls, whole)
@@ -262,12 +262,13 @@ class TlsWire(Protocol):
         view = memoryview(data)
         while sent < len(data):
             try:
-                took = tls.send(view[sent : sent + _AT_ONCE])
-                sent += took
-                room = took + (took // _PLAIN_RECORD + 2) * _ADDED
-                parts.append(tls.bio_read(room))
+                begun, stop = sent, min(len(data), sent + _AT_ONCE)
+                while sent < stop:  # OpenSSL takes a record at a time
+                    sent += tls.send(view[sent:stop])
+                parts.append(tls.bio_read(stop - begun + (_AT_ONCE // _PLAIN_RECORD + 2) * _ADDED))
             except SSL.WantReadError:
                 self._send(parts)
+                self._flush_tls(tls)
                 self._keep(bytes(view[sent:]))
                 return
             except SSL.Error:
