@@ -55,6 +55,8 @@ MAX_PAYLOAD: Final = MAX_PLAIN + (1 << 16)
 HEADER_BYTES: Final = 9
 
 _HEADER = struct.Struct(">IBI")
+#: Pieces up to this are joined: a device that sends single bytes must not cost an object for each.
+_SMALL_BYTES: Final = 4096
 _FROM_DEVICE = frozenset({REPLY, DATA_OUT, HOLE_OUT, END_OUT, ERROR, NOTE})
 
 
@@ -117,9 +119,11 @@ class FrameReader:
 
     def feed(self, data: bytes) -> None:
         """Take bytes."""
-        if data:
+        self._size += len(data)
+        if self._pieces and len(self._pieces[-1]) + len(data) <= _SMALL_BYTES:
+            self._pieces[-1] += data
+        elif data:
             self._pieces.append(data)
-            self._size += len(data)
 
     def frames(self) -> Iterator[tuple[int, int, bytes]]:
         """Yield (type, id, payload) of what is complete; may be left and entered again.

@@ -48,6 +48,8 @@ READ_BYTES = 1 << 16
 COLLECT_BYTES = 1 << 16
 
 _HEADER = struct.Struct(">IBI")
+#: Pieces up to this are joined: a client that sends single bytes must not cost an object for each.
+_SMALL_BYTES = 4096
 _MAPS = frozenset({REQUEST, END, ABORT})
 _FROM_CLIENT = frozenset({REQUEST, DATA, HOLE, COPY, END, ABORT})
 
@@ -133,8 +135,11 @@ class Input:
                 if self._size:
                     raise Violation("the input ends within a frame")
                 return False
-            self._pieces.append(got)
             self._size += len(got)
+            if self._pieces and len(self._pieces[-1]) + len(got) <= _SMALL_BYTES:
+                self._pieces[-1] += got
+            else:
+                self._pieces.append(got)
         return True
 
 
