@@ -20,7 +20,7 @@ from rshell_agent.keeper.wire import Map, Refused, WireError
 
 __all__ = ["Connection", "Server"]
 
-_READ_BYTES = wire.HEADER.size + wire.MAX_DATA  # a whole frame of bulk: it is cut where it lies
+_READ_BYTES = 4 * (wire.HEADER.size + wire.MAX_PAYLOAD)  # what an agent reads of its link at once
 
 
 class Connection:
