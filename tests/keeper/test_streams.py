@@ -66,7 +66,7 @@ class ByteTests(KeeperCase):
         self.assertEqual(stream.stdout, bytes(range(256)))
 
     def test_large_frames(self) -> None:
-        """Who says that he takes large frames gets them, and nobody else; all may send them (K11)."""
+        """Who says that he takes large frames gets them; all may send them (K11)."""
         data = os.urandom(600_000)
         for large in (True, False, None, 1):
             self.session = os.urandom(16)
