@@ -38,6 +38,8 @@ __all__ = ["Courier", "StreamLink", "open_frame", "outcome_of"]
 
 #: The keeper's socket is not read while more than this waits for the link.
 QUEUE_BYTES = 64 * 1024
+#: What is read of it at once: a whole frame of bulk.
+_READ_BYTES = wire.HEADER.size + wire.MAX_DATA
 #: To an older keeper a viewer's OPEN would read as an attach, and displace who is there; a command
 #: with a rollback would run without one.
 _OLD_KEEPER = (
@@ -166,6 +168,7 @@ class KeeperSide(TwistedProtocol):
         self._courier = courier
         self._opening = opening
         self.needs = needs
+        self.largest = wire.MAX_PAYLOAD
         self._decoder = wire.Decoder()
 
     def connectionMade(self) -> None:
@@ -173,15 +176,19 @@ class KeeperSide(TwistedProtocol):
         if self._courier.over:
             transport.abortConnection()
         else:
+            transport.bufferSize = _READ_BYTES
             opening = b"" if self.needs else self._opening  # no need to wait for WELCOME
             transport.write(hello_frame("stream") + opening)
 
     def welcomed(self, body: wire.Map) -> bool:
         """Send the OPEN that needs a feature; say whether the keeper has it."""
-        features = body.get("features")
+        told = body.get("features")
+        features = told if isinstance(told, list) else []
+        if wire.LARGE in features:
+            self.largest = wire.MAX_DATA
         if self.needs is None:
             return True
-        if not isinstance(features, list) or self.needs not in features:
+        if self.needs not in features:
             return False
         transport: Any = self.transport
         transport.write(self._opening)
@@ -244,6 +251,7 @@ class Courier:
         self._outcome: Outcome | None = None
         self._queue: deque[OutData | OutEvent] = deque()
         self._queued = 0
+        self._taken = 0  # bytes of the queue's first that the link has already
         self._urgent: deque[OutEvent] = deque()
         self._limit: OutLimit | None = None
         self._reading = True
@@ -368,14 +376,17 @@ class Courier:
         if isinstance(head, OutEvent):
             self._queue.popleft()
             return head
-        size = min(room, credit)
-        if len(head.data) > size:
+        size, begin = min(room, credit), self._taken
+        if len(head.data) - begin > size:
             if size <= 0:
                 return None
-            self._queue[0] = OutData(head.data[size:], head.stderr, head.eof)
-            head = OutData(head.data[:size], head.stderr, False)
+            self._taken = begin + size
+            head = OutData(head.data[begin : begin + size], head.stderr, False)
         else:
             self._queue.popleft()
+            self._taken = 0
+            if begin:
+                head = OutData(head.data[begin:], head.stderr, head.eof)
         self._queued -= len(head.data)
         self._regulate()
         return head
@@ -389,7 +400,11 @@ class Courier:
         """Not for streams that the peer opened."""
 
     def data_received(self, event: DataReceived) -> None:
-        self._to_keeper(wire.DATA, event.data, wire.EOF if event.eof else 0)
+        data, largest = event.data, self.keeper_side.largest
+        while len(data) > largest:
+            self._to_keeper(wire.DATA, data[:largest])
+            data = data[largest:]
+        self._to_keeper(wire.DATA, data, wire.EOF if event.eof else 0)
 
     def event_received(self, event: EventReceived) -> None:
         self._to_keeper(wire.EVENT, event.payload, wire.URGENT if event.urgent else 0)

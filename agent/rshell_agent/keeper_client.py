@@ -47,7 +47,8 @@ class KeeperUnavailable(Exception):
 
 def hello_frame(purpose: str) -> bytes:
     """Return the frame that opens a connection for ``control`` or ``stream``."""
-    return wire.encode_map(wire.HELLO, {"proto": {"min": 1, "max": 1}, "purpose": purpose})
+    body: wire.Map = {"proto": {"min": 1, "max": 1}, "purpose": purpose, wire.LARGE: True}
+    return wire.encode_map(wire.HELLO, body)
 
 
 class _Control(Protocol):

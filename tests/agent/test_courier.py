@@ -9,6 +9,7 @@ from twisted.internet.testing import StringTransport
 from twisted.trial.unittest import SynchronousTestCase
 
 from rshell.handlers import Confirm, Outcome, ProcessRequest, TerminalSize
+from rshell.link.core.events import DataReceived
 from rshell.link.core.messages import Open, Positions
 from rshell_agent.courier import QUEUE_BYTES, Courier, feature_of, open_frame
 from rshell_agent.keeper import wire
@@ -31,11 +32,11 @@ class CourierCase(SynchronousTestCase):
         courier = Courier(link, number, request, opening, 4, lambda *end: self.ends.append(end))
         self.couriers.append(courier)
 
-    def opened(self, window: int = 1 << 18, **body: Any) -> Talk:
+    def opened(self, window: int = 1 << 18, features: tuple[str, ...] = (), **body: Any) -> Talk:
         """A stream that the keeper has accepted."""
         talk = self.pair.open("exec", window=window)
         self.couriers[0].keeper_side.makeConnection(self.transport)
-        self.keeper(wire.WELCOME, {"proto": 1})
+        self.keeper(wire.WELCOME, {"proto": 1, "features": features})
         self.keeper(wire.OPENED, {**OPENED, **body})
         self.successResultOf(talk.opened)
         self.sent()
@@ -313,6 +314,26 @@ class FrameTests(CourierCase):
         self.pair.clock.advance(2)
         self.pair.pump()
         self.assertEqual((b"a" * 5000, b"err"), (talk.output, talk.errors))
+
+    def test_large_output(self) -> None:
+        """A large frame of the keeper is cut for the link (K11)."""
+        talk = self.opened()
+        self.keeper(wire.DATA, b"a" * 40_000 + b"b" * 25_504)
+        self.keeper(wire.DATA, b"c" * wire.MAX_DATA)
+        self.pair.clock.advance(2)
+        self.pair.pump()
+        want = b"a" * 40_000 + b"b" * 25_504 + b"c" * wire.MAX_DATA
+        self.assertEqual((want, b""), (talk.output, talk.errors))
+
+    def test_input_is_cut_for_an_older_keeper(self) -> None:
+        """What comes together goes in frames as large as the keeper takes (K11)."""
+        for features, sizes in (((), [16_376, 16_376, 7_248]), (("large",), [40_000])):
+            self.couriers.clear()
+            self.opened(features=features)
+            self.couriers[-1].data_received(DataReceived(1, b"x" * 40_000, False, True))
+            frames = [(f, p) for kind, f, p in self.sent() if kind == wire.DATA]
+            self.assertEqual(sizes, [len(payload) for _, payload in frames])
+            self.assertEqual([0] * (len(sizes) - 1) + [wire.EOF], [flags for flags, _ in frames])
 
     def test_input_and_events_pass_at_once(self) -> None:
         """DATA, end and events of the operator are written to the keeper as they come."""

@@ -130,8 +130,8 @@ class Peer:
             self._frames.extend(self._decoder.feed(data))
         return self._frames.pop(0)
 
-    def hello(self, purpose: str) -> dict[str, Any]:
-        self.send(wire.HELLO, {"proto": {"min": 1, "max": 1}, "purpose": purpose})
+    def hello(self, purpose: str, **fields: Any) -> dict[str, Any]:
+        self.send(wire.HELLO, {"proto": {"min": 1, "max": 1}, "purpose": purpose, **fields})
         kind, _, payload = self.frame() or (0, 0, b"")
         assert kind == wire.WELCOME, (kind, payload)
         welcome: dict[str, Any] = json.loads(payload)
@@ -173,9 +173,10 @@ class Control(Peer):
 class Stream(Peer):
     """A stream connection: the operator's end of one attachment."""
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket.socket, **hello: Any) -> None:
         super().__init__(sock)
-        self.hello("stream")
+        self.hello("stream", **hello)
+        self.largest = 0  # bytes of the largest DATA
         self.opened: dict[str, Any] = {}
         self.refused: dict[str, Any] | None = None
         self.consumed = self.limit = self.events = 0
@@ -253,6 +254,7 @@ class Stream(Peer):
                 self.stderr += payload
             else:
                 self.stdout += payload if len(self.stdout) < self.keep else b""
+            self.largest = max(self.largest, len(payload))
             self.consumed += len(payload)
             assert self.consumed <= self.limit, "sent beyond the limit"
             self.ended = self.ended or bool(flags & wire.EOF)

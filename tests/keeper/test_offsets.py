@@ -183,6 +183,21 @@ class OutgoingTests(SynchronousTestCase):
         self.assertEqual(got, want)
 
 
+class LargeFrameTests(SynchronousTestCase):
+    def test_as_large_as_the_peer_takes(self) -> None:
+        """Output comes in frames as large as the peer says that it takes (K11)."""
+        for largest, sizes in (
+            (wire.MAX_PAYLOAD, [16376, 16376, 16376, 872]),
+            (wire.MAX_DATA, [50_000]),
+        ):
+            out = Outgoing()
+            out.resume(0, BIG, 0)
+            out.largest = largest
+            out.add(0, bytes(50_000))
+            frames = list(wire.Decoder().feed(b"".join(iter(out.take, None))))
+            self.assertEqual([len(payload) for _, _, payload in frames], sizes)
+
+
 class Sink:
     """Takes `room` bytes, then blocks."""
 
@@ -190,7 +205,8 @@ class Sink:
         self.room = room
         self.taken = b""
 
-    def __call__(self, data: bytes) -> int:
+    def __call__(self, pieces: list[bytes]) -> int:
+        data = b"".join(pieces)
         count = min(self.room, len(data))
         if not count:
             raise BlockingIOError
@@ -207,6 +223,21 @@ class IncomingTests(SynchronousTestCase):
         self.assertRaises(BlockingIOError, into.write_to, sink)
         self.assertEqual((into.consumed, into.received, sink.taken), (3, 5, b"abc"))
         self.assertTrue(into.waiting)
+
+    def test_pieces_are_written_together(self) -> None:
+        """What was taken may end anywhere, also within a later piece (K22)."""
+        for room in range(1, 30):
+            into, sink = Incoming(), Sink(room)
+            for piece in (b"abc", b"d", b"efgh", *([b"xy"] * 20)):
+                into.accept(piece, False)
+            want = b"abcdefgh" + b"xy" * 20
+            with self.assertRaises(BlockingIOError):
+                into.write_to(sink)
+            self.assertEqual((into.consumed, sink.taken), (room, want[:room]))
+            sink.room = 99
+            into.write_to(sink)
+            self.assertEqual((into.consumed, sink.taken), (len(want), want))
+            self.assertFalse(into.waiting)
 
     def test_overrun(self) -> None:
         """One byte beyond the limit is an error; the limit itself is not."""
@@ -259,9 +290,25 @@ class WireTests(SynchronousTestCase):
         frames = [f for i in range(len(data)) for f in decoder.feed(data[i : i + 1])]
         self.assertEqual(frames, [(wire.DATA, 2, b"abc"), (wire.LIMIT, 0, bytes(24))])
 
+    def test_cut_anywhere(self) -> None:
+        """Frames survive being cut into three reads anywhere, large ones too (K11)."""
+        frames = [(wire.DATA, 0, b"a" * wire.MAX_DATA), (wire.LIMIT, 0, bytes(24))] * 2
+        data = b"".join(wire.encode(kind, payload, flags) for kind, flags, payload in frames)
+        whole = wire.HEADER.size + wire.MAX_DATA
+        for first in (0, 1, 7, 8, 9, whole - 1, whole, whole + 1, whole + 32, whole + 33):
+            for second in (first, first + 1, 2 * whole, len(data) - 1, len(data)):
+                decoder = wire.Decoder()
+                reads = (data[:first], data[first:second], data[second:])
+                self.assertEqual([f for read in reads for f in decoder.feed(read)], frames)
+
     def test_malformed(self) -> None:
         """Unknown types, long payloads and stream numbers are refused; 0x80 excuses (K11)."""
-        for fields in ((99, 0, 0, 0), (wire.DATA, 0, 16377, 0), (wire.DATA, 0, 0, 1)):
+        for fields in (
+            (99, 0, 0, 0),
+            (wire.EVENT, 0, 16377, 0),
+            (wire.DATA, 0, 65505, 0),
+            (wire.DATA, 0, 0, 1),
+        ):
             with self.assertRaises(WireError):
                 list(wire.Decoder().feed(struct.pack(">BBHI", *fields)))
         self.assertEqual(list(wire.Decoder().feed(struct.pack(">BBHI", 99, 0x80, 0, 0))), [])

@@ -65,6 +65,26 @@ class ByteTests(KeeperCase):
         self.assertEqual(stream.finish()["status"], "ok")
         self.assertEqual(stream.stdout, bytes(range(256)))
 
+    def test_large_frames(self) -> None:
+        """Who says that he takes large frames gets them; all may send them (K11)."""
+        data = os.urandom(600_000)
+        for large in (True, False, None, 1):
+            self.session = os.urandom(16)
+            hello = {} if large is None else {"large": large}
+            stream = Stream(self.keeper.connect(), **hello)
+            stream.open(self.session, line=f"head -c {len(data)}; sleep 0.1")
+            got = 0
+            for at in range(0, len(data), wire.MAX_DATA):
+                stream.send(wire.DATA, data[at : at + wire.MAX_DATA])
+                got = min(len(data), at + wire.MAX_DATA)
+                while stream.consumed < got - 4 * wire.MAX_DATA // 2 and stream.step():
+                    stream.tell()
+            stream.send(wire.DATA, b"", wire.EOF)
+            stream.finish()
+            self.assertEqual(data, stream.stdout)
+            if large is not True:
+                self.assertLessEqual(stream.largest, wire.MAX_PAYLOAD)
+
     def test_immediate_end(self) -> None:
         """Input that ends at once ends cat."""
         stream = self.keeper.open(self.session, "cat")

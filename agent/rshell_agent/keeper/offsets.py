@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from itertools import islice
 
 from rshell_agent.keeper import constants as c
 from rshell_agent.keeper import wire
@@ -11,6 +12,7 @@ from rshell_agent.keeper.wire import Map, WireError
 
 __all__ = ["Incoming", "Outgoing", "Piece", "cut", "join"]
 
+_VECTORS = 16  # pieces of input written at once: a window of the link's frames
 _SMALL = 4096  # pieces up to this are joined, so that keystrokes do not cost an object each
 
 Piece = tuple[int, bytes]  # flags, data
@@ -47,6 +49,7 @@ class Outgoing:
     """
 
     def __init__(self, history: int = 0) -> None:
+        self.largest = wire.MAX_PAYLOAD  # bytes of one DATA to who is attached
         self._history: deque[Piece] = deque()  # [base - _remembered, base)
         self._remembered, self._memory = 0, history
         self.base = self.sent = self.end = self.limit = 0
@@ -131,7 +134,7 @@ class Outgoing:
             return wire.encode_map(wire.EVENT, {"seq": self._seq, "at": at, **fields})
         if self._waiting:
             stop = min(self.limit, self._events[0][0]) if self._events else self.limit
-            count = min(stop - self.sent, wire.MAX_PAYLOAD)
+            count = min(stop - self.sent, self.largest)
             if count <= 0:
                 return None
             flags, data = self._waiting.popleft()
@@ -232,16 +235,15 @@ class Incoming:
         elif data:
             self._pieces.append(data)
 
-    def write_to(self, write: Callable[[bytes], int]) -> None:
+    def write_to(self, write: Callable[[list[bytes]], int]) -> None:
         """Pass on what is here; what `write` raises stops it, nothing is lost."""
         while self._pieces:
-            data = self._pieces[0]
-            count = write(data)
+            count = write(list(islice(self._pieces, _VECTORS)))
             self.consumed += count
-            if count < len(data):
-                self._pieces[0] = data[count:]
-            else:
-                self._pieces.popleft()
+            while self._pieces and count >= len(self._pieces[0]):
+                count -= len(self._pieces.popleft())
+            if count:
+                self._pieces[0] = self._pieces[0][count:]
 
     def close(self) -> None:
         """The process reads no more: what is here and what comes counts as consumed."""

@@ -20,6 +20,8 @@ from rshell_agent.keeper.wire import Map, Refused, WireError
 
 __all__ = ["Connection", "Server"]
 
+_READ_BYTES = 4 * (wire.HEADER.size + wire.MAX_PAYLOAD)  # what an agent reads of its link at once
+
 
 class Connection:
     """One accepted connection; it owns its socket. Sessions use `send`, `flush`, `close`."""
@@ -33,6 +35,7 @@ class Connection:
         self._closed = self._closing = False
         self._session: Session | Viewer | None = None
         self.purpose = ""
+        self.largest = wire.MAX_PAYLOAD  # bytes of DATA that the peer takes in one frame
         self._deadline = self._loop.after(server.times.hello, self._too_slow)
         self._loop.watch(sock.fileno(), self._ready, loops.READ)
 
@@ -121,7 +124,7 @@ class Connection:
         if self._over() or self.pending >= c.READ_PAUSE:
             return
         try:
-            data = self._socket.recv(65536)
+            data = self._socket.recv(_READ_BYTES)
         except BlockingIOError:
             return
         except OSError:
@@ -161,6 +164,8 @@ class Connection:
             raise WireError("purpose: neither control nor stream")
         if self.purpose == "control":
             self._deadline.cancel()
+        if body.get(wire.LARGE) is True:
+            self.largest = wire.MAX_DATA
         self.send(wire.encode_map(wire.WELCOME, {"proto": 1, **self._server.identity()}))
         self.flush()
 
@@ -247,7 +252,7 @@ class Server:
             "uptime_ms": uptime,
             "version": version,
             # an older keeper would take a viewer's OPEN for an attach, and run without a guard
-            "features": ["view", "confirm", "touched"],
+            "features": ["view", "confirm", "touched", wire.LARGE],
         }
 
     def answer(self, call: Map) -> list[Map]:

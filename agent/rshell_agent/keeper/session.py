@@ -91,6 +91,7 @@ class Session:
             self._cancel(name)
         self.into.rewind()
         gap = self.out.resume(opening.consumed, opening.limit, opening.events)
+        self.out.largest = connection.largest
         anew = opening.resumes and not opening.consumed  # another terminal than before
         self._stale = existed and (gap > 0 or anew)
         consumed, limit, events = self.into.tell()
@@ -254,7 +255,7 @@ class Session:
             self._announce()
             return
         try:
-            self.into.write_to(lambda data: os.write(fd, data))
+            self.into.write_to(lambda pieces: os.writev(fd, pieces))
             if self.into.waiting:
                 if self.process.terminal:
                     os.write(fd, b"\x04")  # VEOF, as typed
@@ -330,11 +331,11 @@ class Session:
         if fd is None or self.state not in (RUNNING, DRAINING):
             return
         for _ in range(c.READS_PER_TURN):
-            room = wire.MAX_PAYLOAD if self._overwriting else self.out.room
+            room = wire.MAX_DATA if self._overwriting else self.out.room
             if room <= 0:
                 break
             try:
-                data = os.read(fd, min(room, wire.MAX_PAYLOAD))
+                data = os.read(fd, min(room, wire.MAX_DATA))
             except BlockingIOError:
                 self._unsettled.discard(fd)
                 break

@@ -20,6 +20,8 @@ TYPES = frozenset(
 )
 EOF, STDERR, URGENT, IGNORABLE = 0x01, 0x02, 0x04, 0x80
 MAX_PAYLOAD = 16376  # header and payload fill one TLS record on the link
+MAX_DATA = 4 * MAX_PAYLOAD  # of DATA, to a peer that says `large`: four of the link's frames
+LARGE = "large"  # what such a peer says: a keeper in WELCOME's features, an agent in HELLO
 HEADER = struct.Struct(">BBHI")
 OFFSETS = struct.Struct(">QQQ")
 
@@ -54,7 +56,11 @@ def encode_map(kind: int, value: Map, flags: int = 0) -> bytes:
 
 
 class Decoder:
-    """Cuts received bytes into frames."""
+    """Cuts received bytes into frames.
+
+    What is read is cut where it lies, and only what is left of it is kept: bulk comes in whole
+    frames, and would be copied twice otherwise.
+    """
 
     def __init__(self) -> None:
         self._buffer = bytearray()
@@ -65,25 +71,30 @@ class Decoder:
         Raises:
             WireError: a length, type or stream that no frame may have.
         """
-        buffer = self._buffer
-        buffer += data
-        start = 0
+        kept = self._buffer
+        if kept:
+            kept += data
+        source = kept or data
+        start, size = 0, len(source)
         try:
-            while len(buffer) - start >= HEADER.size:
-                kind, flags, length, stream = HEADER.unpack_from(buffer, start)
-                if length > MAX_PAYLOAD or stream:
+            while size - start >= HEADER.size:
+                kind, flags, length, stream = HEADER.unpack_from(source, start)
+                if length > (MAX_DATA if kind == DATA else MAX_PAYLOAD) or stream:
                     raise WireError("malformed frame")
                 if kind not in TYPES and not flags & IGNORABLE:
                     raise WireError(f"unknown frame type {kind}")
                 end = start + HEADER.size + length
-                if len(buffer) < end:
+                if size < end:
                     return
-                payload = bytes(memoryview(buffer)[start + HEADER.size : end])
+                payload = bytes(memoryview(source)[start + HEADER.size : end])
                 start = end
                 if kind in TYPES:
                     yield kind, flags, payload
         finally:
-            del buffer[:start]
+            if source is kept:
+                del kept[:start]
+            else:
+                kept += memoryview(source)[start:]
 
 
 def parse_map(payload: bytes) -> Map:

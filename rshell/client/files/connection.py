@@ -29,6 +29,7 @@ from rshell.client.files.frames import (
     REPLY,
     BadFrame,
     FrameReader,
+    frame_head,
     request_frame,
 )
 from rshell.client.files.pages import PageQueue, decoded_paths
@@ -36,15 +37,15 @@ from rshell.client.files.records import Entry, FilesError, Hello
 from rshell.client.outcomes import Outcome, describe_outcome
 from rshell.client.session import SessionReceiver
 from rshell.handlers.files import FilesRequest
-from rshell.link.core.constants import DEFAULT_WINDOW
+from rshell.link.core.constants import DEFAULT_WINDOW, MAX_PAYLOAD
 
 __all__ = ["MAX_UNANSWERED", "Exchange", "FilesConnection", "FilesSession", "Receiver"]
 
 #: Requests that may wait for their answer (FT3).
 MAX_UNANSWERED = 1000
 _MAX_ID = 2**32 - 1
-#: How much of a frame is written at once.
-WRITE_BYTES = 64 * 1024
+#: How much of a frame is written at once: four frames of the link, which then cut nothing.
+WRITE_BYTES = 4 * MAX_PAYLOAD
 #: What a worker says on standard error when it ends; more is not kept.
 MAX_COMPLAINT_BYTES = 2000
 
@@ -297,6 +298,17 @@ class FilesConnection:
             # A stream takes its records off the front of what was written: of small ones, cheaply.
             for start in range(0, len(data), WRITE_BYTES):
                 self.session.write(data[start : start + WRITE_BYTES])
+
+    def send_frame(self, kind: int, number: int, payload: bytes | bytearray) -> None:
+        """Send a frame of an upload, as `send` does, but copy its payload once."""
+        if self._error is not None:
+            return
+        head = frame_head(kind, number, len(payload))
+        view = memoryview(payload)
+        begun = WRITE_BYTES - len(head)
+        self.session.write(b"".join((head, view[:begun])))
+        for start in range(begun, len(view), WRITE_BYTES):
+            self.session.write(bytes(view[start : start + WRITE_BYTES]))
 
     async def writable(self) -> None:
         """Wait until the session takes more; what it holds is at most its window and one frame.

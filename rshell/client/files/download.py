@@ -18,7 +18,7 @@ from twisted.python.failure import Failure
 from rshell.client.files.arrivals import Arrival, Assembly, Outcome, land
 from rshell.client.files.delta import Signature, matches, worth_a_delta
 from rshell.client.files.device_end import DeviceEnd
-from rshell.client.files.frames import END_OUT
+from rshell.client.files.frames import DATA_OUT, END_OUT
 from rshell.client.files.landing import Landing
 from rshell.client.files.local import LocalFile
 from rshell.client.files.local_end import LocalEnd
@@ -35,6 +35,10 @@ __all__ = ["Download"]
 #: What arrived and is not written yet; above, the connection is paused.
 HIGH_BYTES = 4 * 1024 * 1024
 LOW_BYTES = 1024 * 1024
+#: Content of files is handed to the thread in lots, because a hop there and back costs as much as
+#: to hash 256 KiB; what is less waits for so long at most, and never behind the end of a file.
+LOT_BYTES = 1024 * 1024
+LOT_SECONDS = 0.05
 #: As the protocol has it.
 MAX_RANGES = 2000
 #: A device that describes a file in common with ours for less than this is not worth the ranges.
@@ -73,6 +77,11 @@ class Download:
         self._pending = Pending(state)
         self._queue: list[tuple[Arrival, int, Any]] = []
         self._queued = 0
+        #: Of the queue, what is not with the thread yet; and whether it is not to wait any longer.
+        self._held = 0
+        self._due = False
+        self._over = False
+        self._lot_timer: Any = None
         self._landing = False
         self._paused = False
         self._waiting_for_rate: Any = None
@@ -96,6 +105,8 @@ class Download:
             if self._waiting_for_rate is not None:
                 self._waiting_for_rate.cancel()
                 self._waiting_for_rate = None
+            self._over = True
+            self._stop_waiting()
             if self._paused:
                 # The next requests, of a second try, want their answers.
                 self._paused = False
@@ -267,10 +278,30 @@ class Download:
     def _enqueue(self, item: tuple[Arrival, int, Any], size: int) -> None:
         self._queue.append(item)
         self._queued += size
+        self._held += size
+        full = self._held >= LOT_BYTES
+        self._due = self._due or full or item[1] != DATA_OUT or self._over
         self._regulate()
         if not self._landing:
+            self._land_or_wait()
+
+    def _land_or_wait(self) -> None:
+        if self._due:
+            self._stop_waiting()
             self._landing = True
             Deferred.fromCoroutine(self._land_all()).addErrback(self._broke)
+        elif self._queue and self._lot_timer is None:
+            self._lot_timer = self._state.clock.callLater(LOT_SECONDS, self._waited)
+
+    def _stop_waiting(self) -> None:
+        timer, self._lot_timer = self._lot_timer, None
+        if timer is not None:
+            timer.cancel()
+
+    def _waited(self) -> None:
+        self._lot_timer = None
+        self._due = True
+        self._land_or_wait()
 
     def _broke(self, failure: Failure) -> None:
         self._landing = False
@@ -280,8 +311,9 @@ class Download:
         self._pending.fail(failure)
 
     async def _land_all(self) -> None:
-        while self._queue and not self._state.stopped:
+        while self._due and not self._state.stopped:
             queue, self._queue = self._queue, []
+            self._held, self._due = 0, False
             size = sum(len(value) for _, _, value in queue if isinstance(value, bytes))
             outcomes = await self._state.in_thread(land, self._local.folder, queue)
             self._queued -= size
@@ -292,6 +324,8 @@ class Download:
         rest, self._rest = self._rest, None
         if rest is not None:
             rest.callback(None)
+        elif not self._state.stopped:
+            self._land_or_wait()
 
     async def _at_rest(self) -> None:
         """Wait until no thread is at work on what arrived."""

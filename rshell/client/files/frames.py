@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections import deque
 from collections.abc import Iterator
 from typing import Any, Final
 
@@ -28,6 +29,7 @@ __all__ = [
     "FrameReader",
     "copy_frame",
     "frame",
+    "frame_head",
     "hole_frame",
     "map_frame",
     "request_frame",
@@ -53,6 +55,8 @@ MAX_PAYLOAD: Final = MAX_PLAIN + (1 << 16)
 HEADER_BYTES: Final = 9
 
 _HEADER = struct.Struct(">IBI")
+#: Pieces up to this are joined: a device that sends single bytes must not cost an object for each.
+_SMALL_BYTES: Final = 4096
 _FROM_DEVICE = frozenset({REPLY, DATA_OUT, HOLE_OUT, END_OUT, ERROR, NOTE})
 
 
@@ -69,6 +73,11 @@ def frame(kind: int, number: int, payload: bytes | bytearray | memoryview = b"")
         payload: At most `MAX_PAYLOAD` bytes.
     """
     return b"".join((_HEADER.pack(len(payload), kind, number), payload))
+
+
+def frame_head(kind: int, number: int, size: int) -> bytes:
+    """Return what comes before a payload of ``size`` bytes; see `frame`."""
+    return _HEADER.pack(size, kind, number)
 
 
 def map_frame(kind: int, number: int, value: dict[str, Any]) -> bytes:
@@ -93,14 +102,28 @@ def copy_frame(number: int, offset: int, length: int) -> bytes:
 
 
 class FrameReader:
-    """Cuts a device's bytes into frames; holds at most one that is not complete."""
+    """Cuts a device's bytes into frames; holds at most one that is not complete.
+
+    Bytes are kept as they came, and joined once, into the payload.
+    """
 
     def __init__(self) -> None:
-        self._buffer = bytearray()
+        self._pieces: deque[bytes] = deque()
+        self._at = 0  # bytes of the first piece that are in a frame
+        self._size = 0
+
+    @property
+    def waiting(self) -> int:
+        """Bytes that are in no frame yet."""
+        return self._size
 
     def feed(self, data: bytes) -> None:
         """Take bytes."""
-        self._buffer += data
+        self._size += len(data)
+        if self._pieces and len(self._pieces[-1]) + len(data) <= _SMALL_BYTES:
+            self._pieces[-1] += data
+        elif data:
+            self._pieces.append(data)
 
     def frames(self) -> Iterator[tuple[int, int, bytes]]:
         """Yield (type, id, payload) of what is complete; may be left and entered again.
@@ -108,15 +131,33 @@ class FrameReader:
         Raises:
             BadFrame: A length or type that this protocol does not have.
         """
-        buffer = self._buffer
-        while len(buffer) >= HEADER_BYTES:
-            length, kind, number = _HEADER.unpack_from(buffer)
+        while self._size >= HEADER_BYTES:
+            length, kind, number = _HEADER.unpack(self._head())
             if length > MAX_PAYLOAD or kind not in _FROM_DEVICE:
                 raise BadFrame(f"a frame of type {kind} and {length:,} bytes")
-            whole = HEADER_BYTES + length
-            if len(buffer) < whole:
+            if self._size < HEADER_BYTES + length:
                 return
-            with memoryview(buffer) as view:
-                payload = bytes(view[HEADER_BYTES:whole])
-            del buffer[:whole]
-            yield kind, number, payload
+            self._take(HEADER_BYTES)
+            yield kind, number, self._take(length)
+
+    def _head(self) -> bytes:
+        first = self._pieces[0][self._at : self._at + HEADER_BYTES]
+        if len(first) < HEADER_BYTES:  # it is cut
+            self._pieces = deque([b"".join(self._pieces)[self._at :]])
+            self._at = 0
+            first = self._pieces[0][:HEADER_BYTES]
+        return first
+
+    def _take(self, size: int) -> bytes:
+        """Return the next bytes, of which there are as many."""
+        parts: list[memoryview] = []
+        self._size -= size
+        while size:
+            part = memoryview(self._pieces[0])[self._at : self._at + size]
+            parts.append(part)
+            size -= len(part)
+            self._at += len(part)
+            if self._at == len(self._pieces[0]):
+                self._pieces.popleft()
+                self._at = 0
+        return b"".join(parts)

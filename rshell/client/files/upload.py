@@ -8,7 +8,7 @@ earlier copy left there (a part file), and what the file that will be replaced h
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -20,7 +20,7 @@ from twisted.python.failure import Failure
 from rshell.client.files.compression import Compression
 from rshell.client.files.delta import MIN_DELTA_BYTES, Signature, worth_a_delta
 from rshell.client.files.device_end import DeviceEnd, Present
-from rshell.client.files.frames import ABORT, END, frame
+from rshell.client.files.frames import ABORT, END, HEADER_BYTES, frame
 from rshell.client.files.local import LocalFile, Piece, local_error
 from rshell.client.files.local_end import LocalEnd, open_source
 from rshell.client.files.naming import part_name, transfer_id
@@ -28,14 +28,17 @@ from rshell.client.files.pending import Pending
 from rshell.client.files.plan import Step
 from rshell.client.files.records import Entry, FilesError
 from rshell.client.files.signatures import fetch_signature
-from rshell.client.files.state import CopyState, next_of, stepped
+from rshell.client.files.state import CopyState, stepped
+from rshell.link.core.constants import MAX_PAYLOAD
 
 __all__ = ["LARGE_BYTES", "Upload", "put_fields", "wants_another_try"]
 
 #: A file from this size on is read while it is sent, and asked about first.
 LARGE_BYTES = 256 * 1024
-#: What is read, packed and sent at once: a hop to a thread and back costs nothing beside it.
-PIECE_BYTES = 256 * 1024
+#: What is packed and sent at once: with its header and first byte it fills 16 frames of the link.
+PIECE_BYTES = 16 * MAX_PAYLOAD - HEADER_BYTES - 1
+#: What is read ahead at once: a hop to a thread and back costs as much as to hash 256 KiB.
+AHEAD_BYTES = 1024 * 1024
 #: What one lot of small files may have together: it is in memory twice.
 LOT_BYTES = 1024 * 1024
 LOT_FILES = 200
@@ -262,17 +265,18 @@ class Upload:
         signature: Signature | None,
     ) -> None:
         pieces = file.pieces(self._packing(), self._piece_bytes, start=start, signature=signature)
-        ahead = self._state.in_thread(next_of, pieces)
+        ahead = self._state.in_thread(_some_of, pieces)
         sending: _Sending | None = None
         try:
             await self._room(0)
             sending = self._begin(step, fields)
             sending.plain = start
             while got := await ahead:
-                ahead = self._state.in_thread(next_of, pieces)
-                await self._send(sending, got[0])
-                if sending.answered:
-                    return  # it failed there, and was told
+                ahead = self._state.in_thread(_some_of, pieces)
+                for piece in got:
+                    await self._send(sending, piece)
+                    if sending.answered:
+                        return  # it failed there, and was told
             if file.changed and not self._accepts(file):
                 raise FilesError("changed", "it changed while it was read", step.source)
             self._end(sending, file.digest, file.entry.size)
@@ -359,7 +363,7 @@ class Upload:
         await self._room(len(piece.payload))
         if sending.answered:
             return
-        self._connection.send(frame(piece.kind, sending.id, piece.payload))
+        self._connection.send_frame(piece.kind, sending.id, piece.payload)
         sending.sent += len(piece.payload)
         sending.plain += piece.plain
         self._state.progress.bytes_sent += len(piece.payload)
@@ -394,3 +398,15 @@ class Upload:
             self.again.append(step)
         if not wants_another_try(error) or self._state.last_try:
             self._state.failed(step, error, 0 if sending is None else sending.sent)
+
+
+def _some_of(pieces: Iterator[Piece]) -> list[Piece]:
+    """Return the next pieces, up to `AHEAD_BYTES` of the file, or nothing at the end."""
+    found: list[Piece] = []
+    size = 0
+    for piece in pieces:
+        found.append(piece)
+        size += piece.plain
+        if size + piece.plain > AHEAD_BYTES:
+            break
+    return found

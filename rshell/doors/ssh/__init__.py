@@ -11,6 +11,7 @@
     penalties.py       which sources wait before they may try again
     host_key.py        the gateway's own key
     transport.py       twisted.conch's transport, hardened
+    packets.py         its packets, on and off the wire
     authentication.py  ``ssh-userauth``: publickey and nothing else
     logins.py          whom a key or certificate lets in, and within which limits
     connection.py      ``ssh-connection``: opens channels, and moves their windows

@@ -28,8 +28,8 @@ __all__ = ["DoorChannel"]
 LOCAL_WINDOW = 1024 * 1024
 #: OpenSSH's own.
 MAX_PACKET = 32 * 1024
-#: Credit is told in steps: each costs a packet.
-CREDIT_STEP = 64 * 1024
+#: Credit is told in steps: each costs a packet.  An eighth of the window keeps a client going.
+CREDIT_STEP = 128 * 1024
 
 
 @implementer(IPushProducer)
@@ -64,6 +64,8 @@ class DoorChannel:
         self._packet = MAX_PACKET
         self._session: DoorSession | None = None
         self._queue: deque[tuple[bytes, bool]] = deque()
+        #: Bytes of the queue's first that were sent.
+        self._sent = 0
         self._held = False
         self._output_ends = self._output_ended = False
         #: Whether the client's CLOSE waits for ours.
@@ -167,13 +169,16 @@ class DoorChannel:
         transport = self._connection.transport
         while self._queue and self.remote_window > 0 and not transport.blocked:
             data, stderr = self._queue[0]
-            size = min(len(data), self.remote_window, self._packet)
-            if size < len(data):
-                self._queue[0] = (data[size:], stderr)
+            begin = self._sent
+            size = min(len(data) - begin, self.remote_window, self._packet)
+            if begin + size < len(data):
+                self._sent = begin + size
             else:
+                self._sent = 0
                 self._queue.popleft()
             self.remote_window -= size
-            self._connection.send_data(self, data[:size], stderr=stderr)
+            part = memoryview(data)[begin : begin + size]
+            self._connection.send_data(self, part, stderr=stderr)
         if self._queue or self.closed:
             return
         if self._output_ends and not self._output_ended:
@@ -229,6 +234,7 @@ class DoorChannel:
             return False
         self._session = None
         self._queue.clear()
+        self._sent = 0
         if not self.closed:
             self.closed = True
             self._connection.send_close(self)
@@ -244,6 +250,7 @@ class DoorChannel:
         session, self._session = self._session, None
         self.closed = True
         self._queue.clear()
+        self._sent = 0
         if session is None:
             return
         if on_purpose or not self.survives:

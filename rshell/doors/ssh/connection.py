@@ -296,11 +296,13 @@ class Connection(SSHService):
 
     # -- what channels send ----------------------------------------------------------------------
 
-    def _send(self, kind: int, channel: DoorChannel, *numbers: int, data: bytes = b"") -> None:
+    def _send(
+        self, kind: int, channel: DoorChannel, *numbers: int, data: bytes | memoryview = b""
+    ) -> None:
         head = struct.pack(f">{1 + len(numbers)}L", channel.remote_id, *numbers)
-        self.transport.sendPacket(kind, head + data)
+        self.transport.sendPacket(kind, b"".join((head, data)))
 
-    def send_data(self, channel: DoorChannel, data: bytes, *, stderr: bool) -> None:
+    def send_data(self, channel: DoorChannel, data: bytes | memoryview, *, stderr: bool) -> None:
         """Send bytes for which there is room."""
         if stderr:
             self._send(_EXTENDED_DATA, channel, 1, len(data), data=data)

@@ -23,7 +23,6 @@ from twisted.conch.ssh.transport import (
     DISCONNECT_PROTOCOL_ERROR,
     DISCONNECT_SERVICE_NOT_AVAILABLE,
     MSG_SERVICE_ACCEPT,
-    SSHServerTransport,
 )
 from twisted.internet.interfaces import IPushProducer
 from twisted.internet.protocol import connectionDone
@@ -33,6 +32,7 @@ from zope.interface import implementer
 
 from rshell.access.printable import printable
 from rshell.doors.ssh.metrics import SshMetrics
+from rshell.doors.ssh.packets import PacketTransport
 from rshell.doors.ssh.wire import BadPacket, Fields
 from rshell.identity.ssh_keys import SIGNATURE_ALGORITHMS
 from rshell.link.clock import TimerWheel, WheelTimer
@@ -125,7 +125,7 @@ class TransportOwner(Protocol):
 
 
 @implementer(IPushProducer)
-class SshTransport(SSHServerTransport):
+class SshTransport(PacketTransport):
     """One SSH connection.
 
     Args:
@@ -218,7 +218,7 @@ class SshTransport(SSHServerTransport):
             if not self.gotVersion:
                 data = self._take_version(data)
             if self.gotVersion:
-                super().dataReceived(data)  # type: ignore[no-untyped-call]  # untyped in Twisted
+                self.packets_received(data)
         except (struct.error, IndexError, ValueError, OverflowError, TypeError) as error:
             # What conch's own parsing, and the libraries below it, make of malformed packets.
             self.broken(str(error) if isinstance(error, BadPacket) else "a malformed packet")
@@ -237,7 +237,7 @@ class SshTransport(SSHServerTransport):
         Raises:
             BadPacket: The line is no version, or not one of SSH 2.
         """
-        seen: bytes = self.buf + data
+        seen = bytes(self.buf) + data
         end = seen.find(b"\n", 0, MAX_VERSION_BYTES)
         if end < 0:
             if len(seen) >= MAX_VERSION_BYTES or not seen.startswith(b"SSH-"[: len(seen)]):
@@ -351,7 +351,7 @@ class SshTransport(SSHServerTransport):
     def sendPacket(self, messageType: int, payload: bytes) -> None:
         if self._lost:
             return
-        super().sendPacket(messageType, payload)  # type: ignore[no-untyped-call]  # untyped
+        super().sendPacket(messageType, payload)
         if self._full and messageType not in (_CHANNEL_DATA, _CHANNEL_EXTENDED_DATA):
             self._unread += len(payload)
             if self._unread > MAX_UNREAD_ANSWERS:

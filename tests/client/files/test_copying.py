@@ -6,7 +6,6 @@ import os
 import random
 import stat
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +44,7 @@ class CopyCase(TestCase):
         self.results: list[FileResult] = []
         self.connections: list[FilesConnection] = []
         self.worker: dict[str, Any] = {}
+        self.hops = 0  # to threads
 
     async def connect(self, device: str) -> FilesConnection:
         home = {"pump-1": self.one, "pump-2": self.two}[device]
@@ -61,7 +61,12 @@ class CopyCase(TestCase):
         return Place(None, os.fsencode(self.here / text) + slash.encode())
 
     def copying(self, sources: Sequence[str], target: str, **options: Any) -> Copy:
-        in_thread = partial(deferToThreadPool, reactor, reactor.getThreadPool())
+        pool = reactor.getThreadPool()
+
+        def in_thread(function: Any, *args: Any, **kwargs: Any) -> Any:
+            self.hops += 1
+            return deferToThreadPool(reactor, pool, function, *args, **kwargs)
+
         return Copy(
             reactor,
             in_thread,
@@ -105,6 +110,18 @@ class CopyCase(TestCase):
 
     def no_parts(self) -> None:
         self.assertEqual([], list(self.base.rglob(".rshell-*")))
+
+
+class HopTests(CopyCase):
+    async def test_reading_ahead(self) -> None:
+        """To read a large file costs a hop to a thread for a MiB, not for each piece."""
+        (self.here / "small").write_bytes(os.urandom(MIB))
+        await self.good("small", "1:small")
+        small, self.hops = self.hops, 0
+        (self.here / "large").write_bytes(os.urandom(13 * MIB))
+        await self.good("large", "1:large")
+        self.assertLessEqual(self.hops, small + 14)
+        self.assertEqual((self.here / "large").read_bytes(), (self.one / "large").read_bytes())
 
 
 def tree(folder: Path) -> dict[str, object]:

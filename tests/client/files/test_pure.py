@@ -18,6 +18,14 @@ from rshell.client.files.compression import (
     negotiate,
     unpack,
 )
+from rshell.client.files.frames import (
+    DATA_OUT,
+    END_OUT,
+    MAX_PAYLOAD,
+    BadFrame,
+    FrameReader,
+    frame,
+)
 from rshell.client.files.limit import BURST_SECONDS, MIN_PIECE_BYTES, RateLimit
 from rshell.client.files.naming import (
     PART_NAME,
@@ -30,6 +38,47 @@ from rshell.client.files.naming import (
     shown,
     transfer_id,
 )
+
+
+class FrameTests(SynchronousTestCase):
+    def test_cut(self) -> None:
+        """Frames come out as they went in, however they are cut."""
+        sent = [(END_OUT, 7, b""), (DATA_OUT, 8, os.urandom(70_000)), (END_OUT, 9, b"{}")] * 3
+        data = b"".join(frame(*one) for one in sent)
+        for size in (1, 7, 9, 4096, 16_376, 65_504, len(data)):
+            reader = FrameReader()
+            got = []
+            for at in range(0, len(data), size):
+                reader.feed(data[at : at + size])
+                got += list(reader.frames())
+            self.assertEqual(sent, got)
+            self.assertEqual(0, reader.waiting)
+
+    def test_left_and_entered_again(self) -> None:
+        """Who stops after a frame gets the next one later."""
+        reader = FrameReader()
+        reader.feed(frame(DATA_OUT, 1, b"one") + frame(DATA_OUT, 2, b"two"))
+        self.assertEqual((DATA_OUT, 1, b"one"), next(iter(reader.frames())))
+        self.assertEqual([(DATA_OUT, 2, b"two")], list(reader.frames()))
+
+    def test_single_bytes(self) -> None:
+        """A device that sends a block in single bytes costs no object for each."""
+        reader = FrameReader()
+        block = frame(DATA_OUT, 1, bytes(40_000))
+        for at in range(len(block) - 1):
+            reader.feed(block[at : at + 1])
+        self.assertEqual([], list(reader.frames()))
+        self.assertLess(len(reader._pieces), 12)
+
+    def test_no_frame(self) -> None:
+        """A length or type that there is not is refused as soon as it is here."""
+        for bad in (
+            frame(1, 1),
+            (MAX_PAYLOAD + 1).to_bytes(4, "big") + bytes([DATA_OUT, 0, 0, 0, 1]),
+        ):
+            reader = FrameReader()
+            reader.feed(bad)
+            self.assertRaises(BadFrame, list, reader.frames())
 
 
 class RateTests(SynchronousTestCase):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import struct
+from collections import deque
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -41,12 +42,14 @@ MAX_PLAIN = 1 << 20
 MAX_PAYLOAD = MAX_PLAIN + (1 << 16)
 #: The longest request is a list of 2,000 ranges.
 MAX_MAP = 1 << 16
-#: As much as a pipe may hold.
-READ_BYTES = 1 << 18
+#: A larger read would cost more for its memory than it spares of system calls.
+READ_BYTES = 1 << 16
 #: Answers are collected up to this, or until there is nothing left to do.
 COLLECT_BYTES = 1 << 16
 
 _HEADER = struct.Struct(">IBI")
+#: Pieces up to this are joined: a client that sends single bytes must not cost an object for each.
+_SMALL_BYTES = 4096
 _MAPS = frozenset({REQUEST, END, ABORT})
 _FROM_CLIENT = frozenset({REQUEST, DATA, HOLE, COPY, END, ABORT})
 
@@ -76,7 +79,10 @@ class Input:
         self.before_wait: Callable[[], None] = lambda: None
         self._read = read
         self._ready = ready
-        self._buffer = bytearray()
+        #: What was read and is in no frame yet, as it came: a block is joined once.
+        self._pieces: deque[bytes] = deque()
+        self._at = 0  # bytes of the first piece that are in a frame
+        self._size = 0
 
     def next(self) -> Frame | None:
         """Return the next frame, None at a clean end.
@@ -86,7 +92,7 @@ class Input:
         """
         if not self._fill(_HEADER.size):
             return None
-        length, kind, number = _HEADER.unpack_from(self._buffer)
+        length, kind, number = _HEADER.unpack(self._head())
         if kind not in _FROM_CLIENT:
             raise Violation(f"a frame of the unknown type {kind}")
         if length > (MAX_MAP if kind in _MAPS else MAX_PAYLOAD):
@@ -94,22 +100,46 @@ class Input:
         whole = _HEADER.size + length
         if not self._fill(whole):
             raise Violation("the input ends within a frame")
-        with memoryview(self._buffer) as view:
-            payload = bytes(view[_HEADER.size : whole])
-        del self._buffer[:whole]
-        return Frame(kind, number, payload)
+        self._take(_HEADER.size)
+        return Frame(kind, number, self._take(length))
+
+    def _head(self) -> bytes:
+        first = self._pieces[0][self._at : self._at + _HEADER.size]
+        if len(first) < _HEADER.size:  # it is cut
+            self._pieces = deque([b"".join(self._pieces)[self._at :]])
+            self._at = 0
+            first = self._pieces[0][: _HEADER.size]
+        return first
+
+    def _take(self, size: int) -> bytes:
+        """Return the next bytes, of which there are as many."""
+        parts: list[memoryview] = []
+        self._size -= size
+        while size:
+            part = memoryview(self._pieces[0])[self._at : self._at + size]
+            parts.append(part)
+            size -= len(part)
+            self._at += len(part)
+            if self._at == len(self._pieces[0]):
+                self._pieces.popleft()
+                self._at = 0
+        return b"".join(parts)
 
     def _fill(self, size: int) -> bool:
-        """Wait until the buffer holds `size` bytes; False if the input has ended with nothing."""
-        while len(self._buffer) < size:
+        """Wait until there are `size` bytes; False if the input has ended with nothing."""
+        while self._size < size:
             if not self._ready():
                 self.before_wait()
             got = self._read(READ_BYTES)
             if not got:
-                if self._buffer:
+                if self._size:
                     raise Violation("the input ends within a frame")
                 return False
-            self._buffer += got
+            self._size += len(got)
+            if self._pieces and len(self._pieces[-1]) + len(got) <= _SMALL_BYTES:
+                self._pieces[-1] += got
+            else:
+                self._pieces.append(got)
         return True
 
 

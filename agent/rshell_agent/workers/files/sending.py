@@ -17,8 +17,9 @@ from rshell_agent.workers.files.frames import OUT_DATA, OUT_END, OUT_HOLE, Map
 
 __all__ = ["BLOCK_BYTES", "Digest", "Source", "Stream"]
 
-#: What is read, hashed and sent at a time.
-BLOCK_BYTES = 1 << 18
+#: What is read, hashed and sent at a time: with its header and first byte it fills 16 frames of
+#: the link, so that none of them is cut on its way.
+BLOCK_BYTES = 16 * 16_376 - 10
 #: So many zeros take a while to hash: the client need not wait for it to know of them.
 LONG_HOLE_BYTES = 16 << 20
 _ZEROS = bytes(1 << 18)
