@@ -37,6 +37,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from rshell.link.kernel import unsent_bytes
+from rshell.link.tls_memory import give_back_buffers
 
 __all__ = ["TlsWire", "TlsWireFactory"]
 
@@ -46,6 +47,8 @@ _PLAIN_RECORD: Final = 16_384
 _WIRE_RECORD: Final = _PLAIN_RECORD + 512
 #: What may be written before the handshake is complete; links write nothing then.
 _EARLY_BYTES: Final = 1024 * 1024
+#: OpenSSL's queues may stay as large as this: heartbeats and keystrokes are smaller.
+_SMALL_BYTES: Final = 512
 
 
 @implementer(ISystemHandle, ITransport, IConsumer, IPushProducer)
@@ -78,6 +81,8 @@ class TlsWire(Protocol):
         self._aborted = False
         self._reason: Failure | None = None
         self._early: list[bytes] = []
+        #: Whether OpenSSL's queues have grown: the handshake alone makes them.
+        self._grown = True
 
     # -- IProtocol: from TCP -------------------------------------------------------------------
 
@@ -95,13 +100,15 @@ class TlsWire(Protocol):
         if tls is None or self._over or self._aborted:
             return
         tls.bio_write(data)
-        if not self._shaken:
+        self._grown = self._grown or len(data) > _SMALL_BYTES
+        fresh = not self._shaken
+        if fresh:
             self._shake_hands()
             if not self._shaken:
                 return
         if self._early:
             self._write_early()
-        self._receive(tls)
+        self._receive(tls, fresh=fresh)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self._socket = None
@@ -132,12 +139,19 @@ class TlsWire(Protocol):
             self._ended(tls, Failure())
         else:
             self._shaken = True
-            self._flush_tls(tls)
+            if self._factory.client:
+                self._flush_tls(tls)
             if IHandshakeListener.providedBy(self._inner):
                 self._inner.handshakeCompleted()
 
-    def _receive(self, tls: SSL.Connection) -> None:
-        """Decrypt all there is, deliver it once, then act on how it ended."""
+    def _receive(self, tls: SSL.Connection, *, fresh: bool = False) -> None:
+        """Decrypt all there is, deliver it once, then act on how it ended.
+
+        Args:
+            fresh: The handshake has just been completed.  What a server has to say then are
+                tickets that nobody uses: they go with what is written first, instead of in a
+                packet of their own that wakes the peer for nothing.
+        """
         parts: list[bytes] = []
         failure: Failure | None = None
         goodbye = False
@@ -161,8 +175,13 @@ class TlsWire(Protocol):
             self._ended(tls, None)
         elif failure is not None:
             self._ended(tls, failure)
-        else:
+        elif not fresh or self._factory.client:
             self._flush_tls(tls)  # a KeyUpdate is answered by reading
+
+    def idle(self) -> None:
+        """Give back memory: whoever speaks inside expects to be silent for a while."""
+        if self._grown and self._tls is not None and not (self._over or self._early):
+            self._grown = not give_back_buffers(self._tls)
 
     # -- the end -------------------------------------------------------------------------------
 
@@ -215,6 +234,10 @@ class TlsWire(Protocol):
             producer.stopProducing()
         transport.loseConnection()
 
+    def hand_over(self, inner: Any) -> None:
+        """Let ``inner``, whose transport this is already, be told all from now on."""
+        self._inner = inner
+
     # -- ITransport: to TCP --------------------------------------------------------------------
 
     def write(self, data: bytes) -> None:
@@ -233,6 +256,7 @@ class TlsWire(Protocol):
         if self._early or not self._shaken:
             self._keep(data)
             return
+        self._grown = self._grown or len(data) > _SMALL_BYTES
         parts: list[bytes] = []
         sent = 0
         view = memoryview(data)
@@ -429,6 +453,7 @@ class TlsWireFactory(Factory):
         unsent: Tells how much the kernel holds of a socket that it has not sent.
 
     Attributes:
+        client: As given.
         unsent: As given.
         protocol: Builds a wire, from this factory and what speaks inside.
     """
@@ -446,7 +471,7 @@ class TlsWireFactory(Factory):
     ) -> None:
         self.unsent = unsent
         self._creator = creator
-        self._client = client
+        self.client = client
         self._inner = inner
 
     def doStart(self) -> None:
@@ -464,7 +489,7 @@ class TlsWireFactory(Factory):
     def new_connection(self, wire: TlsWire) -> SSL.Connection:
         """Return a new OpenSSL connection over memory."""
         connection: SSL.Connection
-        if self._client:
+        if self.client:
             connection = self._creator.clientConnectionForTLS(wire)
             connection.set_connect_state()
         else:

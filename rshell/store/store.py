@@ -32,6 +32,7 @@ from rshell.store.errors import StoreUnavailable
 from rshell.store.facts import DeviceFacts
 from rshell.store.flight import FlightRow
 from rshell.store.joining_calls import JoiningCalls
+from rshell.store.lookups import KeyLookups
 from rshell.store.recording_calls import RecordingCalls
 from rshell.store.records import (
     AuditEnd,
@@ -81,6 +82,7 @@ class Store(JoiningCalls, RecordingCalls, SshKeyCalls):
         self._now = now
         self._writer = GroupWriter(writer_engine, path, threads)
         self._reads = 0
+        self._keys = KeyLookups(lambda spkis: self._read(devices.devices_by_spki, spkis))
         self._closed: Deferred[None] | None = None
         self._reads_done: list[Deferred[None]] = []
 
@@ -169,7 +171,7 @@ class Store(JoiningCalls, RecordingCalls, SshKeyCalls):
 
     def device_by_spki(self, spki: bytes) -> Deferred[DeviceKey | None]:
         """Return who registered a key; ask the result's ``refusal(now)`` before admitting."""
-        return self._read(devices.device_by_spki, spki)
+        return self._keys.find(spki)
 
     def device(self, name_or_id: str) -> Deferred[Device | None]:
         """Return the device of that id (also revoked), or the active one of that name."""

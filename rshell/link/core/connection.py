@@ -102,22 +102,6 @@ class LinkConnection:
         self.traffic = self._outgoing.traffic
         self._failure_told = False
         self._ping_outstanding: bytes | None = None
-        self._handlers: dict[int, Callable[[Frame, float], LinkEvent | None]] = {
-            FrameType.HELLO: self._hello,
-            FrameType.WELCOME: self._welcome,
-            FrameType.PING: self._ping,
-            FrameType.PONG: self._pong_received,
-            FrameType.GOAWAY: self._goaway,
-            FrameType.SESSIONS: self._sessions,
-            FrameType.ADVICE: self._advice,
-            FrameType.OPEN: self._open,
-            FrameType.OPENED: self._opened,
-            FrameType.REFUSED: self._refused,
-            FrameType.DATA: self._data,
-            FrameType.LIMIT: self._limit,
-            FrameType.RESET: self._reset,
-            FrameType.EVENT: self._event,
-        }
         self.use_limits(limits)
 
     def use_limits(self, limits: LinkLimits) -> None:
@@ -150,7 +134,7 @@ class LinkConnection:
                 usual = self.state is LinkState.OPEN and frame.stream
                 if not (usual and frame.type in STREAM_FRAMES):
                     check_frame(frame, self.state)
-                event = self._handlers[frame.type](frame, self.now)
+                event = _HANDLERS[frame.type](self, frame, self.now)
                 self._count(frame)
                 if event is not None:
                     return event
@@ -509,3 +493,22 @@ class LinkConnection:
             self.fail(
                 RemoteProtocolError(ErrorCode.OVERLOAD, "the peer does not read what it asked for")
             )
+
+
+#: One table for all links: bound methods would cost each of them two kilobytes.
+_HANDLERS: Final[dict[int, Callable[[LinkConnection, Frame, float], LinkEvent | None]]] = {
+    FrameType.HELLO: LinkConnection._hello,
+    FrameType.WELCOME: LinkConnection._welcome,
+    FrameType.PING: LinkConnection._ping,
+    FrameType.PONG: LinkConnection._pong_received,
+    FrameType.GOAWAY: LinkConnection._goaway,
+    FrameType.SESSIONS: LinkConnection._sessions,
+    FrameType.ADVICE: LinkConnection._advice,
+    FrameType.OPEN: LinkConnection._open,
+    FrameType.OPENED: LinkConnection._opened,
+    FrameType.REFUSED: LinkConnection._refused,
+    FrameType.DATA: LinkConnection._data,
+    FrameType.LIMIT: LinkConnection._limit,
+    FrameType.RESET: LinkConnection._reset,
+    FrameType.EVENT: LinkConnection._event,
+}

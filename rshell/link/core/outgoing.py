@@ -68,8 +68,10 @@ class Outgoing:
         self.pong: bytes | None = None
         self.queued_bytes = 0
         self.traffic = Traffic()
-        self._frames: deque[bytes] = deque()
-        self._scheduler = Scheduler()
+        # Made when there is something for them, and dropped when they are empty: thousands of
+        # idle links have nothing to send, and an empty deque takes 600 bytes.
+        self._frames: deque[bytes] | None = None
+        self._scheduler: Scheduler | None = None
         #: Streams that may have a LIMIT or an urgent event.
         self._attention: dict[int, LinkStream] = {}
 
@@ -78,24 +80,31 @@ class Outgoing:
 
     def queue(self, frame: bytes) -> None:
         """Add a frame of the link."""
+        if self._frames is None:
+            self._frames = deque()
         self._frames.append(frame)
         self.queued_bytes += len(frame)
 
     def clear(self) -> None:
         """Drop what waits: the link has failed."""
-        self._frames.clear()
+        self._frames = None
         self.queued_bytes = 0
         self.pong = None
 
     def wake(self, stream: LinkStream, now: float = 0.0) -> None:
         """A stream's source may have something."""
         self._attention[stream.number] = stream
+        if self._scheduler is None:
+            self._scheduler = Scheduler()
         self._scheduler.wake(stream.flow, now)
 
     def forget(self, stream: LinkStream) -> None:
         """A stream is over."""
-        self._scheduler.remove(stream.flow)
         self._attention.pop(stream.number, None)
+        if self._scheduler is not None:
+            self._scheduler.remove(stream.flow)
+            if not self._streams:
+                self._scheduler = None
 
     def next_record(self, size: int, now: float = 0.0) -> tuple[bytes, list[LinkStream]]:
         """Return up to ``size`` bytes, and the streams whose outcome this acknowledges.
@@ -110,13 +119,15 @@ class Outgoing:
             self.pong = None
             parts.append(frame)
             room -= len(frame)
-        while self._frames and (len(self._frames[0]) <= room or not parts):
-            frame = self._frames.popleft()
+        frames = self._frames
+        while frames and (len(frames[0]) <= room or not parts):
+            frame = frames.popleft()
             self.queued_bytes -= len(frame)
             parts.append(frame)
             room -= len(frame)
         told: list[LinkStream] = []
-        if not self._frames:
+        if not frames:
+            self._frames = None
             room = self._collect_attention(parts, room, told)
             self.traffic.sent[CONTROL] += size - room
             if size > RECORD_SIZE:
@@ -158,8 +169,9 @@ class Outgoing:
         return encode_frame(FrameType.EVENT, stream.number, item.payload, flags)
 
     def _collect_streams(self, parts: list[bytes], room: int, now: float) -> None:
-        while room >= _MIN_ROOM:
-            flow = self._scheduler.current()
+        scheduler = self._scheduler
+        while scheduler is not None and room >= _MIN_ROOM:
+            flow = scheduler.current()
             if flow is None:
                 return
             stream = self._streams[flow.key]
@@ -169,7 +181,7 @@ class Outgoing:
                 else None
             )
             if item is None:
-                if self._scheduler.idle(flow):
+                if scheduler.idle(flow):
                     self.traffic.sparse_sent(now, max(0.0, flow.sent_at - flow.woken_at))
                 continue
             self._sent()
@@ -183,7 +195,7 @@ class Outgoing:
                 self.traffic.sent[CONTROL] += used
             room -= used
             flow.sent_at = now
-            self._scheduler.sent(flow, used)
+            scheduler.sent(flow, used)
 
     def _add_data(self, parts: list[bytes], stream: LinkStream, item: OutData) -> int:
         size = len(item.data)
