@@ -38,6 +38,7 @@ from zope.interface import implementer
 
 from rshell.link.kernel import unsent_bytes
 from rshell.link.tls_memory import give_back_buffers
+from rshell.link.tls_records import MANY, RecordCount, is_end_of_file
 
 __all__ = ["TlsWire", "TlsWireFactory"]
 
@@ -49,6 +50,9 @@ _WIRE_RECORD: Final = _PLAIN_RECORD + 512
 _EARLY_BYTES: Final = 1024 * 1024
 #: OpenSSL's queues may stay as large as this: heartbeats and keystrokes are smaller.
 _SMALL_BYTES: Final = 512
+#: So much is encrypted before it is taken from OpenSSL: what a fast link hands over at once (four
+#: records, rule Q1) is the most that its buffer ever holds.
+_AT_ONCE: Final = 4 * _PLAIN_RECORD + 1024
 
 
 @implementer(ISystemHandle, ITransport, IConsumer, IPushProducer)
@@ -75,6 +79,7 @@ class TlsWire(Protocol):
         self._paused = False
         #: Whether bytes may wait in the transport's own queue, which must go first.
         self._queued = False
+        self._records = RecordCount()
         self._shaken = False
         #: Whether TLS has ended: nothing is read or written any more.
         self._over = False
@@ -99,8 +104,17 @@ class TlsWire(Protocol):
         tls = self._tls
         if tls is None or self._over or self._aborted:
             return
-        tls.bio_write(data)
+        whole = self._records.whole(data)
         self._grown = self._grown or len(data) > _SMALL_BYTES
+        if self._shaken and not self._early:
+            tls.bio_write(data)
+            if whole:
+                self._receive(tls, whole)
+            return
+        self._handshake_received(tls, data)
+
+    def _handshake_received(self, tls: SSL.Connection, data: bytes) -> None:
+        tls.bio_write(data)
         fresh = not self._shaken
         if fresh:
             self._shake_hands()
@@ -144,10 +158,13 @@ class TlsWire(Protocol):
             if IHandshakeListener.providedBy(self._inner):
                 self._inner.handshakeCompleted()
 
-    def _receive(self, tls: SSL.Connection, *, fresh: bool = False) -> None:
+    def _receive(self, tls: SSL.Connection, whole: int = MANY, *, fresh: bool = False) -> None:
         """Decrypt all there is, deliver it once, then act on how it ended.
 
         Args:
+            tls: The connection.
+            whole: How many records there are, if that is known.  When each of them was data,
+                OpenSSL has nothing to answer.
             fresh: The handshake has just been completed.  What a server has to say then are
                 tickets that nobody uses: they go with what is written first, instead of in a
                 packet of their own that wakes the peer for nothing.
@@ -155,10 +172,13 @@ class TlsWire(Protocol):
         parts: list[bytes] = []
         failure: Failure | None = None
         goodbye = False
-        while not (self._over or self._aborted):
+        answers = False
+        while whole and not (self._over or self._aborted):
+            whole -= 1
             try:
                 parts.append(tls.recv(_PLAIN_RECORD))
             except SSL.WantReadError:
+                answers = True
                 break
             except SSL.ZeroReturnError:
                 goodbye = True
@@ -175,7 +195,7 @@ class TlsWire(Protocol):
             self._ended(tls, None)
         elif failure is not None:
             self._ended(tls, failure)
-        elif not fresh or self._factory.client:
+        elif answers and (self._factory.client or not fresh):
             self._flush_tls(tls)  # a KeyUpdate is answered by reading
 
     def idle(self) -> None:
@@ -216,7 +236,7 @@ class TlsWire(Protocol):
 
     def _ended(self, tls: SSL.Connection, failure: Failure | None) -> None:
         """TLS is over: send the alert that says why, if there is one, and close TCP."""
-        if failure is not None and _is_end_of_file(failure.value):
+        if failure is not None and is_end_of_file(failure.value):
             failure = Failure(CONNECTION_LOST)
         if self._reason is None:
             self._reason = failure
@@ -262,11 +282,14 @@ class TlsWire(Protocol):
         view = memoryview(data)
         while sent < len(data):
             try:
-                sent += tls.send(view[sent : sent + _PLAIN_RECORD])
-                # Record by record: OpenSSL's buffer never shrinks, so it shall not grow either.
-                parts.append(tls.bio_read(2 * _WIRE_RECORD))
+                begun, stop = sent, min(len(data), sent + _AT_ONCE)
+                while sent < stop:  # OpenSSL takes a record at a time
+                    sent += tls.send(view[sent:stop])
+                # And what records add, and what waited (tickets): less than a record.
+                parts.append(tls.bio_read(stop - begun + _WIRE_RECORD))
             except SSL.WantReadError:
                 self._send(parts)
+                self._flush_tls(tls)
                 self._keep(bytes(view[sent:]))
                 return
             except SSL.Error:
@@ -496,13 +519,3 @@ class TlsWireFactory(Factory):
             connection = self._creator.serverConnectionForTLS(wire)
             connection.set_accept_state()
         return connection
-
-
-def _is_end_of_file(error: BaseException | None) -> bool:
-    """Say whether OpenSSL means that TCP ended without the goodbye of TLS."""
-    if isinstance(error, SSL.SysCallError):
-        return str(error.args[-1]).casefold().startswith("unexpected eof")
-    queue = error.args[0] if error is not None and error.args else ()
-    if not queue:
-        return True  # so OpenSSL 4 says it
-    return str(queue[-1][-1]).casefold().startswith("unexpected eof")

@@ -152,10 +152,10 @@ class Quotas:
             if self._limits_left < 0:
                 raise RemoteProtocolError(ErrorCode.OVERLOAD, "too many LIMIT frames")
 
-    def grant_limits(self) -> None:
-        """Let the peer send LIMITs for what we send it (section 13)."""
+    def grant_limits(self, frames: int) -> None:
+        """Let the peer send LIMITs for frames that we send it (section 13)."""
         if self._limits_left is not None:
-            self._limits_left += 4
+            self._limits_left += 4 * frames
 
 
 def _bucket(rate: float, burst: float = 0.0) -> TokenBucket:

@@ -20,7 +20,7 @@ from rshell.link.core.constants import (
     FrameType,
 )
 from rshell.link.core.figures import CONTROL, Traffic, class_of
-from rshell.link.core.frames import encode_frame, pack_header
+from rshell.link.core.frames import encode_frame, frames_in, pack_header
 from rshell.link.core.scheduler import Scheduler
 from rshell.link.core.sources import OutData, OutEvent, OutLimit
 from rshell.link.core.streams import LinkStream
@@ -33,6 +33,7 @@ _MIN_ROOM: Final = 64
 #: What control frames may add to several records at once: a LIMIT of each of 16 streams.
 _CONTROL_ROOM: Final = 512
 #: As numbers: arithmetic of enum members calls Python code, here for each frame.
+_DATA: Final = int(FrameType.DATA)
 _EOF: Final = int(FrameFlag.EOF)
 _STDERR: Final = int(FrameFlag.STDERR)
 _URGENT: Final = int(FrameFlag.URGENT)
@@ -43,7 +44,8 @@ class Outgoing:
 
     Args:
         streams: Those of the link, by number; the link owns it.
-        sent: Called for each frame of a stream that is sent; the peer may answer it with LIMITs.
+        sent: Called with the number of frames of a stream that are sent; the peer may answer each
+            with LIMITs.
 
     Attributes:
         pong: The payload of the newest PING that waits for its PONG (rule L3).
@@ -62,7 +64,7 @@ class Outgoing:
         "traffic",
     )
 
-    def __init__(self, streams: Mapping[int, LinkStream], sent: Callable[[], None]) -> None:
+    def __init__(self, streams: Mapping[int, LinkStream], sent: Callable[[int], None]) -> None:
         self._streams = streams
         self._sent = sent
         self.pong: bytes | None = None
@@ -112,7 +114,7 @@ class Outgoing:
         A record is longer only by an event that did not fit any more; several at once also by a
         few control frames.
         """
-        parts: list[bytes] = []
+        parts: list[bytes | memoryview] = []
         room = size
         if self.pong is not None:
             frame = encode_frame(FrameType.PONG, 0, self.pong)
@@ -139,7 +141,9 @@ class Outgoing:
             self.traffic.sent[CONTROL] += size - room
         return b"".join(parts), told
 
-    def _collect_attention(self, parts: list[bytes], room: int, told: list[LinkStream]) -> int:
+    def _collect_attention(
+        self, parts: list[bytes | memoryview], room: int, told: list[LinkStream]
+    ) -> int:
         while self._attention and room >= HEADER_SIZE + LIMIT_FIELDS.size:
             number, stream = next(iter(self._attention.items()))
             item = None if stream.source is None else stream.source.next_control()
@@ -155,7 +159,7 @@ class Outgoing:
         return room
 
     def _encode_control(self, stream: LinkStream, item: OutEvent | OutLimit) -> bytes:
-        self._sent()
+        self._sent(1)
         if isinstance(item, OutLimit):
             stream.limit_sent(item)
             header = pack_header(FrameType.LIMIT, 0, LIMIT_FIELDS.size, stream.number)
@@ -168,7 +172,7 @@ class Outgoing:
         flags = _URGENT if item.urgent else 0
         return encode_frame(FrameType.EVENT, stream.number, item.payload, flags)
 
-    def _collect_streams(self, parts: list[bytes], room: int, now: float) -> None:
+    def _collect_streams(self, parts: list[bytes | memoryview], room: int, now: float) -> None:
         scheduler = self._scheduler
         while scheduler is not None and room >= _MIN_ROOM:
             flow = scheduler.current()
@@ -176,7 +180,7 @@ class Outgoing:
                 return
             stream = self._streams[flow.key]
             item = (
-                stream.source.next_frame(min(room - HEADER_SIZE, MAX_PAYLOAD), stream.credit)
+                stream.source.next_frame(_payload_room(room, scheduler), stream.credit)
                 if stream.source is not None and not stream.outcome_sent
                 else None
             )
@@ -184,11 +188,11 @@ class Outgoing:
                 if scheduler.idle(flow):
                     self.traffic.sparse_sent(now, max(0.0, flow.sent_at - flow.woken_at))
                 continue
-            self._sent()
             if isinstance(item, OutData):
                 used = self._add_data(parts, stream, item)
                 self.traffic.sent[class_of(flow.weight)] += used
             else:
+                self._sent(1)
                 frame = self._encode_event(stream, item)
                 parts.append(frame)
                 used = len(frame)
@@ -197,11 +201,27 @@ class Outgoing:
             flow.sent_at = now
             scheduler.sent(flow, used)
 
-    def _add_data(self, parts: list[bytes], stream: LinkStream, item: OutData) -> int:
+    def _add_data(self, parts: list[bytes | memoryview], stream: LinkStream, item: OutData) -> int:
         size = len(item.data)
         stream.data_sent(size, item.eof)
-        self.traffic.data_frames_sent += 1
-        flags = (_EOF if item.eof else 0) | (_STDERR if item.stderr else 0)
-        parts.append(pack_header(FrameType.DATA, flags, size, stream.number))
-        parts.append(item.data)
-        return HEADER_SIZE + size
+        frames = frames_in(size)
+        self._sent(frames)
+        self.traffic.data_frames_sent += frames
+        flags, number = (_STDERR if item.stderr else 0), stream.number
+        last = (frames - 1) * MAX_PAYLOAD
+        if last:
+            view = memoryview(item.data)
+            header = pack_header(_DATA, flags, MAX_PAYLOAD, number)
+            for at in range(0, last, MAX_PAYLOAD):
+                parts += (header, view[at : at + MAX_PAYLOAD])
+        flags |= _EOF if item.eof else 0
+        parts.append(pack_header(_DATA, flags, size - last, number))
+        parts.append(view[last:] if last else item.data)
+        return frames * HEADER_SIZE + size
+
+
+def _payload_room(room: int, scheduler: Scheduler) -> int:
+    """Return what to offer a source: a frame, or several while no other stream waits."""
+    if room >= 2 * RECORD_SIZE and scheduler.alone:
+        return room // RECORD_SIZE * MAX_PAYLOAD
+    return min(room - HEADER_SIZE, MAX_PAYLOAD)
