@@ -73,7 +73,7 @@ async def _asked(client: Client, device: str, login: str | None) -> DeviceFacts:
     """
     done = await client.call(device, "facts", {}, login=login)
     if done.outcome.status != "ok" or not isinstance(done.outcome.result, dict):
-        text = f"{printable(device)}: {describe_outcome(done.outcome)}"
+        text = f"{printable(device)}: {describe_outcome(done.outcome, printable(device))}"
         raise Refused(done.outcome.code or "error", text, "without --refresh: what it told last")
     return DeviceFacts(device=device, state="live", facts=done.outcome.result)
 

@@ -91,8 +91,11 @@ class RawPresenter:
 
 def complaint(device: str, outcome: Outcome) -> bytes:
     """Return the line on stderr about an outcome."""
-    text = f"rshell: {printable(device)}: {printable(describe_outcome(outcome), 500)}\n"
-    return text.encode("utf-8")
+    name = printable(device)
+    text = printable(describe_outcome(outcome, name), 500)
+    if not text.startswith(f"{name} "):  # as "pump-1 is offline: ..." does
+        text = f"{name}: {text}"
+    return f"rshell: {text}\n".encode()
 
 
 def _gap_line(device: str, count: int) -> bytes:

@@ -17,7 +17,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from rshell.access.audit import AuditRecord
-from rshell.gateway.switchboard import Caller, OpenRefused
+from rshell.gateway.callers import Caller, OpenRefused
 from rshell.handlers import BadRequest, HandlerDescription, Outcome, decode_request, describe
 from rshell.identity.tls import PeerCertificate
 from rshell.link.channel import StreamChannel
