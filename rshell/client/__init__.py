@@ -8,6 +8,7 @@
     join_verbs.py invites and devices that wait, likewise; join_records.py what is answered
     session.py    Session: one use of a handler; a consumer with events and an outcome
     requests.py   a request as it goes into an OPEN
+    signals.py    names of signals
     absence.py    when a session without a stream asks again, and gives up; replays.py: old output
     forwards.py   Forward, BackForward: ports and sockets, here and there (imported by itself)
     uplink.py     a link to a gateway, dialled again while it is needed

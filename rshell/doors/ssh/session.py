@@ -10,7 +10,7 @@ import msgspec
 
 from rshell.access.printable import printable
 from rshell.client.errors import advice_for
-from rshell.client.session import SIGNALS
+from rshell.client.signals import SIGNALS
 from rshell.doors.ssh.channel import DoorChannel
 from rshell.doors.ssh.visit import NoDestination, Visit
 from rshell.doors.ssh.wire import Fields
