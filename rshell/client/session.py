@@ -370,8 +370,13 @@ class Session:
     def detach(self) -> None:
         """End this end here and now, and let what runs run on; its outcome is ``lost``.
 
-        `rshell.client.Client.attach` continues it, from anywhere.
+        `rshell.client.Client.attach` continues it, from anywhere.  Whoever only watches leaves;
+        nothing has broken, and the gateway is told so.
         """
+        if self._view:
+            left = ErrorCode.CANCELLED
+            self._end(Outcome(status="lost", code=left.value, message="left by this end"), left)
+            return
         lost, text = ErrorCode.LINK_LOST, "detached by this end"
         self._end(Outcome(status="lost", code=lost.value, message=text), lost)
 
