@@ -291,6 +291,19 @@ class ListingTests(CliCase):
         error = json.loads(done.out)["error"]
         self.assertEqual((error["code"], done.err, done.status), ("policy", b"", 255))
 
+    async def test_whose_usage(self) -> None:
+        """What is wrong with a verb's option points to the help of that verb."""
+        for words, verb in (
+            (["sessions", "--end"], "rshell sessions"),
+            (["--json", "sessions", "--colour"], "rshell sessions"),
+            (["roles", "set", "x", "--select"], "rshell roles set"),
+            (["run", "pump", "--timeout"], "rshell run"),
+            (["--home"], "rshell"),
+        ):
+            done = await self.rshell(*words)
+            self.assertEqual(2, done.status, words)
+            self.assertIn(f"see: {verb} --help", (done.out + done.err).decode(), words)
+
     async def test_wrong_usage(self) -> None:
         """Wrong usage and bad selectors are status 2."""
         for words in (
