@@ -81,6 +81,7 @@ class KilledAnywhereTests(EvidenceCase):
                 self.arm(fleet, rng)
             self.come_back(fleet)
         self.settled(fleet, witness, scratch)
+        fleet.close()  # its terminals count on: of fifty fleets, they would take the machine
 
     def arm(self, fleet: Fleet, rng: random.Random) -> None:
         """Have the next gateway die at a point, unless it is killed before."""
