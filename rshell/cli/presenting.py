@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import msgspec
 
 from rshell.access.printable import printable
-from rshell.client.outcomes import Outcome, describe_outcome
+from rshell.client.outcomes import Outcome, describe_of
 
 __all__ = ["JsonPresenter", "PrefixPresenter", "Presenter", "RawPresenter", "Write", "encode_json"]
 
@@ -91,11 +91,7 @@ class RawPresenter:
 
 def complaint(device: str, outcome: Outcome) -> bytes:
     """Return the line on stderr about an outcome."""
-    name = printable(device)
-    text = printable(describe_outcome(outcome, name), 500)
-    if not text.startswith(f"{name} "):  # as "pump-1 is offline: ..." does
-        text = f"{name}: {text}"
-    return f"rshell: {text}\n".encode()
+    return f"rshell: {printable(describe_of(printable(device), outcome), 600)}\n".encode()
 
 
 def _gap_line(device: str, count: int) -> bytes:

@@ -49,7 +49,7 @@ from rshell.client.errors import (
     SelectedNothing,
 )
 from rshell.client.join_records import Decision, Invitation, Invite, PendingDevice
-from rshell.client.outcomes import Outcome, describe_outcome
+from rshell.client.outcomes import Outcome, describe_of, describe_outcome
 from rshell.client.profiles import Profile, find_profile
 from rshell.client.records import (
     AuditRow,
@@ -119,6 +119,7 @@ __all__ = [
     "Watcher",
     "Whoami",
     "connect",
+    "describe_of",
     "describe_outcome",
     "find_profile",
 ]

@@ -10,7 +10,7 @@ from rshell.client.errors import advice_for
 from rshell.handlers import Outcome
 from rshell.link.core.errors import ErrorCode
 
-__all__ = ["Outcome", "describe_outcome", "outcome_of_closing", "read_outcome"]
+__all__ = ["Outcome", "describe_of", "describe_outcome", "outcome_of_closing", "read_outcome"]
 
 _GONE = frozenset(
     {
@@ -68,6 +68,18 @@ def outcome_of_closing(code: str, message: str, opened: bool) -> Outcome:
     if known is ErrorCode.DUPLICATE and opened and not message.startswith(_DISPLACED):
         message = _WORDS[known]
     return Outcome(status=status, code=code, message=message or _WORDS.get(known))
+
+
+def describe_of(device: str, outcome: Outcome, *, advice: bool = True) -> str:
+    """Return an outcome with its device's name in front, once: the gateway's words may have it.
+
+    Args:
+        device: Where, safe to show.
+        outcome: What.
+        advice: Whether to say where to learn more of a device that is away.
+    """
+    text = describe_outcome(outcome, device if advice else "")
+    return text if text.startswith(f"{device} ") else f"{device}: {text}"
 
 
 def describe_outcome(outcome: Outcome, device: str = "") -> str:
