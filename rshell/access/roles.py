@@ -265,5 +265,5 @@ class RoleBook:
             logins = dict.fromkeys(name for one in nearly for name in one.grant.logins)
             what = f"{handler} on {device.name} only with --as {' or '.join(logins)}"
         if option:
-            what += f"; it takes: rshell roles set … {option}"
+            what += f"; it takes: rshell roles set ... {option}"
         return Decision(False, f"{roles} {what}", seen=self.sees(operator, device))

@@ -123,7 +123,7 @@ class ListenTests(RemoteCase):
         self.fleet.pump()
         self.assertEqual((1, []), (len(client.got(82)), self.device.requests))
         (told,) = client.got(4)
-        words = "role ops grants no listening there on pump-1; it takes: rshell roles set … "
+        words = "role ops grants no listening there on pump-1; it takes: rshell roles set ... "
         self.assertIn((words + "--forward-back localhost:*").encode(), told)
 
     def test_away(self) -> None:
@@ -324,7 +324,7 @@ class JumpTests(RemoteCase):
         self.assertEqual(8, len(texts))
         self.assertTrue(all(text.isprintable() and text for text in texts), texts)
         words = "role berlin grants no forward to that target on pump-1; "
-        self.assertIn(words + "it takes: rshell roles set … --forward localhost:23", texts[0])
+        self.assertIn(words + "it takes: rshell roles set ... --forward localhost:23", texts[0])
         self.assertTrue(texts[1].startswith("there is no device 'pump-8'"))
         self.assertEqual(texts[1], texts[2].replace("pump-9", "pump-8"))
         self.assertEqual([], self.device.requests)
