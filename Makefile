@@ -45,7 +45,7 @@ lint: $(STAMP) ## ruff, mypy strict and import-linter
 trial: $(STAMP) ## Every test, in parallel (TESTS=tests.link narrows)
 	$(BIN)/python -m twisted.trial -j$(JOBS) $(TESTS)
 
-bench: $(STAMP) ## Measure, as root, for an hour or two: make bench SECTIONS="echo bulk" (QUICK=1)
+bench: $(STAMP) ## Measure, as root, for 45 minutes: make bench SECTIONS="echo bulk" (QUICK=1)
 	$(BIN)/python -m benchmarks.tools
 	$(BIN)/python -m benchmarks $(SECTIONS) $(if $(QUICK),--quick)
 

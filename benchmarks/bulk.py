@@ -14,7 +14,7 @@ from pathlib import Path
 import attrs
 
 from benchmarks import proc
-from benchmarks.contestants import asyncssh_reverse, nginx, openssh
+from benchmarks.contestants import asyncssh_reverse, nginx, openssh, stunnel
 from benchmarks.machine import memory_disk
 from benchmarks.notebook import OURS, Goal, Notebook
 from benchmarks.program import main
@@ -26,6 +26,8 @@ TITLE = "throughput of one file"
 DEVICE = "bench-bulk"
 MB, GB = 1_000_000, 1_000_000_000
 UP, DOWN = "up", "down"
+#: Of the file of the warm-up.
+WARM_UP_BYTES = 48 * MB
 
 
 @attrs.frozen
@@ -109,11 +111,15 @@ def _ours(site: Site, source: Path, target: Path) -> list[_Way]:
 def _openssh(plain: openssh.OpenSsh, source: Path, target: Path) -> list[_Way]:
     up = plain.copy_command("scp", str(source), f"DEVICE:{target}")
     down = plain.copy_command("scp", f"DEVICE:{source}", str(target))
-    name = f"{openssh.WITHOUT}, scp"
+    far_up = plain.copy_command("scp", str(source), f"DEVICE:{target}", jump=True)
+    far_down = plain.copy_command("scp", f"DEVICE:{source}", str(target), jump=True)
     return [
-        _Way(direction, name, lambda words=words: run_ms(words), plain.gateway_pids,  # type: ignore[misc]  # the default binds it
+        _Way(direction, f"{name}, scp", lambda words=words: run_ms(words), plain.gateway_pids,  # type: ignore[misc]  # the default binds it
              plain.device_pids)
-        for direction, words in ((UP, up), (DOWN, down))
+        for direction, name, words in (
+            (UP, openssh.WITHOUT, up), (DOWN, openssh.WITHOUT, down),
+            (UP, openssh.JUMP, far_up), (DOWN, openssh.JUMP, far_down),
+        )
     ]  # fmt: skip
 
 
@@ -150,19 +156,25 @@ def _others(book: Notebook, site: Site, stack: ExitStack, source: Path, target: 
         reverse = asyncssh_reverse.AsyncSshReverse(site.base)
         stack.callback(reverse.close)
         ways += _asyncssh(reverse, source, target)
-    if why := nginx.missing():
-        book.leave_out(nginx.NAME, why)
-    else:
-        relay = nginx.Nginx(site.base)
+    for name, why, kind in (
+        (nginx.NAME, nginx.missing(), nginx.Nginx),
+        (stunnel.NAME, stunnel.missing(), stunnel.Stunnel),
+    ):
+        if why:
+            book.leave_out(name, why)
+            continue
+        relay = kind(site.base)
         stack.callback(relay.close)
-        size = source.stat().st_size
-        ways.append(_Way(UP, nginx.NAME, lambda: relay.send(size), relay.gateway_pids, list))
+        ways.append(
+            _Way(UP, name, lambda relay=relay: relay.send(source.stat().st_size),  # type: ignore[misc]  # the default binds it
+                 relay.gateway_pids, list)
+        )  # fmt: skip
     return ways
 
 
 def measure(book: Notebook) -> None:
     """Copy."""
-    size = book.size(512, 32) * 1024 * 1024
+    size = book.size(384, 32) * 1024 * 1024
     with ExitStack() as stack:
         site = stack.enter_context(Site())
         site.start_gateway()
@@ -170,20 +182,31 @@ def measure(book: Notebook) -> None:
         site.known_key("id")
         files = _room(site, stack)
         source, target = files / "source", files / "target"
-        with source.open("wb") as out:
-            for _ in range(size // MB + 1):
-                out.write(os.urandom(MB)[: max(0, size - out.tell())])
+        _fill(source, book.size(WARM_UP_BYTES, size))
         ways = [*_ours(site, source, target), *_others(book, site, stack, source, target)]
-        for _ in book.rounds():
+        for number in book.rounds():
+            if number == 1 and not book.quick:
+                _fill(source, size)
             for way in ways:
                 target.unlink(missing_ok=True)
-                _measure(book, way, size)
-                if way.who != nginx.NAME and target.stat().st_size != size:
+                moved = source.stat().st_size
+                _measure(book, way, moved)
+                if way.device() and target.stat().st_size != moved:
                     raise OSError(f"{way.who} {way.direction}: the file did not arrive whole")
     book.note(f"A file of {size / MB:.0f} MB of random bytes: nothing is to be compressed.")
     book.note("The time of each is that of its program from start to end, connecting included.")
-    book.note(f"`{nginx.NAME}` moves zeros from memory to memory, no file.")
+    book.note(f"`{nginx.NAME}` and `{stunnel.NAME}` move zeros from memory to memory, no file.")
+    book.note(
+        f"`{openssh.WITHOUT}` is an operator on the gateway's host; `{openssh.JUMP}` is one who "
+        "is not, as everybody else here."
+    )
     book.note("Operator, gateway and device share the machine's cores.")
+
+
+def _fill(path: Path, size: int) -> None:
+    with path.open("wb") as out:
+        while out.tell() < size:
+            out.write(os.urandom(min(MB, size - out.tell())))
 
 
 def _room(site: Site, stack: ExitStack) -> Path:

@@ -18,11 +18,14 @@ from benchmarks.program import main
 from benchmarks.site import Site
 
 TITLE = "a device at rest"
+BYTES = "bytes a day on an idle link, headers included"
 DAY_SECONDS = 86_400
 #: Header bytes of a segment: IPv4 20, TCP with timestamps 32.
 SEGMENT_BYTES = 52
-#: Heartbeats come every 25 s ± 20 %: shorter looks see none or one too many.
-LOOK_SECONDS = 120
+#: A window.  `ssh -R` sends one sign of life in it, an agent's heartbeat comes every 25 s ± 20 %.
+LOOK_SECONDS = 25
+#: Devices of each contestant: one window of several of them sees as much as a long one of one.
+DEVICES = 4
 #: What a device tells after its WELCOME is told by then.
 SETTLE_SECONDS = 20
 
@@ -46,64 +49,88 @@ class _Rest:
     """One device at rest.
 
     Attributes:
-        who: the contestant.
         link: the process that has the connection to the gateway.
         pids: all that runs for it on the device.
     """
 
-    who: str
     link: int
     pids: list[int]
 
+    def moved(self) -> float | None:
+        """Return the bytes of its connection so far; None if nobody can tell."""
+        return _traffic(self.link)
 
-def _look(book: Notebook, devices: list[_Rest]) -> None:
-    """Watch devices for a while, all at the same time."""
-    before = [(_traffic(one.link), proc.cpu_of(one.pids)) for one in devices]
+
+def _moved(devices: list[_Rest]) -> float | None:
+    told = [one.moved() for one in devices]
+    return None if None in told else sum(one for one in told if one is not None)
+
+
+def _look(book: Notebook, contestants: dict[str, list[_Rest]]) -> None:
+    """Watch all devices for a while, at the same time; write down what one of them did."""
+    pids = {who: [pid for one in rest for pid in one.pids] for who, rest in contestants.items()}
+    moved = {who: _moved(rest) for who, rest in contestants.items()}
+    cpu = {who: proc.cpu_of(pids[who]) for who in contestants}
     began = time.monotonic()
     time.sleep(book.size(LOOK_SECONDS, 3))
     seconds = time.monotonic() - began
-    for one, (moved, cpu) in zip(devices, before, strict=True):
-        after = _traffic(one.link)
-        if moved is not None and after is not None:
-            per_day = (after - moved) * DAY_SECONDS / seconds
-            title = "bytes a day on an idle link, headers included"
-            book.add(title, per_day / 1024, "KB", one.who)
-        used = (proc.cpu_of(one.pids) - cpu) / seconds
-        book.add("processor use at rest", used * 100, "% of a core", one.who)
+    for who, rest in contestants.items():
+        before, after = moved[who], _moved(rest)
+        if before is not None and after is not None:
+            per_day = (after - before) / len(rest) * DAY_SECONDS / seconds
+            book.add(BYTES, per_day / 1024, "KB", who)
+        used = (proc.cpu_of(pids[who]) - cpu[who]) / len(rest) / seconds
+        book.add("processor use at rest", used * 100, "% of a core", who)
 
 
-def _weigh(book: Notebook, devices: list[_Rest], parts: dict[str, tuple[int, float]]) -> None:
-    for name, (pid, bound) in parts.items():
+def _weigh(book: Notebook, contestants: dict[str, list[_Rest]], agent: int, keeper: int) -> None:
+    for name, pid, bound in (("agent", agent, 45.0), ("keeper", keeper, 15.0)):
         told = proc.memory(pid)
         book.add(f"memory (RSS) of the {name}", told.rss / 1024, "MB", goal=Goal(bound))
-        book.add(f"memory (PSS) of the {name}", told.pss / 1024, "MB")
-    for one in devices:
-        together = proc.memory_of(one.pids).pss / 1024
-        book.add("memory (PSS) of all that runs", together, "MB", one.who)
+        book.add(f"memory of the {name} that is its own", told.own / 1024, "MB")
+    for who, rest in contestants.items():
+        told = proc.memory_of(rest[0].pids)
+        book.add("memory (RSS) of all that runs", told.rss / 1024, "MB", who)
+        book.add("memory of all that runs that is its own", told.own / 1024, "MB", who)
+
+
+def _openssh(stack: ExitStack, site: Site) -> list[_Rest]:
+    """Return devices that each have an sshd and a tunnel."""
+    found = []
+    for number in range(DEVICES):
+        base = site.base / f"device-{number}"
+        base.mkdir()
+        other = openssh.OpenSsh(base)
+        stack.callback(other.close)
+        found.append(_Rest(other.add_tunnel().pid, other.device_pids()))
+    return found
 
 
 def measure(book: Notebook) -> None:
-    """Let a device do nothing."""
+    """Let devices do nothing."""
     with ExitStack() as stack:
         site = stack.enter_context(Site())
         site.start_gateway()
-        agent = site.add("bench-rest")
-        keeper = agent.keeper_pid()
-        devices = [_Rest(OURS, agent.pid, [agent.pid, keeper])]
+        agents = [site.add(f"bench-rest-{number}") for number in range(DEVICES)]
+        contestants = {OURS: [_Rest(agent.pid, site.device_pids(agent)) for agent in agents]}
         if why := openssh.missing():
             book.leave_out(openssh.WITHOUT, why)
         else:
-            other = openssh.OpenSsh(site.base)
-            stack.callback(other.close)
-            tunnel = other.add_tunnel()
-            devices.append(_Rest(openssh.WITHOUT, tunnel.pid, other.device_pids()))
+            contestants[openssh.WITHOUT] = _openssh(stack, site)
         if shutil.which("ss") is None:
             book.note("Bytes are not counted: no `ss` (iproute2).")
         site.rest(book.size(SETTLE_SECONDS, 1))
         for _ in book.rounds(warm_up=False):
-            _weigh(book, devices, {"agent": (agent.pid, 45.0), "keeper": (keeper, 15.0)})
-            _look(book, devices)
-    book.note(f"A round watches for {LOOK_SECONDS} s; the agent looks at facts and policy, too.")
+            _weigh(book, contestants, agents[0].pid, agents[0].keeper_pid())
+            _look(book, contestants)
+    book.note(
+        f"A round watches {DEVICES} devices of each for {LOOK_SECONDS} s and tells their mean; "
+        "the agent looks at facts and policy, too. Starting and settling was the warm-up."
+    )
+    book.note(
+        "RSS counts what processes share in full, so the sum over agent and keeper is a little too "
+        "much; what is their own (Pss_Anon) leaves programs and libraries out."
+    )
     book.note(f"`{openssh.WITHOUT}` asks for a sign of life every 25 s (ServerAliveInterval).")
 
 

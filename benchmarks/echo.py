@@ -1,6 +1,7 @@
 """How long a keystroke takes to a terminal on a device and back.
 
-Alone, beside a bulk transfer to the same device, and with thousands of other devices live.
+Alone, and beside a bulk transfer to the same device; `benchmarks.echo_fleet` has it with thousands
+of other devices live.
 """
 
 from __future__ import annotations
@@ -9,24 +10,28 @@ import json
 import sys
 from contextlib import ExitStack
 
+from benchmarks import proc
 from benchmarks.contestants import asyncssh_reverse, openssh
 from benchmarks.notebook import OURS, Goal, Notebook
+from benchmarks.pinning import Pins, pinned
 from benchmarks.program import main
-from benchmarks.site import Child, Site, most_devices
+from benchmarks.site import Child, Site
 from benchmarks.stopwatch import EchoProgram
 from benchmarks.summary import quantile
 from tests.functional.processes import environment
+
+__all__ = ["PAUSE_SECONDS", "measure", "tell"]
 
 TITLE = "keystroke echo"
 DEVICE = "bench-echo"
 LINE = "stty raw -echo; printf ready.; exec cat"
 #: A fast typist is at 0.08; more keys say more in the same time, and each finds the link idle.
-PAUSE_SECONDS = 0.01
+PAUSE_SECONDS = 0.005
 IDLE = "echo, idle"
 GOALS = {"p50": Goal(0.7), "p99": Goal(1.5)}
 
 
-def _tell(
+def tell(
     book: Notebook,
     what: str,
     who: str,
@@ -34,6 +39,7 @@ def _tell(
     goals: dict[str, Goal],
     at: int | None = None,
 ) -> None:
+    """Write down the median and the 99th percentile of one round of keys."""
     along = "" if at is None else "other devices live"
     for name, share in (("p50", 0.5), ("p99", 0.99)):
         value = quantile(taken, share)
@@ -50,7 +56,7 @@ def _beside_bulk(book: Notebook, operator: Child, keys: int, direction: str) -> 
     operator.ask(json.dumps({"do": "bulk", "device": DEVICE, "direction": direction}))
     Site.rest(1.0)
     goals = {"p99": Goal(5.0)}
-    _tell(book, f"echo beside a transfer {direction}", OURS, _type(operator, keys), goals)
+    tell(book, f"echo beside a transfer {direction}", OURS, _type(operator, keys), goals)
     moved: int = operator.ask('{"do": "moved"}')["bytes"]
     if not moved:
         raise OSError("the transfer moved nothing")
@@ -58,7 +64,7 @@ def _beside_bulk(book: Notebook, operator: Child, keys: int, direction: str) -> 
     Site.rest(0.5)
 
 
-def _programs(book: Notebook, site: Site, stack: ExitStack) -> dict[str, EchoProgram]:
+def _programs(book: Notebook, site: Site, stack: ExitStack, pins: Pins) -> dict[str, EchoProgram]:
     """Return what types through a program at a terminal, ready, by contestant."""
     words: dict[str, list[str | bytes]] = {
         f"{OURS}, ssh door": site.ssh_command(DEVICE, LINE, options=("-tt",))
@@ -72,10 +78,13 @@ def _programs(book: Notebook, site: Site, stack: ExitStack) -> dict[str, EchoPro
         stack.callback(plain.close)
         plain.add_tunnel()
         words[openssh.WITHOUT] = [*plain.command(LINE, terminal=True)]
+        words[openssh.JUMP] = [*plain.command(LINE, terminal=True, jump=True)]
+        pins.gateways(plain.gateway_pids())
     if not asyncssh_reverse.missing():
         reverse = asyncssh_reverse.AsyncSshReverse(site.base)
         stack.callback(reverse.close)
         words[asyncssh_reverse.NAME] = [*reverse.command(LINE, terminal=True)]
+        pins.gateways(reverse.gateway_pids())
     programs = {}
     for who, command in words.items():
         programs[who] = program = EchoProgram(command, environment(site.base), site.base)
@@ -86,46 +95,30 @@ def _programs(book: Notebook, site: Site, stack: ExitStack) -> dict[str, EchoPro
 
 def _alone(book: Notebook, keys: int) -> None:
     with ExitStack() as stack:
+        pins = stack.enter_context(pinned(book))
         site = stack.enter_context(Site())
         site.start_gateway()
+        pins.gateways([site.gateway_pid])
         site.add(DEVICE)
         site.known_key("id")
         operator = site.operator()
         operator.ask(json.dumps({"do": "terminal", "device": DEVICE}))
-        programs = _programs(book, site, stack)
+        programs = _programs(book, site, stack, pins)
         for _ in book.rounds():
-            before = site.gateway_cpu()
-            _tell(book, IDLE, OURS, _type(operator, keys), GOALS)
-            used = (site.gateway_cpu() - before) / keys * 1000
+            before = proc.busy_seconds(site.gateway_pid)
+            tell(book, IDLE, OURS, _type(operator, keys), GOALS)
+            used = (proc.busy_seconds(site.gateway_pid) - before) / keys * 1000
             book.add("a key: gateway's processor time", used, "ms")
             for who, program in programs.items():
-                _tell(book, IDLE, who, program.type(keys, PAUSE_SECONDS), {})
+                tell(book, IDLE, who, program.type(keys, PAUSE_SECONDS), {})
             for direction in ("down", "up"):
                 _beside_bulk(book, operator, keys, direction)
 
 
-def _among_others(book: Notebook, keys: int) -> None:
-    sizes = [0, 1_000, 5_000, most_devices(20_000)] if not book.quick else [0, 200]
-    with Site() as site:
-        site.enrol_crowd(sizes[-1])
-        site.start_gateway()
-        site.add(DEVICE)
-        site.start_crowd()
-        operator = site.operator()
-        operator.ask(json.dumps({"do": "terminal", "device": DEVICE}))
-        for count in sizes:
-            site.grow_crowd(count, count / 200)
-            site.rest(book.size(15, 1))  # what a device tells after its WELCOME is told by then
-            for _ in book.rounds():
-                goals = {"p99": Goal(10.0)} if count else {}
-                _tell(book, "echo among others", OURS, _type(operator, keys), goals, count)
-
-
 def measure(book: Notebook) -> None:
     """Type."""
-    keys = book.size(500, 30)
+    keys = book.size(300, 30)
     _alone(book, keys)
-    _among_others(book, keys)
     book.note(
         f"A round is {keys} keys, each {PAUSE_SECONDS * 1000:g} ms after the echo of the one "
         "before; its median and 99th percentile are one sample each."
@@ -135,7 +128,10 @@ def measure(book: Notebook) -> None:
         "at a pseudo-terminal, which adds its own process to the way."
     )
     book.note(f"`{OURS}` transfers with the same program and link with which it types.")
-    book.note("The simulated devices run on the same machine and take processor time themselves.")
+    book.note(
+        f"`{openssh.WITHOUT}` is an operator on the gateway's host; `{openssh.JUMP}` is one who "
+        "is not, as everybody else here."
+    )
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from benchmarks.deployment import Deployment
+from benchmarks.deployment import DEVICE, Deployment
 from benchmarks.network import FAR, GATEWAY, Wire, cannot_shape
 from benchmarks.notebook import Goal, Notebook
 from benchmarks.program import main
@@ -64,9 +64,9 @@ def _measure(
     book: Notebook, deployment: Deployment, slow: str, operator_at: str, mbit: int
 ) -> None:
     words = (sys.executable, "-P", "-m", "benchmarks.typist")
-    keys = book.size(60, 10)
-    arguments = (str(deployment.home), deployment.device, str(keys))
-    said = deployment.command(operator_at, *words, *arguments, seconds=300)
+    keys = book.size(30, 10)
+    arguments = (str(deployment.home), DEVICE, str(keys))
+    said = deployment.program(operator_at, *words, *arguments, seconds=300)
     phases: dict[str, Any] = json.loads(said)
     where = f"{mbit} Mbit/s, {slow}"
     idle = quantile(phases["idle"]["ms"], 0.95)

@@ -1,9 +1,13 @@
-"""A process that is many devices: ``python -m benchmarks.fleet DIR HOST:PORT FIRST COUNT``.
+"""A process that is many devices: ``python -m benchmarks.fleet DIR HOST:PORT FIRST STEP``.
+
+Its devices are number FIRST and every STEP-th after it, so that a fleet of STEP processes grows in
+the order of the numbers.
 
 It reads commands from its standard input, one a line, and answers each with a line of JSON:
 ``grow N S`` lets the first N of its devices dial, the new ones spread over S seconds;
 ``count [T]`` how many are live, by links welcomed since T;
 ``times`` the processor seconds used;
+``age S`` lets its diallers believe that S more seconds have passed;
 ``story`` when each was welcomed last, and of all since the last ``story`` how often they dialled
 and how many links they lost.
 It ends with its input.
@@ -42,17 +46,17 @@ class Fleet:
         directory: what `benchmarks.fleet_keys.enrol` wrote.
         gateway: "host:port".
         first: the number of the first device.
-        count: of devices.
+        step: from one number to the next.
     """
 
-    def __init__(self, reactor: Any, directory: Path, gateway: str, first: int, count: int) -> None:
+    def __init__(self, reactor: Any, directory: Path, gateway: str, first: int, step: int) -> None:
         root = crypto.load_certificate(crypto.FILETYPE_PEM, (directory / ROOT_FILE).read_bytes())
         facts = FactsCollector(__version__, lambda: frozenset({"noop", "echo"})).collect()
         self._reactor = reactor
         self._room = FleetRoom(reactor, root, gateway, facts)
         self.devices = [
-            SimulatedDevice(self._room, first + number, key)
-            for number, key in enumerate(read_keys(directory, first, count))
+            SimulatedDevice(self._room, number, key)
+            for number, key in read_keys(directory, first, step)
         ]
         self._started = 0
 
@@ -62,6 +66,10 @@ class Fleet:
             delay = self._room.chance.uniform(0.0, spread_seconds)
             self._reactor.callLater(delay, device.dialler.start)
         self._started = max(self._started, min(count, len(self.devices)))
+
+    def age(self, seconds: float) -> None:
+        """Let every link look so much older to its dialler."""
+        self._room.ageing.age(seconds)
 
     def live(self, since: float) -> int:
         """Return how many are live and were welcomed at or after ``since``, monotonic seconds."""
@@ -105,6 +113,8 @@ class _Commands(LineReceiver):
         elif word == b"count":
             since = float(arguments[0]) if arguments else 0.0
             answer = {"live": self._fleet.live(since), "error": self._fleet.last_error()}
+        elif word == b"age":
+            self._fleet.age(float(arguments[0]))
         elif word == b"times":
             answer["cpu_seconds"] = time.process_time()
         elif word == b"story":
@@ -120,7 +130,7 @@ def main(arguments: list[str]) -> int:
     """Be the fleet until the standard input ends."""
     from twisted.internet import reactor
 
-    directory, gateway, first, count = arguments
+    directory, gateway, first, step = arguments
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     use_monotonic_clock(reactor)
@@ -134,7 +144,7 @@ def main(arguments: list[str]) -> int:
 
     observer: Any = only_failures
     globalLogBeginner.beginLoggingTo([observer], redirectStandardIO=False)
-    fleet = Fleet(reactor, Path(directory), gateway, int(first), int(count))
+    fleet = Fleet(reactor, Path(directory), gateway, int(first), int(step))
     # The devices stay for good: a collection that walks them all is a pause of theirs alone.
     gc.freeze()
     StandardIO(_Commands(fleet, reactor))

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import random
 import time
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import attrs
@@ -17,7 +18,12 @@ import msgspec
 from OpenSSL import SSL, crypto
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import TCP4ClientEndpoint
-from twisted.internet.interfaces import IHandshakeListener, IOpenSSLClientConnectionCreator
+from twisted.internet.interfaces import (
+    IDelayedCall,
+    IHandshakeListener,
+    IOpenSSLClientConnectionCreator,
+    IReactorTime,
+)
 from twisted.internet.protocol import Factory
 from twisted.protocols.tls import TLSMemoryBIOProtocol
 from zope.interface import implementer
@@ -25,7 +31,6 @@ from zope.interface import implementer
 from benchmarks.fleet_keys import DeviceKey
 from rshell.handlers import Outcome, catalogue_digest, describe, encode_catalogue
 from rshell.handlers.flight import FlightRecord
-from rshell.identity.revoked import REVOKED_FEATURE
 from rshell.identity.tls import ALPN_LINK, verify_gateway_name
 from rshell.link.channel import StreamChannel
 from rshell.link.clock import TimerWheel
@@ -50,8 +55,9 @@ from rshell_agent.dialler import DialledLink, Dialler, Target
 from rshell_agent.facts import brief_facts
 from rshell_agent.facts.told import FactsSender
 from rshell_agent.flight_report import FlightSender
+from rshell_agent.links import FEATURES
 
-__all__ = ["FleetRoom", "SimulatedDevice"]
+__all__ = ["AgeingClock", "FleetRoom", "SimulatedDevice"]
 
 #: So many devices share an address, as behind the NAT of a site.
 DEVICES_PER_ADDRESS = 64
@@ -75,6 +81,40 @@ class _Link(LinkProtocol):
         self.handshake_completed()
 
 
+@implementer(IReactorTime)
+class AgeingClock:
+    """The reactor's clock as diallers see it, which can be moved on.
+
+    A link of a minute resets a dialler's back-off (rule C6).  A measurement that kills the gateway
+    again and again need not wait for that minute.
+
+    Args:
+        reactor: whose time it is.
+    """
+
+    def __init__(self, reactor: Any) -> None:
+        self._reactor = reactor
+        self._ahead = 0.0
+
+    def age(self, seconds: float) -> None:
+        """Let all that has begun look so much older."""
+        self._ahead += seconds
+
+    def seconds(self) -> float:
+        now: float = self._reactor.seconds()
+        return now + self._ahead
+
+    def callLater(
+        self, delay: float, callable: Callable[..., object], *args: object, **kw: object
+    ) -> IDelayedCall:
+        call: IDelayedCall = self._reactor.callLater(delay, callable, *args, **kw)
+        return call
+
+    def getDelayedCalls(self) -> Sequence[IDelayedCall]:
+        calls: Sequence[IDelayedCall] = self._reactor.getDelayedCalls()
+        return calls
+
+
 class FleetRoom:
     """What the devices of one process share.
 
@@ -89,6 +129,7 @@ class FleetRoom:
         self, reactor: Any, root: crypto.X509, gateway: str, facts: dict[str, Any]
     ) -> None:
         self.reactor = reactor
+        self.ageing = AgeingClock(reactor)
         self.wheel = TimerWheel(reactor)
         self.chance = random.SystemRandom()
         self.gateway = gateway
@@ -216,7 +257,7 @@ class SimulatedDevice:
         self._flights = FlightSender(self._recorder, wheel, reactor, uniform)  # type: ignore[arg-type]  # all that it uses
         self._facts = FactsSender(lambda: room.facts, lambda: True, wheel, reactor, uniform)
         self.dialler = Dialler(
-            reactor,
+            room.ageing,
             lambda: (room.gateway,),
             lambda host, port: Deferred.fromCoroutine(room.resolve(host, port)),
             self._dial,
@@ -265,7 +306,7 @@ class SimulatedDevice:
             software=f"rshell-agent/{__version__}",
             instance=self._number.to_bytes(16, "big"),
             dial=dial,
-            features=["resume", "deadline", "touched", REVOKED_FEATURE],  # as `rshell_agent.links`
+            features=list(FEATURES),
             max_streams=AT_AGENT.max_streams,
             window=DEFAULT_WINDOW,
             clock=Clock(int(time.time() * 1000), int(time.monotonic() * 1000), True),

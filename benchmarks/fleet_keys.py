@@ -109,15 +109,21 @@ def store_rows(database: Path, devices: list[tuple[str, bytes]], first: int, now
         engine.dispose()
 
 
-def read_keys(directory: Path, first: int, count: int) -> Iterator[DeviceKey]:
-    """Yield the devices that `enrol` wrote, from number ``first`` on."""
+def read_keys(directory: Path, first: int, step: int) -> Iterator[tuple[int, DeviceKey]]:
+    """Yield the devices that `enrol` wrote, with their numbers.
+
+    Args:
+        directory: of `enrol`.
+        first: the number of the first.
+        step: every one of so many.
+    """
     with (directory / KEYS_FILE).open() as lines:
         for number, line in enumerate(lines):
-            if first <= number < first + count:
+            if number >= first and (number - first) % step == 0:
                 row = json.loads(line)
                 key = serialization.load_der_private_key(b64decode(row["key"]), None)
                 leaf = x509.load_der_x509_certificate(b64decode(row["leaf"]))
-                yield DeviceKey(key, leaf)  # type: ignore[arg-type]  # `new_key` made it
+                yield number, DeviceKey(key, leaf)  # type: ignore[arg-type]  # `new_key` made it
 
 
 def _der_of(key: PrivateKey) -> str:

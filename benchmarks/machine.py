@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import platform
 import resource
@@ -33,6 +34,7 @@ def _git(*words: str) -> str:
     return done.stdout.strip() if done.returncode == 0 else ""
 
 
+@functools.cache  # that of the run: the run itself writes pages
 def _commit() -> str:
     """Return the commit, marked if the tree has changes that are not in it."""
     commit = _git("rev-parse", "--short=12", "HEAD") or "unknown"

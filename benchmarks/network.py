@@ -9,7 +9,8 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-from types import TracebackType
+
+from tests.functional.processes import LeavesNothing
 
 __all__ = ["FAR", "GATEWAY", "Wire", "cannot_shape"]
 
@@ -33,7 +34,7 @@ def _run(*words: str) -> None:
         raise OSError(f"{' '.join(words)}: {done.stderr.strip()}")
 
 
-class Wire:
+class Wire(LeavesNothing):
     """The namespaces ``gw`` and ``far`` and the wire between them; a context manager.
 
     Args:
@@ -48,23 +49,8 @@ class Wire:
         self._names = {end: f"rshb{os.getpid()}-{end}" for end in ADDRESSES}
         self._made: list[str] = []
 
-    def __enter__(self) -> Wire:
-        try:
-            self._make()
-        except BaseException:
-            self.close()
-            raise
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
-
-    def _make(self) -> None:
+    def make(self) -> None:
+        """Make the namespaces and join them."""
         for name in self._names.values():
             _run("ip", "netns", "add", name)
             self._made.append(name)

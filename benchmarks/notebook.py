@@ -19,6 +19,8 @@ __all__ = ["OURS", "Figure", "Goal", "Notebook"]
 OURS: Final = "rshell"
 #: The least that says anything of a spread; with --quick it only shows that a script works.
 REPEATS, QUICK_REPEATS = 5, 2
+#: Devices of the largest fleet, and how long it is watched.
+MOST, QUICK_MOST, MINUTES = 20_000, 200, 10
 
 
 @attrs.frozen
@@ -72,15 +74,28 @@ class Notebook:
         title: one line for people.
         quick: whether sizes and repeats are only to show that the script works.
         repeats: rounds after the warm-up; None for the usual number.
+        most: how many devices the largest fleet may have.
+        minutes: how long a soak lasts.
     """
 
     def __init__(
-        self, section: str, title: str, *, quick: bool = False, repeats: int | None = None
+        self,
+        section: str,
+        title: str,
+        *,
+        quick: bool = False,
+        repeats: int | None = None,
+        most: int | None = None,
+        minutes: int | None = None,
     ) -> None:
         self.section = section
         self.title = title
         self.quick = quick
         self.repeats = repeats or (QUICK_REPEATS if quick else REPEATS)
+        self.most = most or (QUICK_MOST if quick else MOST)
+        self.minutes = minutes or (1 if quick else MINUTES)
+        #: What it took, once it has ended.
+        self.seconds = 0.0
         self.notes: list[str] = []
         self.left_out: dict[str, str] = {}
         self._figures: dict[tuple[str, str, float | None], Figure] = {}

@@ -15,14 +15,19 @@ from tests.functional.processes import descendants
 
 __all__ = [
     "Memory",
+    "busy_of",
+    "busy_seconds",
     "cpu_of",
     "cpu_seconds",
     "family",
     "listening",
     "memory",
     "memory_of",
+    "network_bytes",
+    "parse_busy",
     "parse_cpu",
     "parse_memory",
+    "slab_kb",
 ]
 
 
@@ -65,6 +70,56 @@ def cpu_seconds(pid: int) -> float:
         OSError: There is no such process.
     """
     return parse_cpu(Path(f"/proc/{pid}/stat").read_text(), os.sysconf("SC_CLK_TCK"))
+
+
+def parse_busy(schedstat: str) -> float:
+    """Return the seconds on a processor in the text of /proc/PID/task/TID/schedstat.
+
+    Nanoseconds come first in it (sched-stats in the kernel's documentation).
+    """
+    return int(schedstat.split(maxsplit=1)[0]) / 1e9
+
+
+def busy_seconds(pid: int) -> float:
+    """Return the processor seconds of the threads that a process has now, without the tick.
+
+    What a thread that ended has used is not in it: for programs that keep theirs.
+
+    Raises:
+        OSError: There is no such process.
+    """
+    tasks = Path(f"/proc/{pid}/task")
+    try:
+        return sum(parse_busy((task / "schedstat").read_text()) for task in tasks.iterdir())
+    except FileNotFoundError:
+        return cpu_seconds(pid)  # a kernel without it, or a thread that has just ended
+
+
+def busy_of(pids: Iterable[int]) -> float:
+    """Return the processor seconds of the threads that processes, with all below them, have now."""
+    total = 0.0
+    for pid in family(pids):
+        try:
+            total += busy_seconds(pid)
+        except OSError:
+            pass  # it ended just now
+    return total
+
+
+def slab_kb() -> float:
+    """Return what the kernel has allocated for its own objects, sockets among them, in KiB."""
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    return next(float(line.split()[1]) for line in lines if line.startswith("Slab:"))
+
+
+def network_bytes() -> int:
+    """Return the bytes of all packets that this network namespace has sent, headers included.
+
+    On loopback what one end sends is what the other gets: those of both ends, each once.
+    """
+    lines = Path("/proc/net/netstat").read_text().splitlines()
+    names, values = (line.split() for line in lines if line.startswith("IpExt:"))
+    return int(values[names.index("OutOctets")])
 
 
 def family(pids: Iterable[int]) -> list[int]:

@@ -1,42 +1,36 @@
-"""Running measurements: their common options, and where their results go.
+"""Running measurements: their common options, their order, and where their results go.
 
-Every measurement is a module with ``TITLE`` and ``measure(book)``, and can be run alone, as in
-``python -m benchmarks.echo --quick``.
+Every measurement is a module with ``TITLE``; it can be run alone, as in
+``python -m benchmarks.echo --quick``.  Most have ``measure(book)``; those of
+`benchmarks.schedule.GROWN` share one fleet and have ``visit`` (`benchmarks.grown`).
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib
+import signal
 import sys
+import time
 import traceback
+from collections.abc import Iterator
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
+import attrs
+
+from benchmarks.grown import Done, walk
 from benchmarks.machine import ROOT, describe_machine
 from benchmarks.notebook import Notebook
+from benchmarks.pages import write_pages
 from benchmarks.plots import draw
 from benchmarks.results import section_of, write_results
+from benchmarks.schedule import GROWN, SECONDS, SECTIONS, clock, in_order, plan
 from benchmarks.summary import summarise
 from benchmarks.tables import text_section
 
-__all__ = ["SECTIONS", "main"]
-
-#: In the order in which they run: short ones first.
-SECTIONS = (
-    "startup",
-    "device",
-    "command",
-    "echo",
-    "bulk",
-    "audit",
-    "listing",
-    "many",
-    "fleet_size",
-    "comeback",
-    "fairness",
-    "soak",
-)
-
+__all__ = ["main"]
 
 #: A share of the cores: with more other work than this, figures say more of that than of us.
 QUIET_LOAD = 0.25
@@ -52,20 +46,79 @@ def _options(only: str) -> argparse.ArgumentParser:
             "sections", nargs="*", metavar="SECTION", help=f"of {', '.join(SECTIONS)}"
         )
     parser.add_argument("--quick", action="store_true", help="small: shows that the script works")
-    parser.add_argument("--repeats", type=int, metavar="N", help="rounds after the warm-up")
+    parser.add_argument("--repeats", type=_count, metavar="N", help="rounds after the warm-up")
+    parser.add_argument(
+        "--devices", type=_count, metavar="N", help="no fleet larger than this (default: 20000)"
+    )
+    parser.add_argument("--minutes", type=_count, metavar="N", help="of the soak (default: 10)")
     parser.add_argument(
         "--out", type=Path, metavar="DIR",
-        help="for results.json, results.md and plots (default: benchmarks and docs/plots; "
-        "with --quick nothing is written)",
+        help="for results.json, results.md and plots (default: benchmarks and docs/plots; with "
+        "--quick, --repeats, --devices or --minutes nothing is written)",
     )  # fmt: skip
     return parser
 
 
-def _measure(name: str, quick: bool, repeats: int | None) -> Notebook:
-    module = importlib.import_module(f"benchmarks.{name}")
-    book = Notebook(name, module.TITLE, quick=quick, repeats=repeats)
-    module.measure(book)
-    return book
+def _count(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError("at least 1")
+    return number
+
+
+@attrs.define
+class _Run:
+    """One call of this program.
+
+    Attributes:
+        given: its options.
+        failed: sections that broke off.
+        missed: sections that missed a goal.
+    """
+
+    given: argparse.Namespace
+    failed: list[str] = attrs.Factory(list)
+    missed: list[str] = attrs.Factory(list)
+
+    @property
+    def full(self) -> bool:
+        """Tell whether sizes and repeats are those that figures may be quoted from."""
+        given = self.given
+        return not (given.quick or given.repeats or given.devices or given.minutes)
+
+    def book(self, name: str) -> Notebook:
+        """Return an empty notebook for a section."""
+        given = self.given
+        return Notebook(
+            name,
+            importlib.import_module(f"benchmarks.{name}").TITLE,
+            quick=given.quick,
+            repeats=given.repeats,
+            most=given.devices,
+            minutes=given.minutes,
+        )
+
+    def finish(self, book: Notebook, machine: dict[str, Any], seconds: float) -> None:
+        """Print a section's table, and write it down at once: a run may be broken off later."""
+        book.seconds = seconds
+        sys.stdout.write(text_section(book) + "\n")
+        sys.stdout.flush()
+        if not _held(book):
+            self.missed.append(book.section)
+        out = self.given.out or (ROOT / "benchmarks" if self.full else None)
+        if out is not None:
+            plots = ROOT / "docs" / "plots" if self.given.out is None else out / "plots"
+            written = write_results(out, [section_of(book, machine)])
+            if draw(written, plots) is None:
+                book.say("no plots: matplotlib is not installed (the extra `bench`)")
+            if self.given.out is None:
+                write_pages(ROOT, written)
+
+    def fail(self, name: str, error: Exception) -> None:
+        """Say why a section broke off; the others can still be measured."""
+        traceback.print_exception(error)
+        _say(f"{name}: failed, see above")
+        self.failed.append(name)
 
 
 def main(arguments: list[str], only: str = "") -> int:
@@ -77,38 +130,89 @@ def main(arguments: list[str], only: str = "") -> int:
     """
     parser = _options(only)
     given = parser.parse_args(arguments)
-    wanted = [only] if only else (given.sections or list(SECTIONS))
+    wanted = [only] if only else given.sections
     unknown = [name for name in wanted if name not in SECTIONS]
     if unknown:
         parser.error(f"there is no section {', '.join(unknown)}")
-    if given.repeats is not None and given.repeats < 1:
-        parser.error("--repeats: at least 1")
-    out = given.out or (None if given.quick else ROOT / "benchmarks")
-    plots = ROOT / "docs" / "plots" if given.out is None else given.out / "plots"
-    held, failed = True, False
-    for name in wanted:
-        machine = describe_machine(quick=given.quick)
-        if machine["load_before"] > QUIET_LOAD * machine["cores"]:
-            sys.stderr.write(f"{name}: other work runs here, load {machine['load_before']:.1f}\n")
+    names = in_order(wanted)
+    run = _Run(given)
+    if run.full:
+        each = ", ".join(f"{name} {clock(SECONDS[name])}" for name in names)
+        _say(f"about {clock(plan(names))} min on two quiet cores: {each}")
+    began, finished = time.monotonic(), 0
+    before = signal.signal(signal.SIGTERM, _interrupt)  # as ^C: gateways are ended, too
+    try:
+        for _ in _all(run, names):
+            finished += 1
+            left = f"{finished} of {len(names)} done in {clock(time.monotonic() - began)}"
+            _say(left)
+    except KeyboardInterrupt:
+        _say("stopped; sections that had ended are kept")
+        return 130
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    for verdict, which in (("failed", run.failed), ("missed a goal", run.missed)):
+        if which and (run.full or which is run.failed):
+            _say(f"{verdict}: {', '.join(which)}")
+    return 1 if run.failed or (run.missed and run.full) else 0
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    # timeout(1) sends it to its child and to the group: the second one shall not stop the tidying.
+    signal.signal(number, signal.SIG_IGN)
+    raise KeyboardInterrupt
+
+
+def _all(run: _Run, names: list[str]) -> Iterator[str]:
+    """Run sections; yield each that has ended, well or not."""
+    for name in [name for name in names if name not in GROWN]:
+        machine, began = _look(name, run), time.monotonic()
+        book = run.book(name)
         try:
-            book = _measure(name, given.quick, given.repeats)
-        except KeyboardInterrupt:
-            sys.stderr.write(f"{name}: stopped; sections that had ended are kept\n")
-            return 130
-        except Exception:  # the others can still be measured; the status tells
-            traceback.print_exc()
-            sys.stderr.write(f"{name}: failed, see above\n")
-            failed = True
-            continue
-        sys.stdout.write(text_section(book) + "\n")
-        sys.stdout.flush()
-        held = held and _held(book)
-        if out is not None:
-            # at once: a run of an hour that is broken off has measured something
-            written = write_results(out, [section_of(book, machine)])
-            if draw(written, plots) is None:
-                sys.stderr.write("no plots: matplotlib is not installed (the extra `bench`)\n")
-    return 1 if failed or not (held or given.quick) else 0
+            importlib.import_module(f"benchmarks.{name}").measure(book)
+        except Exception as error:
+            run.fail(name, error)
+        else:
+            run.finish(book, machine, time.monotonic() - began)
+        yield name
+    if grown := [name for name in names if name in GROWN]:
+        yield from _grown(run, grown)
+
+
+def _grown(run: _Run, names: list[str]) -> Iterator[str]:
+    """Run the sections that share a fleet.  A section's time is until it had seen enough."""
+    machine, began = _look(names[0], run), time.monotonic()
+    books = {name: run.book(name) for name in names}
+    left = dict(books)
+    try:
+        for done in walk(books, lambda text: _say(f"fleet: {text}")):
+            book = left.pop(done.name)
+            _judge(run, done, book, machine, time.monotonic() - began)
+            yield done.name
+    except Exception as error:  # the fleet itself: nobody can be measured any more
+        for name in left:
+            run.fail(name, error)
+
+
+def _judge(run: _Run, done: Done, book: Notebook, machine: dict[str, Any], seconds: float) -> None:
+    if done.error is not None:
+        run.fail(done.name, done.error)
+    else:
+        run.finish(book, machine, seconds)
+
+
+def _look(name: str, run: _Run) -> dict[str, Any]:
+    """Describe the machine as it is before a section."""
+    machine = describe_machine(quick=not run.full)
+    _say(f"== {name} begins at {machine['date']}")
+    if machine["load_before"] > QUIET_LOAD * machine["cores"] and not run.given.quick:
+        _say(f"{name}: load {machine['load_before']:.1f}; our own last section's, or other work")
+    return machine
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(f"bench: {text}\n")
+    sys.stderr.flush()
 
 
 def _held(book: Notebook) -> bool:

@@ -14,16 +14,18 @@ import subprocess
 import sys
 import tempfile
 import time
+import uuid
+from datetime import UTC, datetime
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from benchmarks import proc
-from benchmarks.fleet_keys import enrol
+from benchmarks.fleet_keys import enrol, store_rows
 from benchmarks.machine import ROOT, descriptors, memory_disk
+from rshell.gateway.arrivals import CROWDED
 from rshell.gateway.home import GatewayHome, prepare_home
 from tests.functional.fleet import Agent
-from tests.functional.processes import die_with_us, end, environment, until
+from tests.functional.processes import LeavesNothing, die_with_us, end, environment, until
 from tests.functional.ssh_door import SshFleet
 
 __all__ = ["Child", "Site", "most_devices"]
@@ -38,7 +40,8 @@ SPARE_DESCRIPTORS = 300
 
 def most_devices(wanted: int) -> int:
     """Return how many of ``wanted`` devices one gateway may hold by this machine's limits."""
-    return min(wanted, descriptors() - SPARE_DESCRIPTORS)
+    # From there on it sheds connections that are not known yet: a fleet would come by luck.
+    return min(wanted, int(descriptors() * CROWDED) - SPARE_DESCRIPTORS)
 
 
 class Child:
@@ -104,7 +107,7 @@ class Child:
         self._errors.close()
 
 
-class Site(SshFleet):
+class Site(SshFleet, LeavesNothing):
     """A gateway with its SSH door, and its devices; a context manager that leaves nothing behind.
 
     Args:
@@ -123,17 +126,6 @@ class Site(SshFleet):
             path.write_text(config)
             self.gateway_options = (*self.gateway_options, "--config", str(path))
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
-
     # -- simulated devices ---------------------------------------------------------------------
 
     def enrol_crowd(self, count: int) -> None:
@@ -145,15 +137,19 @@ class Site(SshFleet):
         enrol(self._prepared, self._key_base, count, self._enrolled)
         self._enrolled += count
 
+    def fill(self, first: int, last: int) -> None:
+        """Put rows of devices into the store that have no key and can never connect."""
+        home = prepare_home(self.home, ("localhost", "127.0.0.1"))
+        rows = [(str(uuid.uuid4()), os.urandom(32)) for _ in range(first, last)]
+        store_rows(home.database, rows, first, datetime.now(UTC))
+
     def start_crowd(self) -> None:
         """Start the processes of the simulated devices; none dials yet."""
         assert self._key_base is not None
         host, port = self.address
         processes = -(-self._enrolled // DEVICES_PER_PROCESS)
         for number in range(processes):
-            first = number * self._enrolled // processes
-            last = (number + 1) * self._enrolled // processes
-            words = [str(self._key_base), f"{host}:{port}", str(first), str(last - first)]
+            words = [str(self._key_base), f"{host}:{port}", str(number), str(processes)]
             self.crowd.append(Child("benchmarks.fleet", words, self.base))
         self.crowd_live()  # answered once each has read its keys: no part of what is measured
 
@@ -162,12 +158,23 @@ class Site(SshFleet):
         began = time.monotonic()
         each = len(self.crowd)
         for number, child in enumerate(self.crowd):
-            share = (number + 1) * count // each - number * count // each
+            share = len(range(number, count, each))  # so that those live are the first ones
             child.ask(f"grow {share} {spread_seconds}")
         self.wait_crowd(count, limit_seconds)
         stories = [child.ask("story")["welcomed"] for child in self.crowd]
         last = max((at for story in stories for at in story if at is not None), default=began)
         return float(max(0.0, last - began))
+
+    def age_crowd(self, seconds: float) -> None:
+        """Let every link look so much older to the device that dialled it."""
+        for child in self.crowd:
+            child.ask(f"age {seconds}")
+
+    def end_crowd(self) -> None:
+        """End the processes of the simulated devices; `start_crowd` may follow."""
+        for child in self.crowd:
+            child.close()
+        self.crowd.clear()
 
     def crowd_live(self, since: float = 0.0) -> int:
         """Return how many simulated devices are live, by links welcomed since a moment.
@@ -198,6 +205,12 @@ class Site(SshFleet):
         child.ask(json.dumps({"do": "hello"}))
         return child
 
+    def end_operators(self) -> None:
+        """End all of them: without their gateway they would only dial."""
+        for child in self._children:
+            child.close()
+        self._children.clear()
+
     # -- looking -------------------------------------------------------------------------------
 
     def gateway_cpu(self) -> float:
@@ -220,10 +233,8 @@ class Site(SshFleet):
         time.sleep(seconds)
 
     def close(self) -> None:
-        for child in (*self._children, *self.crowd):
-            child.close()
-        self._children.clear()
-        self.crowd.clear()
+        self.end_crowd()
+        self.end_operators()
         if self._key_base is not None:
             shutil.rmtree(self._key_base, ignore_errors=True)
         super().close()

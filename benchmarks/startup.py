@@ -20,7 +20,7 @@ def measure(book: Notebook) -> None:
     sizes = (0, 1_000, book.size(20_000, 2_000))
     for count in sizes:
         with Site() as site:
-            site.enrol_crowd(count)
+            site.fill(0, count)
             for _ in book.rounds():
                 began = time.monotonic()
                 site.start_gateway()

@@ -16,11 +16,13 @@ HEAD = ("what", "who", "median", "least – most", "n", "× rshell", "goal")
 def number(value: float) -> str:
     """Return a figure with three digits that mean something."""
     size = abs(value)
+    if size == 0:
+        return "0"
     if size >= 100:
         return f"{value:,.0f}"
     if size >= 10:
         return f"{value:.1f}"
-    return f"{value:.2f}" if size >= 1 or size == 0 else f"{value:.3g}"
+    return f"{value:.2f}" if size >= 1 else f"{value:.3g}"
 
 
 def rows_of(figures: Sequence[Figure], *, judge: bool = True) -> list[list[str]]:

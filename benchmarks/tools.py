@@ -20,6 +20,7 @@ APT = {
     "ssh": ("openssh-client",),
     "openssl": ("openssl",),
     "nginx": ("nginx-light", "libnginx-mod-stream"),
+    "stunnel": ("stunnel4",),
     "ip": ("iproute2",),
 }
 #: Module to its distribution; the extra `bench` of setup.cfg has the lower bounds.

@@ -22,9 +22,9 @@ from rshell.link.clock import use_monotonic_clock
 __all__ = ["main"]
 
 #: A person types about 10 a second; faster gives more samples and is still sparse.
-KEY_SECONDS = 0.08
+KEY_SECONDS = 0.05
 #: Long enough for a sender to find the rate of the link and for queues to fill.
-WARM_UP_SECONDS = 4.0
+WARM_UP_SECONDS = 1.5
 CHUNK = bytes(32 * 1024)
 
 
@@ -152,7 +152,7 @@ class Typist:
             ended: Deferred[Outcome] = transfer.outcome
             transfer.abort()
             await ended
-            await self._pause(2)
+            await self._pause(0.5)
 
     async def _type(self, terminal: Session, keys: int) -> list[float]:
         for _ in range(keys):

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+import os
 from pathlib import Path
 
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
+from zope.interface.verify import verifyObject
 
-from benchmarks.fleet_device import source_address
+from benchmarks.fleet_device import AgeingClock, source_address
+from benchmarks.grown import sizes_of
 from benchmarks.notebook import Goal, Notebook
-from benchmarks.plots import curves_of
-from benchmarks.proc import Memory, parse_cpu, parse_memory
-from benchmarks.results import section_of, write_results
+from benchmarks.pinning import Pins, pinned
+from benchmarks.proc import Memory, parse_busy, parse_cpu, parse_memory
+from benchmarks.results import Figures, Found, read_results, section_of, write_results
+from benchmarks.schedule import GROWN, SECTIONS, clock, in_order, plan
 from benchmarks.summary import quantile, ratio, summarise
 from benchmarks.tables import markdown_section, number, rows_of, text_section, text_table
 
@@ -116,7 +123,7 @@ class TableTests(SynchronousTestCase):
     def test_numbers(self) -> None:
         """Three digits mean something."""
         told = [number(value) for value in (12345, 123.4, 12.34, 1.234, 0.01234, 0, -1.5)]
-        self.assertEqual(told, ["12,345", "123", "12.3", "1.23", "0.0123", "0.00", "-1.50"])
+        self.assertEqual(told, ["12,345", "123", "12.3", "1.23", "0.0123", "0", "-1.50"])
 
     def test_ratio(self) -> None:
         """Others are told as multiples of ours, of the same quantity at the nearest place."""
@@ -183,15 +190,24 @@ class ResultsTests(SynchronousTestCase):
         self.assertEqual(told[0]["machine"], MACHINE)
         self.assertEqual((directory / "results.md").read_text().count("\n## "), 2)
 
-    def test_curves(self) -> None:
-        """A quantity with a count on it is a curve, sorted; one point is none."""
+    def test_found(self) -> None:
+        """A quantity is found at its least, greatest and nearest place; else there is none."""
         book = Notebook("echo", "")
-        for at, value in ((5_000, 3.0), (0, 1.0), (0, 2.0)):
-            book.add("echo, p99", value, "ms", at=at, along="devices")
-        book.add("alone", 1.0, "ms", at=1, along="devices")
-        (curve,) = curves_of(section_of(book, MACHINE))
-        self.assertEqual((curve.name, curve.what), ("echo-echo-p99", "echo, p99, ms"))
-        self.assertEqual(curve.lines, {"rshell": [(0, 1.5, 1.0, 2.0), (5_000, 3.0, 3.0, 3.0)]})
+        for at, value in ((5_000, 3.0), (0, 1.0), (0, 2.0), (0, 9.0)):
+            book.add("p99", value, "ms", at=at, along="devices", goal=Goal(2))
+        found = Found([section_of(book, MACHINE)])
+        first, last = found.first("echo", "p99"), found.last("echo", "p99")
+        self.assertEqual(first, Figures(2.0, 1.0, 9.0, 0, Goal(2)))
+        self.assertEqual(last, Figures(3.0, 3.0, 3.0, 5_000, Goal(2)))
+        self.assertEqual(found.near("echo", "p99", 20_000), last)
+        self.assertEqual(found.near("echo", "p99", 100), first)
+        self.assertIsNone(found.first("echo", "p50"))
+        self.assertIsNone(found.near("bulk", "p99", 0))
+        self.assertIsNone(found.first("echo", "p99", "ssh -R"))
+
+    def test_nothing_yet(self) -> None:
+        """Where nothing was measured there is nothing, and no error."""
+        self.assertEqual(read_results(Path(self.mktemp())), [])
 
 
 class ProcTests(SynchronousTestCase):
@@ -213,6 +229,61 @@ class ProcTests(SynchronousTestCase):
         for text in ("", "Rss: 90 kB\n", "Rss: many\nPss: 5 MB\n"):
             self.assertRaises(ValueError, parse_memory, text)
 
+    def test_busy(self) -> None:
+        """Nanoseconds on a processor; how often and how long it waited does not count."""
+        self.assertEqual(parse_busy("1500000000 7 9\n"), 1.5)
+
+
+class PlanTests(SynchronousTestCase):
+    """What runs when, where, and for how long."""
+
+    def test_fits(self) -> None:
+        """All of it takes no longer than the page says, and every section is a module."""
+        self.assertLess(plan(SECTIONS), 45 * 60)
+        for name in SECTIONS:
+            module = importlib.import_module(f"benchmarks.{name}")
+            self.assertTrue(module.TITLE)
+            self.assertEqual(hasattr(module, "visit"), name in GROWN, name)
+            self.assertEqual(hasattr(module, "measure"), name not in GROWN, name)
+
+    def test_order(self) -> None:
+        """Sections run in their own order, each once; none named means all."""
+        self.assertEqual(in_order(["soak", "echo", "soak"]), ["echo", "soak"])
+        self.assertEqual(in_order([]), list(SECTIONS))
+        self.assertEqual(SECTIONS[-len(GROWN) :], GROWN)
+
+    def test_growing(self) -> None:
+        """Who alone looks at a fleet waits for it to grow."""
+        self.assertGreater(plan(["many"]), plan(["many", "fleet_size"]) - plan(["fleet_size"]))
+
+    def test_clock(self) -> None:
+        """Minutes and seconds."""
+        self.assertEqual([clock(0.4), clock(61), clock(3599.6)], ["0:00", "1:01", "60:00"])
+
+    def test_sizes(self) -> None:
+        """A fleet that may not be as large as a section wants is as large as it may be."""
+        for most, sizes in ((None, (1_000, 5_000, 20_000)), (3_000, (1_000, 3_000)), (9, (9,))):
+            book = Notebook("many", "", most=most)
+            self.assertEqual(sizes_of(book, (1_000, 5_000, 20_000), (1,)), sizes)
+        self.assertEqual(sizes_of(Notebook("many", "", quick=True), (1_000,), (20,)), (20,))
+
+    def test_pins(self) -> None:
+        """Gateways have the first core, the ends the second; with one core nobody is moved."""
+        pins = Pins({3, 1, 2})
+        self.assertEqual((pins.gateway_core, pins.ends_core), (1, 2))
+        alone = Pins({3})
+        self.assertEqual((alone.gateway_core, alone.ends_core), (None, None))
+        alone.gateways([os.getpid()])
+
+    def test_pinned(self) -> None:
+        """A measurement that pins says so, and gives all cores back."""
+        book, before = Notebook("echo", ""), os.sched_getaffinity(0)
+        with pinned(book) as pins:
+            expected = before if pins.ends_core is None else {pins.ends_core}
+            self.assertEqual(os.sched_getaffinity(0), expected)
+        self.assertEqual(os.sched_getaffinity(0), before)
+        self.assertEqual(len(book.notes), 1)
+
 
 class SimulatedTests(SynchronousTestCase):
     """The simulated fleet."""
@@ -225,3 +296,18 @@ class SimulatedTests(SynchronousTestCase):
             parts = [int(part) for part in address.split(".")]
             self.assertEqual((parts[0], len(parts)), (127, 4))
             self.assertTrue(all(0 <= part <= 255 for part in parts))
+
+    def test_ageing(self) -> None:
+        """A clock that was moved on shows it; what waits, waits as long as it would have."""
+        reactor = Clock()
+        ageing = AgeingClock(reactor)
+        verifyObject(IReactorTime, ageing)
+        called: list[float] = []
+        ageing.callLater(5, lambda: called.append(ageing.seconds()))
+        ageing.age(60)
+        self.assertEqual(ageing.seconds(), 60)
+        reactor.advance(4.9)
+        self.assertEqual(called, [])
+        self.assertEqual(len(ageing.getDelayedCalls()), 1)
+        reactor.advance(0.2)
+        self.assertEqual(called, [ageing.seconds()])

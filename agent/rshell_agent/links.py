@@ -69,7 +69,10 @@ from rshell_agent.renewal import Renewal
 from rshell_agent.session_report import SessionsExchange
 from rshell_agent.touch_report import TouchSender
 
-__all__ = ["AgentLinks", "GatewayPeer", "Greeting"]
+__all__ = ["FEATURES", "AgentLinks", "GatewayPeer", "Greeting"]
+
+#: What an agent's HELLO says that it understands.
+FEATURES = ("resume", "deadline", "touched", REVOKED_FEATURE)
 
 
 @attrs.define
@@ -150,7 +153,7 @@ class Greeting:
             software=f"rshell-agent/{__version__}",
             instance=self._instance,
             dial=dial,
-            features=["resume", "deadline", "touched", REVOKED_FEATURE],
+            features=list(FEATURES),
             max_streams=AT_AGENT.max_streams,
             window=DEFAULT_WINDOW,
             clock=Clock(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -109,3 +110,8 @@ class AsyncSshReverse:
             if process.stdout is not None:
                 process.stdout.close()
         self._log.close()
+
+    def remove(self) -> None:
+        """End all, and remove its directory: another one may be made in its place."""
+        self.close()
+        shutil.rmtree(self.base, ignore_errors=True)

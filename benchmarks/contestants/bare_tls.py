@@ -1,13 +1,15 @@
 """TLS and nothing else: what a live connection costs before anybody knows whose it is.
 
-Two servers that ask for a client's certificate and then keep the connection: one in Twisted, with
-the class that a user of it would take, and nginx.  As a program this is the first of them:
+Servers that ask for a client's certificate and then keep the connection: one in Twisted, with the
+class that a user of it would take, nginx, and stunnel, which has a thread and a second, plain
+connection for each.  As a program this is the first of them:
 ``python -m benchmarks.contestants.bare_tls PORT DIR``.
 """
 
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -18,15 +20,18 @@ from OpenSSL import SSL, crypto
 from twisted.internet import ssl
 from twisted.internet.protocol import Factory, Protocol
 
-from benchmarks.contestants import nginx
+from benchmarks.contestants import nginx, stunnel
 from benchmarks.contestants.openssh import free_port
 from benchmarks.machine import ROOT
 from benchmarks.proc import listening
 from tests.functional.processes import die_with_us, end, environment, until
 
-__all__ = ["NGINX", "TWISTED", "BareTls", "missing"]
+__all__ = ["NGINX", "STUNNEL", "TWISTED", "BareTls", "missing"]
 
 TWISTED, NGINX = "limit: TLS alone, Twisted", "limit: TLS alone, nginx"
+STUNNEL = "limit: TLS alone, stunnel"
+#: Connections that the kernel keeps for whoever is behind stunnel and never takes one.
+_BACKLOG = 4_096
 
 
 class BareTls:
@@ -34,11 +39,11 @@ class BareTls:
 
     Args:
         base: gets a directory of its own.
-        who: `TWISTED` or `NGINX`.
+        who: `TWISTED`, `NGINX` or `STUNNEL`.
     """
 
     def __init__(self, base: Path, who: str) -> None:
-        self.base = base / ("tls-nginx" if who == NGINX else "tls-twisted")
+        self.base = base / f"tls-{who.rpartition(' ')[2].lower()}"
         self.base.mkdir(mode=0o755)
         subprocess.run(
             ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256",
@@ -47,7 +52,8 @@ class BareTls:
             check=True, capture_output=True,
         )  # fmt: skip
         self._port = free_port()
-        words = self._nginx() if who == NGINX else self._twisted()
+        self._behind: socket.socket | None = None
+        words = {NGINX: self._nginx, STUNNEL: self._stunnel, TWISTED: self._twisted}[who]()
         environ = environment(self.base)
         environ["PYTHONPATH"] += os.pathsep + str(ROOT)
         with (self.base / "log").open("ab") as log:
@@ -86,6 +92,20 @@ http {{
 """)
         return [nginx.program(), "-p", str(self.base), "-c", str(self.base / "conf")]
 
+    def _stunnel(self) -> list[str]:
+        self._behind = socket.create_server(("127.0.0.1", 0), backlog=_BACKLOG)
+        config = self.base / "conf"
+        config.write_text(f"""{stunnel.HEAD}
+[links]
+accept = 127.0.0.1:{self._port}
+connect = 127.0.0.1:{self._behind.getsockname()[1]}
+cert = {self.base}/cert
+key = {self.base}/key
+CAfile = {self.base}/cert
+verifyChain = yes
+""")
+        return [stunnel.program(), str(config)]
+
     def connect(self, count: int) -> None:
         """Open so many connections, one after the other, each with a full handshake."""
         context = SSL.Context(SSL.TLS_METHOD)
@@ -111,11 +131,18 @@ http {{
             sock.close()
         self._connections.clear()
         end(self.server, 5)
+        if self._behind is not None:
+            self._behind.close()
+
+    def remove(self) -> None:
+        """End all, and remove its directory: another one may be made in its place."""
+        self.close()
+        shutil.rmtree(self.base, ignore_errors=True)
 
 
 def missing(who: str) -> str:
     """Return why one of them cannot take part, or an empty string."""
-    return nginx.missing() if who == NGINX else ""
+    return {NGINX: nginx.missing, STUNNEL: stunnel.missing}.get(who, str)()
 
 
 def main(arguments: list[str]) -> None:

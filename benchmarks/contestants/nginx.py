@@ -66,8 +66,10 @@ class Nginx:
         base: gets a directory of its own.
     """
 
+    name = "nginx"
+
     def __init__(self, base: Path) -> None:
-        self.base = base / "nginx"
+        self.base = base / self.name
         self.base.mkdir(mode=0o755)
         self._port, self._target = free_port(), free_port()
         subprocess.run(
@@ -83,11 +85,14 @@ class Nginx:
             [sys.executable, "-P", "-m", __name__, str(self._target), str(self.base)]
         )
         until(lambda: listening(self._target), self._told, 20)
-        self.relay = self._spawn([program(), "-p", str(self.base), "-c", str(self.base / "conf")])
-        until((self.base / "pid").exists, self._told, 20)
+        self.relay = self._spawn(self._words())
+        until(lambda: listening(self._port), self._told, 20)
 
     def _told(self) -> str:
         return (self.base / "log").read_text(errors="replace")[-1000:]
+
+    def _words(self) -> list[str]:
+        return [program(), "-p", str(self.base), "-c", str(self.base / "conf")]
 
     def _config(self) -> str:
         module = next(path for path in _MODULES if Path(path).exists())

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import getpass
 import os
+import shlex
 import shutil
 import socket
 import subprocess
@@ -16,9 +17,9 @@ from pathlib import Path
 from benchmarks.proc import listening
 from tests.functional.processes import die_with_us, end, until
 
-__all__ = ["OpenSsh", "free_port", "missing"]
+__all__ = ["JUMP", "WITH", "WITHOUT", "OpenSsh", "free_port", "missing"]
 
-WITHOUT, WITH = "ssh -R", "ssh -R, ControlMaster"
+WITHOUT, WITH, JUMP = "ssh -R", "ssh -R, ControlMaster", "ssh -R, ssh -J"
 
 
 def _sshd() -> str | None:
@@ -135,15 +136,41 @@ class OpenSsh:
     def _login() -> str:
         return f"{getpass.getuser()}@127.0.0.1"
 
-    def command(self, *words: str, master: bool = False, terminal: bool = False) -> list[str]:
-        """Return the command line that runs words on the device."""
+    def _jump(self) -> str:
+        """Return the option of an operator who is not on the gateway's host.
+
+        What ``-J`` stands for (ssh(1)), which has no place for the jump's own options.
+        """
+        jump = ["ssh", *self._options(self._gateway_port), "-W", "[%h]:%p", self._login()]
+        return f"-oProxyCommand={shlex.join(jump)}"
+
+    def command(
+        self, *words: str, master: bool = False, terminal: bool = False, jump: bool = False
+    ) -> list[str]:
+        """Return the command line that runs words on the device.
+
+        Args:
+            words: of the command.
+            master: over the connection that ControlMaster keeps.
+            terminal: with a terminal of its own.
+            jump: through the gateway's sshd; else from the gateway's host.
+        """
         options = ["-S", str(self.base / "cm")] if master else []
         options += ["-tt"] if terminal else []
+        options += [self._jump()] if jump else []
         return ["ssh", *options, *self._options(self.tunnels[0][1]), self._login(), *words]
 
-    def copy_command(self, program: str, source: str, target: str) -> list[str]:
-        """Return an scp command line; ``DEVICE:`` before a path means the device."""
+    def forward_command(self, port: int, target: int) -> list[str]:
+        """Return the command line that forwards a port to one of the device, by way of both."""
         options = self._options(self.tunnels[0][1])
+        path = f"127.0.0.1:{port}:127.0.0.1:{target}"
+        return ["ssh", "-N", self._jump(), *options, "-L", path, self._login()]
+
+    def copy_command(
+        self, program: str, source: str, target: str, *, jump: bool = False
+    ) -> list[str]:
+        """Return an scp command line; ``DEVICE:`` before a path means the device."""
+        options = [*([self._jump()] if jump else []), *self._options(self.tunnels[0][1])]
         place = f"{self._login()}:"
         paths = [path.replace("DEVICE:", place) for path in (source, target)]
         return [program, "-q", *options, *paths]
@@ -161,3 +188,8 @@ class OpenSsh:
         for process in reversed(self._processes):
             end(process, 5)
         self._processes.clear()
+
+    def remove(self) -> None:
+        """End all, and remove its directory: another one may be made in its place."""
+        self.close()
+        shutil.rmtree(self.base, ignore_errors=True)

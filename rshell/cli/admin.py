@@ -87,7 +87,7 @@ def _print_invitation(json: bool, invitation: Invitation) -> None:
     "--from", "sources", multiple=True, metavar="CIDR", help="Only from there; may be repeated."
 )
 @click.option("--pending", is_flag=True, help="A string that gives no right: who has it may ask.")
-@click.option("--auto-accept", is_flag=True, help="A site's devices do not wait to be accepted.")
+@click.option("--auto-accept", is_flag=True, help="A site's devices do not wait: keep it secret.")
 @click.option("--key", "keys", metavar="FILE|-", help="Public keys of the devices that may join.")
 @common_options
 @click.pass_context
@@ -111,8 +111,9 @@ def invite_device(
     rshell invite device --pending --uses 200 --ttl 30d                  for an image
     rshell invite device --key keys.pem --label batch=7                  of a factory
 
-    A string with a glob or a range is a site's: its devices wait until somebody compares their
-    fingerprints and accepts them (rshell pending), unless it says --auto-accept. With --pending
+    A string for several, or with a glob or a range, is a site's: its devices wait until somebody
+    compares their fingerprints and accepts them (rshell pending), unless it says --auto-accept;
+    then names that no glob expects are provisional until rshell rename. With --pending
     the string is no secret, and with --key none is needed: FILE has PEM public keys one after
     another, or lines NAME<TAB>KEY, as rshell-agent key prints them.
     """

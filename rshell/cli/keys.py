@@ -70,7 +70,7 @@ def add(context: click.Context, ca: str | None, operator: str | None, file: str 
 
     With --ca the key in FILE signs certificates (ssh-keygen -s): each lets in the operator whom
     it names as its principal. Who has that key can be any operator: keep it as safe as the role
-    admin.
+    admin, and log in with another: a key is an operator's or a CA's, not both.
     """
     settings = settings_of(context)
     if ca is None and operator is None:
@@ -130,6 +130,8 @@ def list_(context: click.Context, ca: bool, operator: str | None) -> int:
     rshell keys list
     rshell keys list bob --json
     rshell keys list --ca
+
+    An operator who does not exist is an error; one without keys an empty list.
     """
     settings = settings_of(context)
     if ca and operator is not None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 
 import click
 
@@ -20,6 +21,7 @@ from rshell.client import Client, Decision, Invite, PendingDevice
 __all__ = ["accept", "invites", "pending", "reject"]
 
 _FAILED = 255
+_ROOM = "accept or reject some, or turn away all of an invite: rshell revoke invite ID"
 
 
 @click.command(short_help="List devices that wait to be let in.")
@@ -34,6 +36,9 @@ def pending(context: click.Context) -> int:
 
     Compare the fingerprint with what rshell-agent join (or status) shows on the device: the name is
     only what it says of itself. One that is not what its invite expects is marked with a '!'.
+
+    At most 250 devices wait from one source, 1,000 of one invite, 5,000 in all. Where that is
+    reached, others are turned away until you make room: a line says so, and in JSON "full" does.
     """
     settings = settings_of(context)
 
@@ -48,9 +53,31 @@ def pending(context: click.Context) -> int:
             if not one.within:
                 text = f"{one.name} is not like {one.pattern}, which its invite expects"
                 sys.stderr.write(f"rshell: {printable(text)}\n")
+        for text in _full(found):
+            sys.stderr.write(f"rshell: {printable(text, 300)}\n")
         return 0
 
     return run_with_client(settings.home, main)
+
+
+def _full(found: Sequence[PendingDevice]) -> Iterator[str]:
+    """Say for whom there is no room any more, and how to make some."""
+    if any("all" in one.full for one in found):
+        yield f"{len(found):,} devices wait, as many as may: all others are turned away; {_ROOM}"
+        return
+    sources = Counter(one.source for one in found if "source" in one.full)
+    for source, count in sources.items():
+        of_it = Counter(one.invite for one in found if one.source == source)
+        invite, most = of_it.most_common(1)[0]
+        yield (
+            f"{count:,} devices wait from {source}, as many as may: others there are turned away; "
+            f"{_ROOM} ({most:,} of them wait by {invite})"
+        )
+    for invite, count in Counter(one.invite for one in found if "invite" in one.full).items():
+        yield (
+            f"{count:,} devices wait by invite {invite}, as many as may: others with it are turned "
+            f"away; {_ROOM}"
+        )
 
 
 def _pending_row(one: PendingDevice) -> Sequence[str]:

@@ -63,7 +63,8 @@ class PendingDevice(Struct, frozen=True, kw_only=True):
 
     ``fingerprint`` is its key's, to be compared with what ``rshell-agent join`` shows on it.
     ``name`` is what it proposed; ``within``: it matches the pattern of the invite.  ``labels`` are
-    those that the invite sets.
+    those that the invite sets.  ``full``: which bounds are reached, so that nobody else may wait:
+    ``source`` (where it asks from), ``invite``, ``all``.
     """
 
     fingerprint: str
@@ -72,10 +73,12 @@ class PendingDevice(Struct, frozen=True, kw_only=True):
     within: bool = True
     labels: dict[str, str] = field(default_factory=dict)
     address: str = ""
+    source: str = ""
     first_seen: str | None = None
     last_seen: str | None = None
     invite: str = ""
     invited_by: str = ""
+    full: list[str] = field(default_factory=list)
 
 
 class Decision(Struct, frozen=True, kw_only=True):

@@ -48,8 +48,8 @@ class JoinVerbs:
             pattern: A glob that proposed names have to match, else they are provisional.
             sources: Ranges of addresses (CIDR) that it may be used from; none: any.
             public: The string holds no secret: devices may ask by it, and wait.
-            wait: Whether devices wait until somebody accepts them; None: those of a string with a
-                pattern or ranges, and no name, or without a secret, do.
+            wait: Whether devices wait until somebody accepts them; None: those of a string for
+                several, with a pattern or ranges, and no name, or without a secret, do.
 
         Raises:
             Refused: The role forbids it, or a value is wrong.

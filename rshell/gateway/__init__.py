@@ -30,6 +30,7 @@
       touch_services.py  which files sessions touched
       audit_spool.py     ends that the store could not take; audit_shipping.py rows to a syslog
     verbs.py         what the gateway itself answers (``gateway.*``), and for whom
+      verb_audit.py      what the audit log is told of it
     invite_services.py   the verbs about invites; pending_services.py about devices that wait
       pending.py         how often those ask, and when they expire
     services.py      those verbs' work; link_services.py of links, device_rows.py a device's row

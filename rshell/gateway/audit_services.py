@@ -11,6 +11,7 @@ from msgspec import Meta, Struct
 
 from rshell.access.audit_key import BadAuditKey, fingerprint, read_public, verifier
 from rshell.gateway.callers import OpenRefused
+from rshell.gateway.chosen import check_named
 from rshell.gateway.summaries import summary
 from rshell.gateway.verbs import Asker, verb
 from rshell.handlers import BadRequest
@@ -129,7 +130,11 @@ async def audit(gateway: Gateway, asker: Asker, request: AuditRequest) -> Any:
         **attrs.asdict(await _filter(gateway, asker, request)),
     )
     tell = _told_with(request)
-    return [tell(row) for row in await _readable(gateway, asker, rows)]
+    rows = await _readable(gateway, asker, rows)
+    if not rows and request.before is None:
+        named = {"operator": request.operator, "device": request.device}
+        await check_named(gateway, asker.operator, **named)
+    return [tell(row) for row in rows]
 
 
 @verb("gateway.audit-rows", FollowRequest, open_to_all=True)

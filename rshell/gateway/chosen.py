@@ -1,4 +1,7 @@
-"""From a selector to devices, with their facts only where somebody asks for them."""
+"""From what operators write to what is meant: a selector to devices, a name to what has it.
+
+Facts of devices are read only where somebody asks for them.
+"""
 
 from __future__ import annotations
 
@@ -9,14 +12,18 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from rshell.access import selectors
+from rshell.access.printable import printable
+from rshell.gateway.callers import OpenRefused
 from rshell.gateway.device_rows import device_state
+from rshell.gateway.rights import no_such_device
 from rshell.handlers import BadRequest
+from rshell.link.core.errors import ErrorCode
 from rshell.store.records import Device, Operator
 
 if TYPE_CHECKING:
     from rshell.gateway.core import Gateway
 
-__all__ = ["Chosen", "chosen", "selector_of"]
+__all__ = ["Chosen", "check_named", "chosen", "selector_of"]
 
 _FACT_NAME = re.compile(r"[a-z][a-z0-9_]{0,62}", re.ASCII)
 
@@ -80,6 +87,29 @@ async def chosen(
         ):
             found.append(Chosen(device, own))
     return found
+
+
+async def check_named(
+    gateway: Gateway, asker: Operator, *, operator: str | None = None, device: str | None = None
+) -> None:
+    """See whether those that a listing was asked for exist, once it came out empty.
+
+    A name that is misspelt must not read as "nothing".  Who is no administrator is told the same
+    of what does not exist and of what is not theirs to see.
+
+    Raises:
+        OpenRefused: One does not.
+    """
+    admin = gateway.rights.is_admin(asker)
+    if operator and admin and await gateway.store.operator(operator) is None:
+        raise OpenRefused(
+            ErrorCode.NOT_FOUND,
+            f"there is no operator {printable(operator, 64)!r} (see: rshell operators)",
+        )
+    if device and not admin:
+        await gateway.rights.device(asker, device)
+    elif device and await gateway.store.device(device) is None:
+        raise no_such_device(device)
 
 
 async def _candidates(gateway: Gateway, selector: selectors.Selector | None) -> list[Device]:

@@ -178,13 +178,31 @@ class Clones:
         self._log.warn("device {name} is quarantined: {reason}", name=device.name, reason=reason)
         return device
 
-    async def release(self, name_or_id: str) -> Device:
+    async def release(self, name_or_id: str, by: str) -> Device:
         """Let a device in again: the next link wins, and its generation is believed.
+
+        Args:
+            name_or_id: Which.
+            by: The operator.
 
         Raises:
             NotFound: There is no such device.
         """
+        before = await self._gateway.store.device(name_or_id)
         device = await self._gateway.store.release(name_or_id)
+        if before is not None and before.quarantined_at is not None:
+            # The last word on its absence, over restarts: its quarantine is none any more.
+            self._gateway.flights.over(device.id)
+            written = self._gateway.store.append_audit(
+                AuditRecord(
+                    kind="device.released",
+                    operator=by,
+                    device=device.id,
+                    device_name=device.name,
+                    message=f"by operator {by}; its next link is let in",
+                )
+            )
+            written.addErrback(self._failed)
         self._alerts.pop(device.id, None)
         self._displaced.pop(device.id, None)
         self._gateway.presence.refresh(device)

@@ -38,6 +38,7 @@ class Refusal:
         at: Microseconds UTC.
         count: How often in a row.
         until: The last of them.
+        over: What refused it is no more; the next one is another.
     """
 
     at: int
@@ -46,6 +47,7 @@ class Refusal:
     address: str
     count: int = 1
     until: int = 0
+    over: bool = False
 
 
 class Flights:
@@ -66,13 +68,20 @@ class Flights:
         now = self._now()
         known = self._refused.pop(device_id, deque(maxlen=MAX_REFUSALS))
         last = known[-1] if known else None
-        if last is not None and (last.code, last.message) == (code, message):
+        same = last is not None and (last.code, last.message) == (code, message)
+        if last is not None and same and not last.over:
             known[-1] = attrs.evolve(last, address=address, count=last.count + 1, until=now)
         else:
             known.append(Refusal(now, code, printable(message), address, until=now))
         self._refused[device_id] = known
         if len(self._refused) > MAX_REFUSED:
             self._refused.popitem(last=False)
+
+    def over(self, device_id: str) -> None:
+        """Note that what refused a device is no more: the next refusal is another one."""
+        known = self._refused.get(device_id)
+        if known:
+            known[-1] = attrs.evolve(known[-1], over=True)
 
     def refusals(self, device_id: str) -> list[Refusal]:
         """Return what is remembered, oldest first."""

@@ -1,7 +1,8 @@
 """``gateway.invite``, ``gateway.invite-keys``, ``gateway.invites``: who may join, on what terms.
 
-An invite is one machine's, or a site's: one that says how names look or where from, but not who.
-Devices that join by a site's wait until an operator accepts them, unless it says otherwise.
+An invite is one machine's, or a site's: one that says how many, how names look or where from, but
+not who.  Devices that join by a site's wait until an operator accepts them, unless it says
+otherwise: a string that many hold gets around.
 """
 
 from __future__ import annotations
@@ -137,7 +138,8 @@ def _mode(request: InviteRequest) -> InviteMode:
         return "join"
     if request.keys:
         return "keys"
-    site = request.name is None and bool(request.pattern or request.sources)
+    several = request.uses > 1 or bool(request.pattern or request.sources)
+    site = request.name is None and several
     wait = (site or request.public) if request.wait is None else request.wait
     return "accept" if wait else "join"
 

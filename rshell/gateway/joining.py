@@ -127,14 +127,15 @@ class Joiner:
         if isinstance(answer, Waiting):
             return await self._wait(request, answer, spki, address)
         if isinstance(answer, TokenRefused) and answer.reason is Refusal.FULL:
-            return self._overload(source, address, "too many devices wait")
+            why = "too many wait: of its invite, from there, or in all (see: rshell pending)"
+            return self._overload(source, address, why, "full")
         if isinstance(answer, TokenRefused):
             self.guesses.admit(source)
             return await self._refuse(request, answer.reason, address, spki)
         return await self._admit(request, answer, public_key, address, proposed)
 
-    def _overload(self, source: str, address: str, why: str) -> GoAway:
-        self.metrics.joins.labels("overload").inc()
+    def _overload(self, source: str, address: str, why: str, result: str = "overload") -> GoAway:
+        self.metrics.joins.labels(result).inc()
         if self.refusals.admit(("overload", source)) is not None:
             _log.info("refused to join {address}: {why}", address=address, why=why)
         return GoAway(

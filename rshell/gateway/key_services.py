@@ -9,15 +9,17 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Annotated, Any
 
+import attrs
 from msgspec import Meta, Struct
 
 from rshell.access.printable import printable
+from rshell.gateway.chosen import check_named
 from rshell.gateway.revocation import CertificateUse
 from rshell.gateway.verbs import Asker, verb
 from rshell.handlers import BadRequest
 from rshell.identity.ssh_keys import BadSshKey, read_lines
-from rshell.store.records import SshKey
-from rshell.store.ssh_cas import RevokedBy, SshCa
+from rshell.store.records import RegisteredSshKey, SshCa, SshKey
+from rshell.store.ssh_cas import RevokedBy
 from rshell.store.times import rfc3339
 
 if TYPE_CHECKING:
@@ -89,8 +91,15 @@ def _is_own(asker: Asker, request: Any) -> bool:
 
 
 def _told(key: SshKey) -> dict[str, Any]:
+    return {"operator": key.operator, **_told_key(key)}
+
+
+def _told_ca(ca: SshCa) -> dict[str, Any]:
+    return {"name": ca.name, **_told_key(ca)}
+
+
+def _told_key(key: RegisteredSshKey) -> dict[str, Any]:
     return {
-        "operator": key.operator,
         "fingerprint": key.fingerprint,
         "type": key.type,
         "comment": printable(key.comment),
@@ -106,19 +115,17 @@ async def add_key(gateway: Gateway, asker: Asker, request: AddKeyRequest) -> Any
         found = read_lines(request.keys)
     except BadSshKey as error:
         raise BadRequest(str(error)) from None
-    added = [
-        await gateway.store.add_ssh_key(
-            request.operator, key.fingerprint, key.type, key.blob, printable(key.comment or "-")
-        )
-        for key in found
-    ]
-    return [_told(key) for key in added]
+    keys = [attrs.evolve(key, comment=printable(key.comment or "-")) for key in found]
+    return [_told(key) for key in await gateway.store.add_ssh_keys(request.operator, keys)]
 
 
 @verb("gateway.keys.list", ListKeysRequest, own=_is_own)
 async def list_keys(gateway: Gateway, asker: Asker, request: ListKeysRequest) -> Any:
     """List the SSH public keys of an operator, or of all."""
-    return [_told(key) for key in await gateway.store.ssh_keys(request.operator)]
+    found = await gateway.store.ssh_keys(request.operator)
+    if not found:
+        await check_named(gateway, asker.operator, operator=request.operator)
+    return [_told(key) for key in found]
 
 
 @verb("gateway.keys.remove", RemoveKeyRequest, own=_is_own, changes=True)
@@ -130,17 +137,6 @@ async def remove_key(gateway: Gateway, asker: Asker, request: RemoveKeyRequest) 
 
 
 # -- CAs -----------------------------------------------------------------------------------------
-
-
-def _told_ca(ca: SshCa) -> dict[str, Any]:
-    return {
-        "name": ca.name,
-        "fingerprint": ca.fingerprint,
-        "type": ca.type,
-        "comment": printable(ca.comment),
-        "added_at": rfc3339(ca.added_at),
-        "last_used": None if ca.last_used is None else rfc3339(ca.last_used),
-    }
 
 
 @verb("gateway.keys.add-ca", AddCaRequest, changes=True)

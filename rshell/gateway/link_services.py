@@ -82,7 +82,7 @@ def _since_ms(gateway: Gateway, moment_us: int) -> int:
 async def quarantine(gateway: Gateway, asker: Asker, request: QuarantineRequest) -> Any:
     """Shut a device out as a suspected clone, or release it."""
     if request.release:
-        device = await gateway.clones.release(request.device)
+        device = await gateway.clones.release(request.device, asker.name)
     else:
         device = await gateway.clones.quarantine(request.device, f"by operator {asker.name}")
     return device_row(gateway, device)

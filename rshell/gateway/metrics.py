@@ -102,7 +102,8 @@ class Metrics:
         sessions_limited: Ended by a limit of their operators' roles, by ``code``.
         sessions_watched: How often somebody began to watch one.
         joins: By ``result``: ``joined``, ``pending`` (asked first), ``polled`` (asked again),
-            ``refused``, ``overload``, ``accepted``, ``rejected``, ``expired``.
+            ``refused``, ``overload`` (too often), ``full`` (too many wait), ``accepted``,
+            ``rejected``, ``expired``.
         bytes_relayed: Both directions, counted when a stream ends.
     """
 

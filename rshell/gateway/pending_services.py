@@ -5,6 +5,7 @@ A name is what a device says of itself; only the fingerprint is its key's.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,6 +19,7 @@ from rshell.access.printable import printable
 from rshell.gateway.verbs import Asker, verb
 from rshell.handlers import BadRequest
 from rshell.identity.keys import fingerprint, read_fingerprint
+from rshell.store import pending as limits
 from rshell.store.errors import NotFound, StoreError, StoreUnavailable
 from rshell.store.pending_records import PendingDevice
 from rshell.store.times import rfc3339
@@ -55,8 +57,20 @@ class RejectRequest(Struct, frozen=True, forbid_unknown_fields=True):
 
 @verb("gateway.pending", PendingRequest)
 async def pending(gateway: Gateway, asker: Asker, request: PendingRequest) -> Any:
-    """List the devices that wait to be accepted."""
-    return [_told(device) for device in await gateway.store.pending()]
+    """List the devices that wait to be accepted, and which of their bounds are reached."""
+    waiting = await gateway.store.pending()
+    sources = Counter(device.source for device in waiting)
+    invites = Counter(device.token_id for device in waiting)
+
+    def full(device: PendingDevice) -> list[str]:
+        reached = {
+            "source": sources[device.source] >= limits.MAX_FROM_SOURCE,
+            "invite": invites[device.token_id] >= limits.MAX_OF_INVITE,
+            "all": len(waiting) >= limits.MAX_PENDING,
+        }
+        return [which for which, is_full in reached.items() if is_full]
+
+    return [_told(device) | {"full": full(device)} for device in waiting]
 
 
 @verb("gateway.accept", AcceptRequest, changes=True)
@@ -152,6 +166,7 @@ def _told(device: PendingDevice) -> dict[str, Any]:
         "within": device.within,
         "labels": dict(device.labels),
         "address": device.address,
+        "source": device.source,
         "first_seen": rfc3339(device.first_seen),
         "last_seen": rfc3339(device.last_seen),
         "invite": device.token_id.hex(),

@@ -11,6 +11,7 @@ from msgspec import Meta, Struct
 from rshell.access.audit import AuditRecord
 from rshell.access.printable import printable
 from rshell.gateway.callers import OpenRefused
+from rshell.gateway.chosen import check_named
 from rshell.gateway.recording_files import read_part
 from rshell.gateway.verbs import Asker, verb
 from rshell.handlers import BadRequest
@@ -62,6 +63,9 @@ async def recordings(gateway: Gateway, asker: Asker, request: RecordingsRequest)
         until=None if request.until_ms is None else request.until_ms * 1000,
     )
     rows = await gateway.store.recordings(wanted, request.limit)
+    if not rows:
+        named = {"operator": request.operator, "device": request.device}
+        await check_named(gateway, asker.operator, **named)
     return [_row(gateway, row) for row in rows]
 
 

@@ -45,6 +45,9 @@ LEFT = "left"
 #: The roles of its operator grant it no longer time.
 _TIMES = {ErrorCode.IDLE_LIMIT.value, ErrorCode.TIME_LIMIT.value}
 
+_GOES_ON_LATER = "the gateway stopped; later rows tell how the session went on"
+_NOT_KNOWN = "the gateway stopped: whether it was done is not known"
+
 
 def outcome_from(body: Mapping[str, Any]) -> Outcome:
     """Read what passed by on its way from the device: hostile until typed."""
@@ -196,7 +199,7 @@ class SessionAudit:
                     AuditEnd(
                         refers=row.seq,
                         status="interrupted",
-                        message="the gateway stopped; later rows tell how the session went on",
+                        message=_GOES_ON_LATER if row.record.session else _NOT_KNOWN,
                     )
                 )
                 for row in left[start : start + INTERRUPTED_BATCH]

@@ -8,7 +8,7 @@ from msgspec import Meta, Struct
 
 from rshell.access.printable import printable
 from rshell.gateway.callers import OpenRefused
-from rshell.gateway.chosen import chosen, selector_of
+from rshell.gateway.chosen import check_named, chosen, selector_of
 from rshell.gateway.live_sessions import LiveSession
 from rshell.gateway.presence import State
 from rshell.gateway.session_table import TableEntry
@@ -62,6 +62,7 @@ async def sessions(gateway: Gateway, asker: Asker, request: SessionsRequest) -> 
         and request.door in ("", entry.door)
     ]
     if not wanted:
+        await check_named(gateway, asker.operator, operator=request.operator)
         return []
     found = await chosen(gateway, asker.operator, selector)
     devices = {one.device.id: one.device for one in found}

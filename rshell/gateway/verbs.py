@@ -16,15 +16,14 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from rshell.access.audit import AuditRecord
 from rshell.gateway.callers import Caller, OpenRefused
-from rshell.handlers import BadRequest, HandlerDescription, Outcome, decode_request, describe
+from rshell.gateway.verb_audit import VerbAudit, told
+from rshell.handlers import HandlerDescription, Outcome, decode_request, describe
 from rshell.identity.tls import PeerCertificate
 from rshell.link.channel import StreamChannel
 from rshell.link.core.errors import ErrorCode
 from rshell.link.core.messages import Open, Opened
 from rshell.link.protocol import LinkProtocol
-from rshell.store.errors import StoreError
 from rshell.store.records import Operator
 
 if TYPE_CHECKING:
@@ -63,7 +62,7 @@ class Verb:
         peers: ``device``, ``operator`` or both.
         open_to_all: Any operator may, whatever the roles grant: it tells and changes nothing but
             what is theirs, or on devices that they may see.  Else it needs an administrator.
-        changes: An audit row is written before it runs.
+        changes: An audit row is written before it runs, and one how it ended before it answers.
         own: Whether a request is about the asker's own things only: then any operator may.
         throttled: One asker may ask only now and then; told before that row is written.
     """
@@ -128,6 +127,7 @@ class Verbs:
 
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
+        self._audit = VerbAudit(gateway)
 
     def from_device(self, link: LinkProtocol, number: int, request: Open) -> None:
         """Answer a device: it may renew its certificate and nothing else (rule G1)."""
@@ -149,20 +149,30 @@ class Verbs:
         entry = VERBS.get(request.handler)
         if entry is None or asker.peer.name.kind not in entry.peers:
             raise OpenRefused(ErrorCode.NOT_FOUND, f"the gateway does not answer {request.handler}")
-        caller = asker.caller
         rule = await self._check(entry, asker, request)
         typed = decode_request(request.request, entry.request_type)
         if entry.throttled and self._gateway.renewals.admit(asker.name) is None:
             raise OpenRefused(ErrorCode.OVERLOAD, "too often: try again in an hour")
-        if entry.changes:
-            await self._audit(entry, asker, request, rule)
-        if entry.changes:
+        if not entry.changes:
+            return msgspec.json.encode(await self._run(entry, asker, typed))
+        row = await self._audit.opening(asker.peer, asker.caller, request, rule)
+        try:
             # While the row was written the role may have changed.
-            await self._check(entry, asker, request)
-        if caller is not None and self._gateway.revocation.is_revoked("operator", asker.name):
+            self._rule(entry, asker, request)
+            answer = await self._run(entry, asker, typed)
+            body = msgspec.json.encode(answer)
+        except Exception as error:
+            # Whatever it was: no row stays without its end.
+            await self._audit.failed(row, error)
+            raise
+        await self._audit.done(row, answer)
+        return body
+
+    async def _run(self, entry: Verb, asker: Asker, typed: Any) -> Any:
+        if asker.caller is not None and self._gateway.revocation.is_revoked("operator", asker.name):
             # Revoked while the row was written: nothing more is done for this operator.
             raise OpenRefused(ErrorCode.REVOKED, "this operator is revoked")
-        return msgspec.json.encode(await entry.work(self._gateway, asker, typed))
+        return await entry.work(self._gateway, asker, typed)
 
     async def _check(self, entry: Verb, asker: Asker, request: Open) -> str:
         """Return the rule by which an operator may ask this.
@@ -170,11 +180,17 @@ class Verbs:
         Raises:
             OpenRefused: It needs an administrator; audited.
         """
+        try:
+            return self._rule(entry, asker, request)
+        except OpenRefused as error:
+            await self._audit.refusal(asker.peer, asker.caller, request, error.message)
+            raise
+
+    def _rule(self, entry: Verb, asker: Asker, request: Open) -> str:
         if asker.caller is None or entry.open_to_all or self._is_own(entry, asker, request):
             return "anyone"
         decision = self._gateway.rights.decide(asker.operator, None, entry.name)
         if not decision:
-            await self._audit(entry, asker, request, None, decision.reason)
             raise OpenRefused(ErrorCode.POLICY, decision.reason)
         return decision.rule or ""
 
@@ -184,46 +200,16 @@ class Verbs:
             return False
         return entry.own(asker, decode_request(request.request, entry.request_type))
 
-    async def _audit(
-        self,
-        entry: Verb,
-        asker: Asker,
-        request: Open,
-        rule: str | None,
-        refused: str | None = None,
-    ) -> None:
-        """Write a row: by which rule it was granted, or why it was refused."""
-        caller = asker.caller
-        details = {"request": request.request} if caller else {}
-        await self._gateway.store.append_audit(
-            AuditRecord(
-                kind=entry.name,
-                operator=asker.name if caller else None,
-                device=None if caller else asker.name,
-                door=caller.door if caller else None,
-                address=caller.address if caller else None,
-                status="refused" if refused else None,
-                code="policy" if refused else None,
-                message=refused,
-                details=details | {"rule": rule} if caller and rule else details,
-            )
-        )
-
     def _reply(self, link: LinkProtocol, number: int, request: Open, body: bytes) -> None:
         if link.waiting(number):
             _Reply(link).send(number, request, body)
 
     def _refuse(self, link: LinkProtocol, number: int, failure: Failure) -> None:
-        error = failure.value
-        if isinstance(error, OpenRefused):
-            link.refuse(number, error.code, error.message)
-        elif isinstance(error, BadRequest):
-            link.refuse(number, ErrorCode.BAD_REQUEST, str(error))
-        elif isinstance(error, StoreError):
-            link.refuse(number, error.code, str(error))
-        else:
+        refused = told(failure.value)
+        if refused is None:
             self._log.failure("the gateway failed to answer", failure)
-            link.refuse(number, ErrorCode.INTERNAL, "the gateway failed; its log says why")
+            refused = ErrorCode.INTERNAL.value, "the gateway failed; its log says why"
+        link.refuse(number, *refused)
 
 
 class _Reply:

@@ -191,7 +191,7 @@ def _as_of_now(gateway: Gateway, device: Device) -> Entry:
         seconds = None if since is None else max(0, now - since) / SECOND
         text = "it has never connected" if seconds is None else f"away for {duration(seconds)}"
         if device.quarantined_at is not None:
-            text += "; quarantined as a suspected clone"
+            text += f"; {_QUARANTINED}"
         return Entry(
             at=now,
             source="gateway",
@@ -224,6 +224,9 @@ def _as_of_now(gateway: Gateway, device: Device) -> Entry:
     )
 
 
+_QUARANTINED = "quarantined as a suspected clone"
+#: What ended a quarantine, and says nothing of why the device has not come since.
+_RELEASED = "released"
 #: Rows about a device's links in which the last word on them is found.
 _ABSENCE_ROWS = 8
 
@@ -248,9 +251,14 @@ async def absence(gateway: Gateway, operator: Operator, name: str) -> tuple[str,
     if device.last_seen is not None:
         # Without the state, which is known: "lost: away for 3 min 5 s".
         away = _as_of_now(gateway, device).message.partition(": ")[2]
+    elif device.quarantined_at is not None:
+        away = _QUARANTINED
     if reasons:
         last = max(reasons, key=lambda entry: (entry.at, entry.order))
-        reason = f"{last.kind}: {last.message}"
+        when = ""
+        if last.kind == _RELEASED:
+            when = f" {duration(max(0, gateway.now_us() - last.at) / SECOND)} ago"
+        reason = f"{last.kind}{when}: {last.message}"
     return away, reason
 
 

@@ -223,6 +223,7 @@ def _pending(row: Row[Any]) -> PendingDevice:
         labels=msgspec.json.decode(row.labels),
         invited_by=row.created_by,
         address=row.address,
+        source=row.source,
         first_seen=row.first_seen,
         last_seen=row.last_seen,
     )

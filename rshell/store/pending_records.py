@@ -49,6 +49,7 @@ class PendingDevice:
 
     Attributes:
         within: whether its name is what its invite expects.
+        source: what its requests are counted under, beside its invite.
         labels: set on it if it is accepted.
         invited_by: the operator who made the invite.
     """
@@ -61,6 +62,7 @@ class PendingDevice:
     labels: Mapping[str, str]
     invited_by: str
     address: str
+    source: str
     first_seen: int
     last_seen: int
 

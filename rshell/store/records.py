@@ -27,7 +27,9 @@ __all__ = [
     "OperatorKey",
     "OwnerKind",
     "Refusal",
+    "RegisteredSshKey",
     "Role",
+    "SshCa",
     "SshKey",
     "Token",
     "TokenGrant",
@@ -199,22 +201,36 @@ class OperatorKey:
 
 
 @attrs.frozen(kw_only=True)
-class SshKey:
-    """A public key that an operator logs in with at the SSH door.
+class RegisteredSshKey:
+    """An SSH public key that was registered.
 
     Attributes:
         fingerprint: ``SHA256:...``, as ``ssh-keygen -l`` shows it.
         blob: the key as it is on the wire.
         comment: what its file said; not to be trusted.
+        added_at, last_used: microseconds UTC.
     """
 
-    operator: str
     fingerprint: str
     type: str
     blob: bytes
     comment: str
     added_at: int
     last_used: int | None = None
+
+
+@attrs.frozen(kw_only=True)
+class SshKey(RegisteredSshKey):
+    """A public key that an operator logs in with at the SSH door."""
+
+    operator: str
+
+
+@attrs.frozen(kw_only=True)
+class SshCa(RegisteredSshKey):
+    """A key whose certificates let operators in there."""
+
+    name: str
 
 
 @attrs.frozen(kw_only=True)

@@ -15,7 +15,8 @@ from sqlalchemy import Connection, and_, delete, func, insert, or_, select, upda
 
 from rshell.store import operators
 from rshell.store.errors import LimitReached, NameTaken, NotFound, StoreError
-from rshell.store.records import Operator
+from rshell.store.records import Operator, SshCa
+from rshell.store.schema import operator_keys
 from rshell.store.schema import ssh_ca_revocations as revoked_table
 from rshell.store.schema import ssh_cas as table
 
@@ -23,7 +24,6 @@ __all__ = [
     "CaVerdict",
     "RevokedBy",
     "RevokedCertificate",
-    "SshCa",
     "add",
     "cas",
     "judge",
@@ -39,25 +39,6 @@ MAX_CAS = 16
 MAX_REVOCATIONS = 10_000
 
 RevokedBy = Literal["serial", "id"]
-
-
-@attrs.frozen(kw_only=True)
-class SshCa:
-    """A key whose certificates let operators in.
-
-    Attributes:
-        fingerprint: ``SHA256:...``, as ``ssh-keygen -l`` shows it.
-        blob: the key as it is on the wire.
-        comment: what its file said; not to be trusted.
-    """
-
-    name: str
-    fingerprint: str
-    type: str
-    blob: bytes
-    comment: str
-    added_at: int
-    last_used: int | None = None
 
 
 @attrs.frozen(kw_only=True)
@@ -95,7 +76,7 @@ def add(connection: Connection, ca: SshCa) -> SshCa:
 
     Raises:
         NameTaken: another key has the name.
-        StoreError: the key has another name.
+        StoreError: the key has another name, or is an operator's.
         LimitReached: there are too many.
     """
     present = _named(connection, ca.name)
@@ -108,6 +89,14 @@ def add(connection: Connection, ca: SshCa) -> SshCa:
         other = _one(connection, ca.fingerprint)
         if other is not None:
             raise StoreError(f"this key is the CA {other.name} already")
+        whose = select(operator_keys.c.operator).where(
+            operator_keys.c.fingerprint == ca.fingerprint
+        )
+        operator = connection.execute(whose).scalar_one_or_none()
+        if operator is not None:
+            raise StoreError(
+                f"operator {operator} logs in with this key: a CA's is used for nothing else"
+            )
         count = connection.execute(select(func.count()).select_from(table)).scalar_one()
         if count >= MAX_CAS:
             raise LimitReached(f"there are {MAX_CAS} CAs: remove one first")

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from twisted.internet.defer import Deferred
 
+from rshell.identity.ssh_keys import SshPublicKey
 from rshell.store import ssh_cas, ssh_keys
-from rshell.store.records import Operator, SshKey
-from rshell.store.ssh_cas import CaVerdict, RevokedBy, RevokedCertificate, SshCa
+from rshell.store.records import Operator, SshCa, SshKey
+from rshell.store.ssh_cas import CaVerdict, RevokedBy, RevokedCertificate
 
 __all__ = ["SshKeyCalls"]
 
@@ -28,19 +29,20 @@ class SshKeyCalls:
     def _read(self, work: Callable[..., Any], *args: Any, **kwargs: Any) -> Deferred[Any]:
         """Run it in a reader's thread: `Store` does."""
 
-    def add_ssh_key(
-        self, operator: str, fingerprint: str, kind: str, blob: bytes, comment: str
-    ) -> Deferred[SshKey]:
-        """Let an operator log in with a public key, which the caller checked."""
-        key = SshKey(
-            operator=operator,
-            fingerprint=fingerprint,
-            type=kind,
-            blob=blob,
-            comment=comment,
-            added_at=self._now(),
-        )
-        return self._write(ssh_keys.add, key)
+    def add_ssh_keys(self, operator: str, keys: Sequence[SshPublicKey]) -> Deferred[list[SshKey]]:
+        """Let an operator log in with public keys, all of them or none."""
+        made = [
+            SshKey(
+                operator=operator,
+                fingerprint=key.fingerprint,
+                type=key.type,
+                blob=key.blob,
+                comment=key.comment,
+                added_at=self._now(),
+            )
+            for key in keys
+        ]
+        return self._write(ssh_keys.add_all, made)
 
     def ssh_keys(self, operator: str | None = None) -> Deferred[list[SshKey]]:
         """Return the SSH keys of an operator, or everybody's."""

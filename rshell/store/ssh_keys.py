@@ -1,6 +1,12 @@
-"""Queries about operators' SSH public keys (table ``operator_keys``)."""
+"""Queries about operators' SSH public keys (table ``operator_keys``).
+
+A key is an operator's or a CA's, never both: a CA's key that also lies about as somebody's login
+key is one that can let in anybody.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 from sqlalchemy import Connection, delete, func, insert, select, update
 
@@ -8,11 +14,17 @@ from rshell.store import operators
 from rshell.store.errors import LimitReached, NotFound, StoreError
 from rshell.store.records import Operator, SshKey
 from rshell.store.schema import operator_keys as table
+from rshell.store.schema import ssh_cas
 
-__all__ = ["add", "find", "keys_of", "remove", "used"]
+__all__ = ["add", "add_all", "find", "keys_of", "remove", "used"]
 
 #: Of one operator: a person has a handful, a pipeline a few more.
 MAX_KEYS_EACH = 200
+
+
+def add_all(connection: Connection, keys: Sequence[SshKey]) -> list[SshKey]:
+    """Register keys, all or none; raises as `add` does."""
+    return [add(connection, key) for key in keys]
 
 
 def add(connection: Connection, key: SshKey) -> SshKey:
@@ -20,7 +32,7 @@ def add(connection: Connection, key: SshKey) -> SshKey:
 
     Raises:
         NotFound: there is no such active operator.
-        StoreError: the key is another operator's.
+        StoreError: the key is another operator's, or a CA's.
         LimitReached: the operator has too many.
     """
     operator = operators.find_operator(connection, key.operator)
@@ -28,7 +40,11 @@ def add(connection: Connection, key: SshKey) -> SshKey:
         raise NotFound(f"there is no active operator {key.operator} (see: rshell operators)")
     present = _one(connection, key.fingerprint)
     if present is not None and present.operator != key.operator:
-        raise StoreError("this key is another operator's already; make a new one")
+        raise StoreError(f"{key.fingerprint} is another operator's already; make a new one")
+    named = select(ssh_cas.c.name).where(ssh_cas.c.fingerprint == key.fingerprint)
+    ca = connection.execute(named).scalar_one_or_none()
+    if ca is not None:
+        raise StoreError(f"{key.fingerprint} is the key of the CA {ca}: log in with another")
     if present is not None:
         connection.execute(
             update(table).where(table.c.fingerprint == key.fingerprint).values(comment=key.comment)

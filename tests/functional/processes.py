@@ -12,7 +12,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import IO, TypeVar
+from types import TracebackType
+from typing import IO, Self, TypeVar
 
 import attrs
 from twisted.trial.unittest import SkipTest
@@ -27,6 +28,7 @@ __all__ = [
     "REQUIRE_ALL",
     "TWISTD",
     "Finished",
+    "LeavesNothing",
     "Program",
     "children",
     "descendants",
@@ -129,6 +131,33 @@ _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 def die_with_us() -> None:
     """For preexec_fn: a test run that is killed leaves no gateway and no agent behind."""
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+class LeavesNothing:
+    """A context manager whose `close` ends and removes all it has made, also if making fails."""
+
+    def __enter__(self) -> Self:
+        try:
+            self.make()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def make(self) -> None:
+        """Make what is needed from the start; nothing here."""
+
+    def close(self) -> None:
+        """End everything, also what was made by half; more than once, too."""
+        raise NotImplementedError
 
 
 @attrs.frozen

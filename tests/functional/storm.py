@@ -18,19 +18,23 @@ from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import attrs
-from sqlalchemy import insert
 
+from benchmarks.fleet_keys import store_rows
 from rshell.gateway.home import GatewayHome, prepare_home
 from rshell.identity.fleet_home import chain_to_pem
 from rshell.identity.keys import key_to_pem, new_key, spki_hash
-from rshell.store.database import open_writer
-from rshell.store.schema import devices as devices_table
-from rshell.store.schema import keys as keys_table
-from tests.functional.processes import CLI, TWISTD, die_with_us, end, environment, until
+from tests.functional.processes import (
+    CLI,
+    TWISTD,
+    LeavesNothing,
+    die_with_us,
+    end,
+    environment,
+    until,
+)
 
 __all__ = ["Return", "Storm", "cpu_seconds", "histogram"]
 
@@ -120,7 +124,7 @@ class Return:
         }
 
 
-class Storm:
+class Storm(LeavesNothing):
     """A gateway and its fleet; a context manager that leaves nothing behind.
 
     Args:
@@ -143,60 +147,21 @@ class Storm:
         self.gateway: subprocess.Popen[bytes] | None = None
         self._fleet: subprocess.Popen[bytes] | None = None
 
-    def __enter__(self) -> Self:
-        try:
-            self._register(prepare_home(self.home, ("localhost", "127.0.0.1")))
-        except BaseException:
-            self.close()
-            raise
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
+    def make(self) -> None:
+        """Make the gateway's home, and all devices."""
+        self._register(prepare_home(self.home, ("localhost", "127.0.0.1")))
 
     def _register(self, home: GatewayHome) -> None:
         """Make all devices, as if each had joined."""
         now = datetime.now(UTC)
-        now_us = int(now.timestamp() * 1_000_000)
-        told, rows, keys = [], [], []
-        for number in range(self.count):
+        told, found = [], []
+        for _ in range(self.count):
             device_id, key = str(uuid.uuid4()), new_key()
             leaf = home.keys.issue_device(key.public_key(), device_id, now)
             chain = chain_to_pem((leaf, home.keys.device.certificate))
             told.append({"key": key_to_pem(key).decode(), "chain": chain.decode()})
-            rows.append(
-                {
-                    "id": device_id,
-                    "name": f"storm-{number}",
-                    "name_provisional": False,
-                    "status": "active",
-                    "created_at": now_us,
-                    "epoch": 0,
-                    "dial": 0,
-                    "link_generation": 0,
-                    "facts": "{}",
-                }
-            )
-            keys.append(
-                {
-                    "spki": spki_hash(key.public_key()),
-                    "kind": "device",
-                    "owner": device_id,
-                    "status": "active",
-                    "created_at": now_us,
-                    "comment": "",
-                }
-            )
-        engine = open_writer(home.database)
-        with engine.begin() as connection:
-            connection.execute(insert(devices_table), rows)
-            connection.execute(insert(keys_table), keys)
-        engine.dispose()
+            found.append((device_id, spki_hash(key.public_key())))
+        store_rows(home.database, found, 0, now)
         root = chain_to_pem((home.keys.root.certificate,))
         (self._fleet_base / "root.pem").write_bytes(root)
         (self._fleet_base / "devices.json").write_text(json.dumps(told))

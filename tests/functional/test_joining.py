@@ -82,7 +82,8 @@ class DeviceTests(JoinCase):
 
     def test_several_uses(self) -> None:
         """--uses 2 holds for two devices, which propose their names, and no third."""
-        string = self.fleet.invite("device", "--uses", "2", "--label", "batch=7")
+        words = ("--uses", "2", "--auto-accept", "--label", "batch=7")
+        string = self.fleet.invite("device", *words)
         for number in (1, 2):
             self.assert_status(0, self.join(string, f"batch-{number}", "--name", f"batch-{number}"))
         self.assert_not_joined(self.join(string, "batch-3", "--name", "batch-3"), "batch-3")

@@ -111,6 +111,7 @@ class CertificateTests(CertificateCase):
             (255, ("keys", "add", "--ca", "other", f"{key}.pub"), b""),
             (255, ("keys", "add", "--ca", "x"), Path(f"{key}.pub").read_bytes() * 2),
             (255, ("keys", "add", "--ca", "x"), b"nonsense"),
+            (255, ("keys", "list", "nobody-here"), b""),
             (255, ("keys", "remove", "--ca", "nowhere"), b""),
             (255, ("keys", "revoke", "--ca", "nowhere", "--id", "a"), b""),
         ):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from rshell.gateway.clones import DISPLACEMENTS, WITHIN_SECONDS
+from rshell.gateway.why_services import absence
 from rshell.link.core.constants import MAX_OFFSET
 from tests.gateway.fleet import FleetTestCase
 
@@ -176,7 +177,7 @@ class QuarantineTests(CloneTestCase):
         row = self.ask(device="pump-1").answer()
         self.assertEqual(end.told, "clone-suspected")
         self.assertIsNotNone(row["quarantined"])
-        self.assertEqual(len(self.fleet.audit("gateway.quarantine", operator="ann")), 1)
+        self.assertEqual(len(self.fleet.audit("gateway.quarantine", operator="ann", opens=True)), 1)
         self.assertIn("ann", self.fleet.device("pump-1").quarantine_reason or "")
 
     def test_release(self) -> None:
@@ -189,6 +190,59 @@ class QuarantineTests(CloneTestCase):
         end = self.come(OTHER, link_generation=3)
         self.assertEqual(end.welcome.link_generation, 4)
         self.assertEqual(self.fleet.device("pump-1").link_generation, 3)
+
+    def absence(self) -> str:
+        ann = self.fleet.got(self.fleet.store.operator("ann"))
+        assert ann is not None
+        return self.fleet.run(absence(self.fleet.gateway, ann, "pump-1"))
+
+    def test_released_is_no_reason(self) -> None:
+        """After the release the word on its absence is when that was, also after a restart."""
+        self.come()
+        self.ask(device="pump-1")
+        self.assertEqual(self.come().told, "clone-suspected")
+        self.assertIn("quarantined", self.absence())
+        self.ask(device="pump-1", release=True)
+        self.fleet.advance(60)
+        text = self.absence()
+        self.assertNotIn("quarantined", text)
+        self.assertIn("released 1 min ago: by operator ann; its next link is let in", text)
+        self.fleet.crash()
+        self.assertIn("released 1 min ago: by operator ann", self.absence())
+        talk = self.fleet.dial(self.ann).call("gateway.why", request={"device": "pump-1"})
+        self.fleet.pump()
+        kinds = [row["kind"] for row in talk.answer()]
+        self.assertEqual(kinds[-2:], ["released", "now"])
+        self.come().wire.cut()
+        self.fleet.pump()
+        self.assertNotIn("released", self.absence())
+        self.assertNotIn("quarantined", self.absence())
+
+    def test_before_it_ever_came(self) -> None:
+        """Of a device that was never there it is told, too, that it is kept out, or was."""
+        self.ask(device="pump-1")
+        self.assertIn("quarantined", self.absence())
+        self.ask(device="pump-1", release=True)
+        self.assertTrue(self.absence().startswith("released "), self.absence())
+
+    def test_quarantined_again(self) -> None:
+        """What refuses it after a release is the last word again."""
+        for _ in range(2):
+            self.ask(device="pump-1")
+            self.come()
+            self.assertIn("refused: clone-suspected", self.absence())
+            self.fleet.advance(1)
+            self.ask(device="pump-1", release=True)
+            self.fleet.advance(1)
+        self.assertEqual(len(self.fleet.audit("device.released")), 2)
+
+    def test_nothing_to_release(self) -> None:
+        """Releasing what is not quarantined says nothing of why it is away."""
+        self.come().wire.cut()
+        self.fleet.pump()
+        self.ask(device="pump-1", release=True)
+        self.assertEqual(self.fleet.audit("device.released"), [])
+        self.assertIn("; lost: ", self.absence())
 
     def test_while_judged(self) -> None:
         """A device whose row was read just before its quarantine is not let in."""

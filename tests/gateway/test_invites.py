@@ -77,7 +77,7 @@ class JoinVerbTests(VerbTestCase):
 
     def test_proposed_name_is_provisional(self) -> None:
         """A name the device chose is made valid and waits for an operator's consent."""
-        string = self.invite(kind="device", uses=3)
+        string = self.invite(kind="device", uses=3, wait=False)
         first = self.joined(string, new_key(), name="Pump\x1b[2J 1")
         second = self.joined(string, new_key(), facts={"hostname": "console"})
         self.assertRegex(first.name, r"^[a-z0-9][a-z0-9-]*$")

@@ -106,8 +106,10 @@ class SiteTests(PendingCase):
             ("join.accepted", "ann"),
             ("join", None),
         ):
-            (audited,) = self.fleet.audit(kind)
+            audited, *ends = self.fleet.audit(kind)
             self.assertEqual(audited.record.operator, operator)
+            ended = ["ok"] if kind == "gateway.accept" else []
+            self.assertEqual([end.record.status for end in ends], ended)
             if kind.startswith("join"):
                 self.assertEqual(audited.record.details["fingerprint"], shown(key))
         metrics = self.ask(self.end, "gateway.metrics").answer()["text"]
@@ -163,8 +165,18 @@ class SiteTests(PendingCase):
         string = self.invite(name="pump-9", sources=["192.0.2.0/24"])
         self.assertEqual(self.join(string, new_key(), "198.51.100.1:9"), _REFUSED)
         self.assertEqual(self.joined(string, new_key()).name, "pump-9")
-        plain = self.invite(uses=2)
+        plain = self.invite()
         self.assertTrue(self.fleet.device(self.joined(plain, new_key()).id).name_provisional)
+
+    def test_several_wait(self) -> None:
+        """Whatever several may use, its devices wait, with a glob, a range or neither."""
+        several, key = self.invite(uses=2), new_key()
+        self.waits(several, key)
+        self.decide("accept", shown(key))
+        self.joined(several, key)
+        self.waits(several, new_key())
+        told = self.invite(uses=2, wait=False)
+        self.assertTrue(self.fleet.device(self.joined(told, new_key()).id).name_provisional)
 
     def test_refusals_read_the_same(self) -> None:
         """Wrong place, rejected, revoked, expired, unknown, no secret: one text, and no row."""
@@ -326,6 +338,39 @@ class DecisionTests(PendingCase):
         for terms in ({"pattern": "*"}, {"sources": ["10.0.0.0/8"]}, {"public": True}):
             more = {"kind": "operator", "name": "eve", "roles": ["admin"], **terms}
             self.assertEqual(self.refused(self.end, "gateway.invite", **more)[0], "bad-request")
+
+
+class FullTests(PendingCase):
+    def full(self) -> dict[str, list[str]]:
+        return {row["source"]: row["full"] for row in self.pending()}
+
+    def test_source(self) -> None:
+        """Once a source has used up its room, the listing says so of it, and a metric counts."""
+        self.patch(rows, "MAX_FROM_SOURCE", 2)
+        site = self.invite(sources=["192.0.2.0/24"], uses=99)
+        here, there = "192.0.2.9:1", "192.0.2.10:1"
+        for address in (here, here, there):
+            self.waits(site, new_key(), address=address)
+        self.assertEqual(self.full(), {"192.0.2.9": ["source"], "192.0.2.10": []})
+        metrics = self.ask(self.end, "gateway.metrics").answer()["text"]
+        self.assertNotIn('result="full"', metrics)
+        answer = self.join(site, new_key(), here)
+        self.assertEqual((answer.code, answer.message), ("overload", OVERLOAD_TEXT))
+        metrics = self.ask(self.end, "gateway.metrics").answer()["text"]
+        self.assertIn('rshell_joins_total{result="full"} 1.0', metrics)
+        self.assertNotIn('result="overload"', metrics)
+        first = next(row for row in self.pending() if row["source"] == "192.0.2.9")
+        self.decide("reject", first["fingerprint"])
+        self.assertEqual(self.full(), {"192.0.2.9": [], "192.0.2.10": []})
+        self.waits(site, new_key(), address=here)
+
+    def test_invite_and_all(self) -> None:
+        """So it does of an invite, and of the whole list."""
+        self.patch(rows, "MAX_OF_INVITE", 1)
+        self.waits(self.invite(public=True), new_key())
+        self.assertEqual(self.full(), {"192.0.2.9": ["invite"]})
+        self.patch(rows, "MAX_PENDING", 1)
+        self.assertEqual(self.full(), {"192.0.2.9": ["invite", "all"]})
 
 
 class KeyInviteTests(PendingCase):

@@ -173,7 +173,8 @@ class SessionVerbTests(FleetTestCase):
         self.assertEqual(answer, {"ended": True})
         self.assertEqual([told.end for told in self.device.answers], [[SESSION]])
         self.assertEqual(talk.closed, ("cancelled", "ended by ann"))
-        (row,) = self.fleet.audit("gateway.end-session")
+        row, end = self.fleet.audit("gateway.end-session")
+        self.assertEqual((end.refers, end.record.status), (row.seq, "ok"))
         self.assertEqual(
             row.record.details, {"request": {"session": SESSION.hex()}, "rule": "anyone"}
         )

@@ -5,10 +5,13 @@ from __future__ import annotations
 import base64
 from typing import Any
 
+from twisted.internet.defer import Deferred
+
 from rshell.gateway.door_services import SshAddress
 from rshell.gateway.verbs import VERBS
 from rshell.identity.fleet_home import certificates_from_pem
 from rshell.identity.keys import PrivateKey, make_csr, new_key, spki_hash
+from rshell.store.records import Grant
 from tests.access.matrix import MatrixTestCase, asks
 from tests.gateway.ends import End, Talk
 from tests.gateway.fleet import FleetTestCase
@@ -81,11 +84,122 @@ class MatrixTests(MatrixTestCase, VerbTestCase):
         for name in sorted(CHANGING):
             request = asks(name)
             self.ask(end, name, **request)
-            (row,) = self.fleet.audit(name)
+            row, _ = self.fleet.audit(name)
             self.assertEqual((row.record.operator, row.record.door), ("ann", "link"), name)
             mine = VERBS[name].open_to_all or (request.get("operator") == "ann" and VERBS[name].own)
             rule = "anyone" if mine else "admin"
             self.assertEqual(row.record.details, {"request": request, "rule": rule})
+
+    def ends(self, name: str) -> list[tuple[str | None, str | None]]:
+        """Return how each use of a verb ended, the first row of which must be there, open."""
+        rows = self.fleet.audit(name)
+        began = [row for row in rows if row.record.opens]
+        ended = {row.refers: row.record for row in rows if row.refers is not None}
+        self.assertEqual([row.record.status for row in began], [None] * len(began), name)
+        self.assertEqual(sorted(ended), [row.seq for row in began], name)
+        self.assertEqual(len(rows), 2 * len(began), name)
+        return [(ended[row.seq].status, ended[row.seq].code) for row in began]
+
+    def test_each_has_its_end(self) -> None:
+        """Every use of a changing verb has one end in the log, of its operator: ok, or why not."""
+        end = self.fleet.dial(self.ann)
+        for name in sorted(CHANGING):
+            told = self.ask(end, name, **asks(name))
+            self.assertIsNotNone(told.opened, name)
+            # Nobody waits in this fleet: each answer is that, for each that was named.
+            none = name in ("gateway.accept", "gateway.reject")
+            expected = ("error", "not-found") if none else ("ok", None)
+            self.assertEqual(self.ends(name), [expected], name)
+            self.assertEqual(self.fleet.audit(name)[-1].record.operator, "ann", name)
+        self.assertTrue(self.fleet.got(self.fleet.store.verify_audit()).sound)
+
+    def test_failures_have_their_end(self) -> None:
+        """A changing verb that fails after its row was written says so, with its code."""
+        self.fleet.enrol("valve-7")
+        end = self.fleet.dial(self.ann)
+        self.fleet.add_role("held", Grant(select="pump-1", handlers=("exec",)))
+        self.fleet.add_operator("bob", "held")
+        none = "0" * 16
+        fails: list[tuple[str, str, dict[str, Any]]] = [
+            ("accept", "not-found", {"devices": ["nobody"]}),
+            ("end-session", "not-found", {"session": "e7" * 16}),
+            ("invite", "name-taken", {"kind": "device", "name": "valve-7"}),
+            ("invite-keys", "not-found", {"invite": none, "keys": []}),
+            ("keys.add", "bad-request", {"operator": "ann", "keys": "no key"}),
+            ("keys.add-ca", "bad-request", {"name": "A", "key": ""}),
+            ("keys.remove", "not-found", {"operator": "ann", "fingerprint": "SHA256:none"}),
+            ("keys.remove-ca", "not-found", {"name": "none"}),
+            ("keys.revoke", "not-found", {"name": "none", "serial": "1"}),
+            ("label", "not-found", {"device": "nobody", "set": {"a": "b"}}),
+            ("quarantine", "not-found", {"device": "nobody"}),
+            ("reject", "not-found", {"devices": ["nobody"]}),
+            ("rename", "name-taken", {"device": "pump-1", "name": "valve-7"}),
+            ("renew", "bad-request", {"csr": "AAAA"}),
+            ("revoke", "not-found", {"kind": "device", "name": "nobody"}),
+            ("roles.assign", "not-found", {"operator": "nobody", "add": ["held"]}),
+            ("roles.remove", "in-use", {"name": "held"}),
+            ("roles.set", "bad-request", {"name": "X Y", "grants": [{}]}),
+        ]
+        self.assertEqual({f"gateway.{name}" for name, _, _ in fails}, CHANGING)
+        for verb, code, request in fails:
+            name = f"gateway.{verb}"
+            self.ask(end, name, **request)
+            self.assertEqual(self.ends(name), [("error", code)], name)
+
+    def test_unexpected(self) -> None:
+        """A verb that fails in a way nobody thought of has its end, too; so has each device's."""
+
+        def broken(*_: Any) -> Any:
+            raise ZeroDivisionError
+
+        self.patch(self.fleet.store, "rename", broken)
+        self.patch(self.fleet.store, "renew_key", broken)
+        ann, pump = self.fleet.dial(self.ann), self.fleet.dial(self.pump)
+        refused = self.refused(ann, "gateway.rename", device="pump-1", name="pump-7")
+        self.assertEqual(refused, ("internal", "the gateway failed; its log says why"))
+        self.assertEqual(self.refused(pump, "gateway.renew", csr=csr())[0], "internal")
+        self.assertEqual(self.ends("gateway.rename"), [("error", "internal")])
+        self.assertEqual(self.ends("gateway.renew"), [("error", "internal")])
+        self.assertEqual(self.fleet.audit("gateway.renew")[1].record.device, self.pump.owner)
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 2)
+
+    def test_lost_meanwhile(self) -> None:
+        """Who loses the role, or is revoked, while the row is written, is refused by its end."""
+        self.fleet.add_operator("root", "admin")
+        for name, change, code in (
+            ("bob", lambda: self.fleet.gateway.rights.assign("bob", (), ("admin",)), "policy"),
+            ("eve", lambda: self.fleet.gateway.revocation.revoke_operator("eve"), "revoked"),
+        ):
+            end = self.fleet.dial(self.fleet.add_operator(name, "admin"))
+            self.fleet.threads.hold("write")
+            end.call("gateway.rename", request={"device": "pump-1", "name": "pump-7"})
+            self.fleet.pump()
+            held = self.fleet.threads
+            Deferred.fromCoroutine(change())
+            held.release()
+            self.fleet.pump()
+            (last,) = self.fleet.audit("gateway.rename", operator=name, opens=False)
+            self.assertEqual((last.record.status, last.record.code), ("refused", code))
+        self.assertIsNotNone(self.fleet.got(self.fleet.store.device("pump-1")))
+
+    def test_killed_between(self) -> None:
+        """What was under way when the gateway was killed is interrupted at the next start."""
+        end = self.fleet.dial(self.ann)
+        self.patch(self.fleet.store, "rename", lambda *_: Deferred())
+        end.call("gateway.rename", request={"device": "pump-1", "name": "pump-7"})
+        self.fleet.pump()
+        self.fleet.crash()
+        self.assertEqual(self.ends("gateway.rename"), [("interrupted", None)])
+        self.fleet.crash()
+        self.assertEqual(self.ends("gateway.rename"), [("interrupted", None)])
+
+    def test_some_of_many(self) -> None:
+        """Of a verb about many devices the end says for which it failed."""
+        self.ask(self.fleet.dial(self.ann), "gateway.reject", devices=["a", "b\x1b"])
+        (last,) = self.fleet.audit("gateway.reject", opens=False)
+        self.assertEqual(last.record.message, "2 of 2 failed")
+        wanted = [one["wanted"] for one in last.record.details["failed"]]
+        self.assertEqual(wanted, ["a", "b\N{REPLACEMENT CHARACTER}"])
 
     def test_too_long(self) -> None:
         """A value beyond its limit is refused in words, with its name."""
@@ -133,7 +247,7 @@ class MatrixTests(MatrixTestCase, VerbTestCase):
         ]
         self.assertEqual(codes[0], "bad-request")
         self.assertEqual(codes[-1], "overload")
-        self.assertEqual(len(self.fleet.audit("gateway.renew")), 10)
+        self.assertEqual(len(self.fleet.audit("gateway.renew", status=None)), 10)
 
     def test_report(self) -> None:
         """A device's report changes what is listed of it; only its current link may, and rarely."""
@@ -277,6 +391,38 @@ class RequestTests(VerbTestCase):
         self.assertEqual(numbers, sorted(numbers, reverse=True))
         for bad in ({"limit": 0}, {"limit": 10_001}, {"before": 0}, {"limit": "1"}):
             self.assertEqual(self.refused(self.end, "gateway.audit", **bad)[0], "bad-request")
+
+    def test_names_of_nobody(self) -> None:
+        """A listing for an operator or device that does not exist says so: empty is of who does."""
+        for name in ("audit", "keys.list", "recordings", "sessions"):
+            more = {"all": True} if name == "sessions" else {}
+            verb = f"gateway.{name}"
+            refused = self.refused(self.end, verb, operator="nobody\x1b", **more)
+            self.assertEqual(refused[0], "not-found", name)
+            self.assertIn("there is no operator", refused[1])
+            self.assertNotIn("\x1b", refused[1])
+            if name in ("audit", "recordings"):
+                code, text = self.refused(self.end, verb, device="nobody")
+                self.assertEqual((code, "nobody" in text), ("not-found", True), name)
+        self.fleet.enrol("idle-1")
+        role = self.fleet.add_role("pumps", Grant(select="pump-1", handlers=("exec",)))
+        bob = self.fleet.dial(self.fleet.add_operator("bob", role))
+        for verb, request in (
+            ("keys.list", {"operator": "bob"}),
+            ("recordings", {"operator": "bob"}),
+            ("recordings", {"device": "idle-1"}),
+            ("sessions", {"operator": "bob", "all": True}),
+        ):
+            answer = self.ask(self.end, f"gateway.{verb}", **request).answer()
+            self.assertEqual(answer, [], verb)
+        # Who is no administrator learns of nobody whether they exist.
+        for name in ("idle-1", "nobody"):
+            code, text = self.refused(bob, "gateway.audit", device=name)
+            self.assertEqual(code, "not-found")
+            self.assertTrue(text.startswith(f"no device is called '{name}'"), text)
+        self.assertEqual(self.refused(bob, "gateway.keys.list", operator="nobody")[0], "policy")
+        self.fleet.run(self.fleet.gateway.revocation.revoke_operator("bob"))
+        self.assertEqual(self.ask(self.end, "gateway.keys.list", operator="bob").answer(), [])
 
     def test_handlers(self) -> None:
         """The gateway describes its own verbs; of a device only what it has told."""

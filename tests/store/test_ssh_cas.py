@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 from sqlalchemy import insert
+from twisted.internet.defer import Deferred
 
+from rshell.identity.ssh_keys import SshPublicKey, read_lines
 from rshell.store.errors import LimitReached, NameTaken, NotFound, StoreError
+from rshell.store.records import SshKey
 from rshell.store.schema import ssh_ca_revocations as table
 from rshell.store.ssh_cas import MAX_CAS, MAX_REVOCATIONS
 from tests.store.fixture import StoreTestCase
+
+KEYS = (
+    "AAAAC3NzaC1lZDI1NTE5AAAAIOMqqnkVzrm0SdG6UOoqKLsabgH5C9okWi0dh2l9GKJl",
+    "AAAAC3NzaC1lZDI1NTE5AAAAIAABAgMEBQYHCAkKCwwNDg8QERITFBUWFxgZGhscHR4f",
+)
 
 
 class CaTests(StoreTestCase):
@@ -29,6 +37,27 @@ class CaTests(StoreTestCase):
         for number in range(1, MAX_CAS):
             self.add(f"ca-{number}", f"SHA256:{number}")
         self.failureResultOf(add("more", "SHA256:more", "t", b"m", ""), LimitReached)
+
+    def test_one_or_the_other(self) -> None:
+        """A CA's key is no operator's, nor the reverse; of several keys all are kept or none."""
+        self.got(self.store.add_operator("ann", ("admin",)))
+        first, second = (read_lines(f"ssh-ed25519 {blob}")[0] for blob in KEYS)
+
+        def add(*keys: SshPublicKey) -> Deferred[list[SshKey]]:
+            return self.store.add_ssh_keys("ann", keys)
+
+        self.add("office", first.fingerprint)
+        refused = self.failureResultOf(add(second, first), StoreError)
+        text = f"{first.fingerprint} is the key of the CA office: log in with another"
+        self.assertEqual(text, str(refused.value))
+        self.assertEqual([], self.got(self.store.ssh_keys()))
+        self.assertEqual(1, len(self.got(add(second))))
+        adding = self.store.add_ssh_ca("home", second.fingerprint, "t", second.blob, "c")
+        refused = self.failureResultOf(adding, StoreError)
+        self.assertIn("operator ann logs in with this key", str(refused.value))
+        self.assertEqual(["office"], [ca.name for ca in self.got(self.store.ssh_cas())])
+        self.got(self.store.remove_ssh_ca("office"))
+        self.assertEqual(1, len(self.got(add(first))))
 
     def test_judging(self) -> None:
         """A certificate's CA, its revocation and its operators are found at once."""

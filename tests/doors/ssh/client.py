@@ -116,7 +116,7 @@ class SshTestCase(FleetTestCase):
     def register(self, blob: bytes, operator: str = "ann") -> str:
         key = read_blob(blob)
         store = self.fleet.store
-        self.fleet.got(store.add_ssh_key(operator, key.fingerprint, key.type, blob, "c"))
+        self.fleet.got(store.add_ssh_keys(operator, [key]))
         return key.fingerprint
 
     def connect(self, host: str = "192.0.2.77", kind: type[Client] = Client) -> Client:
