@@ -12,7 +12,7 @@ from pathlib import Path
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
 ROOT = Path(__file__).resolve().parents[1]
-_SAY = "import json, sys, {name}; print(json.dumps(sorted(sys.modules)))"
+_SAY = "import json, sys; import {name}; print(json.dumps(sorted(sys.modules)))"
 
 
 def loaded_by(name: str) -> set[str]:
@@ -27,6 +27,23 @@ def loaded_by(name: str) -> set[str]:
     )
     assert done.returncode == 0, done.stderr
     return set(json.loads(done.stdout))
+
+
+#: What Twisted and cryptography bring along, and neither agent nor command needs.
+_BALLAST = ("asyncio", "ssl", "_ssl", "bcrypt", "http.client", "urllib.request", "email.parser")
+_RUN = (
+    "rshell.cli.main as main; main.cli.get_command(None, 'run');"
+    "from twisted.internet import reactor"
+)
+_AGENT = "rshell_agent.main as main; main.import_agent(); from twisted.internet import reactor"
+_NOT_FOR_RUN = (
+    "rich",
+    "twisted.internet.endpoints",
+    "twisted.internet._sslverify",
+    "rshell.gateway",
+    "rshell.store",
+    "sqlalchemy",
+)
 
 
 class ImportTests(SynchronousTestCase):
@@ -60,6 +77,37 @@ class ImportTests(SynchronousTestCase):
             "rshell.access",
             "rshell.cli",
         )
+
+    def _free_of(self, name: str, *forbidden: str) -> None:
+        loaded = loaded_by(name)
+        found = {
+            module
+            for module in loaded
+            if any(module == word or module.startswith(f"{word}.") for word in forbidden)
+        }
+        self.assertEqual(found, set())
+
+    def test_run(self) -> None:
+        """``rshell run`` starts without what it does not use: a third of its start."""
+        self._free_of(_RUN, *_BALLAST, *_NOT_FOR_RUN)
+
+    def test_agent_at_rest(self) -> None:
+        """``rshell-agent run`` holds nothing in memory that only Twisted's other users need."""
+        self._free_of(_AGENT, *_BALLAST)
+
+    def test_asyncio_can_be_had(self) -> None:
+        """A plug-in that wants asyncio gets the real one, and Twisted's Deferred works with it."""
+        code = (
+            "rshell_agent.main as main; main.import_agent(); import asyncio;"
+            "from twisted.internet.defer import Deferred, ensureDeferred;"
+            "loop = asyncio.new_event_loop(); future = loop.create_future();"
+            "seen = []; Deferred.fromFuture(future).addCallback(seen.append);"
+            "future.set_result(7); loop.run_until_complete(asyncio.sleep(0));"
+            "back = Deferred(); back.callback(8);"
+            "seen.append(loop.run_until_complete(back.asFuture(loop)));"
+            "loop.close(); assert seen == [7, 8], seen"
+        )
+        self.assertIn("asyncio.events", loaded_by(code))
 
     def test_keeper(self) -> None:
         """The keeper loads the standard library only."""

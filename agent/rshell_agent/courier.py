@@ -30,6 +30,7 @@ from rshell.link.core.events import DataReceived, EventReceived, LimitReceived
 from rshell.link.core.messages import Open, Opened, decode_event
 from rshell.link.core.sources import OutData, OutEvent, OutLimit
 from rshell.link.protocol import StreamReceiver
+from rshell.link.unix_sockets import write_at_once
 from rshell_agent.keeper import wire
 from rshell_agent.keeper_client import frame_of, hello_frame
 
@@ -413,7 +414,7 @@ class Courier:
     def _to_keeper(self, kind: int, payload: bytes, flags: int = 0) -> None:
         transport: Any = self.keeper_side.transport
         if transport is not None and not self.over:
-            transport.write(wire.encode(kind, payload, flags))
+            write_at_once(transport, wire.encode(kind, payload, flags))
 
     def _leave(self, code: str, message: str) -> None:
         """The operator's side is gone: the keeper detaches for link-lost, else cancels."""

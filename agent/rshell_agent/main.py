@@ -5,15 +5,15 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from rshell.lazy import modules_absent, twisted_alone
 from rshell_agent import __version__
 from rshell_agent.home import default_home
-from rshell_agent.lazy import import_lazily, modules_absent
 
-__all__ = ["main"]
+__all__ = ["import_agent", "main"]
 
 _EPILOG = """\
 examples:
@@ -193,13 +193,17 @@ def _key(home: Path, options: argparse.Namespace) -> int:
         raise _Failed(str(error), error.status) from None
 
 
+def import_agent() -> Callable[..., int]:
+    """Return what runs the agent, imported without what it does not use."""
+    # hashlib does without OpenSSL
+    with twisted_alone(), modules_absent("_ssl", "_hashlib"):
+        from rshell_agent.tap import run
+    return run
+
+
 def _run(home: Path, options: argparse.Namespace) -> int:
     """Be the agent."""
-    import_lazily("http.cookiejar")
-    # asyncio does without ssl, hashlib without OpenSSL
-    with modules_absent("_ssl", "_hashlib"):
-        from rshell_agent.tap import run
-    return run(home, debug=options.debug)
+    return import_agent()(home, debug=options.debug)
 
 
 def _status(home: Path, options: argparse.Namespace) -> int:

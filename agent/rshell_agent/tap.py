@@ -11,9 +11,9 @@ from twisted.application.service import IService, Service
 from twisted.python import usage
 
 from rshell.identity.files import UnsafeDirectory
+from rshell.lazy import give_back_memory
 from rshell.link.clock import use_monotonic_clock
 from rshell_agent.home import HomeInUse, default_home
-from rshell_agent.lazy import give_back_memory
 from rshell_agent.service import AgentService, NotJoined
 from rshell_agent.watchdog import Watchdog
 

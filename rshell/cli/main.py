@@ -14,6 +14,7 @@ import click
 
 from rshell import __version__
 from rshell.cli.options import Settings, common_options
+from rshell.lazy import twisted_alone
 
 __all__ = ["VERBS", "cli", "main"]
 
@@ -75,7 +76,8 @@ class VerbGroup(click.Group):
         if cmd_name not in VERBS:
             return None
         module, _, name = VERBS[cmd_name][0].partition(":")
-        command: click.Command = getattr(importlib.import_module(module), name)
+        with twisted_alone():
+            command: click.Command = getattr(importlib.import_module(module), name)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

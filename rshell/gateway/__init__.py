@@ -9,6 +9,7 @@
     device_links.py  a device's link from HELLO to its end: epochs, sessions
     catalogues.py    what each device can do, asked for once
     chosen.py        from a selector to devices, with facts if it asks for them
+    heap.py          memory that handshakes leave free, given back
     presence.py      which device is live, on which link, since when
     probing.py       is it there now: one PING, shared
     clones.py        two machines with one identity: alert, quarantine

@@ -14,6 +14,7 @@ from __future__ import annotations
 import ipaddress
 from collections import OrderedDict
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 import attrs
@@ -45,6 +46,7 @@ _RECORD_HEADER = 5
 _MAX_RECORD = 16_384 + 256
 
 
+@lru_cache(maxsize=4_096)  # each connection asks twice, and a site's devices share an address
 def source_of(host: str) -> str:
     """Return what connections are ranked by: an IPv4 address, or the /64 of an IPv6 one."""
     try:
@@ -221,7 +223,7 @@ class AdmittingTLS(TlsWire):
     ) -> None:
         super().__init__(factory, inner)
         self._admission = admission
-        self._dropped = dropped
+        self._dropped: Callable[[str], None] | None = dropped
         self._ticket: Ticket | None = None
         self._held = b""
         self._admitted = False
@@ -241,12 +243,16 @@ class AdmittingTLS(TlsWire):
         self._asked = True
         transport: Any = self.transport
         source = source_of(getattr(transport.getPeer(), "host", ""))
-        self._ticket = self._admission.ask(source, self._go_on, self._dropped)
+        self._ticket = self._admission.ask(source, self._go_on, self._drop)
         if self._ticket is None:
             self._admit()
         elif not transport.disconnecting:
             # What else it sends stays in the kernel, and soon with the sender.
             transport.pauseProducing()
+
+    def _drop(self, why: str) -> None:
+        if self._dropped is not None:
+            self._dropped(why)
 
     def _go_on(self) -> None:
         transport: Any = self.transport
@@ -255,7 +261,7 @@ class AdmittingTLS(TlsWire):
 
     def _admit(self) -> None:
         self._admitted = True
-        self._ticket = None
+        self._ticket = self._dropped = None
         held, self._held = self._held, b""
         super().dataReceived(held)
 

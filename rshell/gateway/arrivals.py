@@ -55,7 +55,7 @@ def address_text(transport: Any) -> str:
 
 @implementer(IHandshakeListener)
 class Arrival(Protocol):
-    """A connection until it is known; then it only passes on what Twisted tells it."""
+    """A connection until it is known; then the link takes its place."""
 
     _log = Logger()
 
@@ -89,13 +89,16 @@ class Arrival(Protocol):
         left = self._deadline - self._arrivals.wheel.seconds()
         inner = self._arrivals.protocol_for(peer, self._address, max(0.1, left))
         self._inner = inner
-        # What arrives from now on goes straight to the protocol.
-        self.dataReceived = inner.dataReceived  # type: ignore[method-assign]  # one hop less
-        inner.makeConnection(transport)
         if isinstance(inner, LinkProtocol):
-            # Until HELLO it counts among those that wait; a machine that joins, until it is gone.
+            # Until HELLO it counts among those that wait; then nothing of it is left.
             inner.greeted = lambda: self._arrivals.went(self)
+            transport.hand_over(inner)
+            inner.makeConnection(transport)  # type: ignore[no-untyped-call]  # Twisted's
             inner.handshake_completed()
+        else:
+            # A machine that joins counts until it is gone.
+            self.dataReceived = inner.dataReceived  # type: ignore[method-assign]  # one hop less
+            inner.makeConnection(transport)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self._cancel()

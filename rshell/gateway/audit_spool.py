@@ -82,6 +82,10 @@ class AuditSpool:
 
     async def stop(self) -> None:
         """Try a last time; what is left stays in the file."""
+        try:
+            await self._store.audit_head()  # after ends that linger: those that fail come here
+        except StoreError:
+            pass  # what cannot be read may still be written
         self._stopped = True
         if self._timer is not None:
             self._timer.cancel()

@@ -40,6 +40,7 @@ from rshell.gateway.config import CloneAction
 from rshell.gateway.device_links import DeviceLinks
 from rshell.gateway.door_services import SshAddress
 from rshell.gateway.flights import Flights
+from rshell.gateway.heap import HeapTrim
 from rshell.gateway.home import GatewayHome
 from rshell.gateway.joining import Joiner, JoinExchange
 from rshell.gateway.metrics import Metrics, ReactorLag
@@ -195,6 +196,7 @@ class Gateway:
         self.metrics = Metrics()
         self.lag = ReactorLag(wheel)
         self.fleet = Fleet(self)
+        self.heap = HeapTrim(wheel, lambda: self.presence.accepted, lambda: len(self.presence))
         self.admission = Admission(
             wheel,
             handshakes_per_second,
@@ -277,6 +279,7 @@ class Gateway:
         await self.pending.start()
         self.probes.start()
         self.lag.start()
+        self.heap.start()
         self.certificates.start()
 
     async def stop(self) -> None:
@@ -286,7 +289,14 @@ class Gateway:
         attempt is detached; none has failed.
         """
         self.stopping = True
-        for part in (self.fleet, self.pending, self.probes, self.lag, self.switchboard):
+        for part in (
+            self.fleet,
+            self.pending,
+            self.probes,
+            self.lag,
+            self.heap,
+            self.switchboard,
+        ):
             part.stop()
         devices, operators = self.devices.links(), list(self._links)
         self._send_away(devices, self.admission.spread_ms())

@@ -159,6 +159,9 @@ class DeviceLinks:
         while waiting and link in self._entries:
             await self._gateway.switchboard.judge_sessions(entry, waiting[0])
             waiting.popleft()
+        # An empty one would stay for as long as the link: 600 bytes.
+        if self._reports.get(link) is waiting:
+            del self._reports[link]
 
     def stream_requested(self, link: LinkProtocol, number: int, request: Open) -> None:
         self._gateway.verbs.from_device(link, number, request)

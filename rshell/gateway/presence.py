@@ -97,6 +97,11 @@ class Presence:
     def __iter__(self) -> Iterator[LiveDevice]:
         return iter(list(self._live.values()))
 
+    @property
+    def accepted(self) -> int:
+        """How many epochs were given since the start."""
+        return self._given
+
     def next_epoch(self) -> int:
         """Return an epoch above every one given before, by any start of this gateway."""
         self._given += 1

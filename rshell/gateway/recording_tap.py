@@ -151,7 +151,7 @@ class RecordedStream:
             recorder = self._recorder
             begin, self._typed = self._typed, self._typed + len(item.data)
             if self._typed > recorder.typed:
-                recorder.add("i", item.data[max(0, recorder.typed - begin) :])
+                recorder.add("i", bytes(item.data[max(0, recorder.typed - begin) :]))
                 recorder.typed = self._typed
         return item
 

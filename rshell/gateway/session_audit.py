@@ -147,7 +147,7 @@ class SessionAudit:
             message=printable(outcome.message, MAX_MESSAGE) if outcome.message else None,
             details={"signal": printable(outcome.signal, 16)} if outcome.signal else {},
         )
-        written = self._gateway.store.finish_audit(end)
+        written = self._gateway.store.finish_audit(end, patient=True)
         written.addErrback(self._not_written, end)
 
     def _not_written(self, failure: Failure, end: AuditEnd) -> None:

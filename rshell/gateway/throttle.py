@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 
-from rshell.link.core.limits import TokenBucket
-
 __all__ = ["Throttle"]
 
 #: The key that was quiet for longest is forgotten first; it starts anew with a full bucket.
@@ -16,6 +14,9 @@ MAX_KEYS = 10_000
 class Throttle:
     """Lets each key do something ``burst`` times at once and ``rate`` times a second for long.
 
+    A bucket is kept as one number, when it will be full again (the virtual scheduling of ITU-T
+    I.371, known as GCRA): several of these know every device of the fleet.
+
     Args:
         clock: Seconds that never go back.
         rate: A second.
@@ -24,9 +25,14 @@ class Throttle:
 
     def __init__(self, clock: Callable[[], float], rate: float, burst: int) -> None:
         self._clock = clock
-        self._rate = rate
-        self._burst = burst
-        self._keys: OrderedDict[Hashable, tuple[TokenBucket, int]] = OrderedDict()
+        self._each_seconds = 1 / rate
+        #: A full bucket is empty when it takes so long to be full again; a little more, because
+        #: sums of fractions round.
+        self._most_seconds = burst / rate * (1 + 1e-9)
+        #: When the bucket of a key is full again.
+        self._full_at: OrderedDict[Hashable, float] = OrderedDict()
+        #: How many were refused since the last one admitted; only keys that have some.
+        self._refused: dict[Hashable, int] = {}
 
     def admit(self, key: Hashable) -> int | None:
         """Take one turn of a key.
@@ -34,15 +40,21 @@ class Throttle:
         Returns:
             None if it has none left; else how many were refused since the last one admitted.
         """
-        fresh = (TokenBucket(self._rate, self._burst), 0)
-        bucket, refused = self._keys.pop(key, fresh)
-        if len(self._keys) >= MAX_KEYS:
-            self._keys.popitem(last=False)
-        admitted = bucket.take(self._clock())
-        self._keys[key] = (bucket, 0 if admitted else refused + 1)
-        return refused if admitted else None
+        now = self._clock()
+        full_at = max(now, self._full_at.pop(key, now))
+        if len(self._full_at) >= MAX_KEYS:
+            oldest, _ = self._full_at.popitem(last=False)
+            self._refused.pop(oldest, None)
+        after = full_at + self._each_seconds
+        if after - now <= self._most_seconds:
+            self._full_at[key] = after
+            return self._refused.pop(key, 0)
+        self._full_at[key] = full_at
+        self._refused[key] = self._refused.get(key, 0) + 1
+        return None
 
     def exhausted(self, key: Hashable) -> bool:
         """Say whether a key has no turn left; takes none."""
-        known = self._keys.get(key)
-        return known is not None and not known[0].has(self._clock())
+        now = self._clock()
+        full_at = max(now, self._full_at.get(key, now))
+        return full_at + self._each_seconds - now > self._most_seconds

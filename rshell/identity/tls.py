@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 
 import attrs
 from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID
 from OpenSSL import SSL, crypto
 from service_identity import CertificateError, VerificationError
@@ -135,6 +136,11 @@ class GatewayTLS:
             SSL.Error: the key is not the certificate's.
         """
         self._authorities = {"device": device_ca, "operator": operator_ca}
+        self._issuers = {
+            kind: authority.public_bytes(Encoding.DER)
+            for kind, authority in self._authorities.items()
+        }
+        self._fleets = {kind: fleet_of(ca) for kind, ca in self._authorities.items()}
         self._now = now
         self._context = self._build(leaf_key, chain)
 
@@ -167,34 +173,40 @@ class GatewayTLS:
             if protocol == ALPN_JOIN:
                 return None
             raise PeerRefused("peer presented no certificate")
-        chain = connection.get_verified_chain(as_cryptography=True) or []
+        # As OpenSSL has it: to parse our own CA anew for each peer would cost more than the rest.
+        chain = connection.get_verified_chain() or []
+        issuer = crypto.dump_certificate(crypto.FILETYPE_ASN1, chain[1]) if chain[1:] else b""
         try:
-            return self._read_peer(leaf, chain)
+            return self._read_peer(leaf, issuer)
         except BadPeerName as error:
             raise PeerRefused(f"{error}") from None
         except ValueError:
             raise PeerRefused("the certificate is malformed") from None
 
-    def _read_peer(
-        self, leaf: x509.Certificate, chain: Sequence[x509.Certificate]
-    ) -> PeerCertificate:
+    def _read_peer(self, leaf: x509.Certificate, issuer: bytes) -> PeerCertificate:
+        """Judge what a handshake proved.
+
+        Args:
+            leaf: the peer's certificate.
+            issuer: what OpenSSL verified it by, DER; empty if nothing.
+        """
         name = peer_name_of(leaf)
-        authority = self._authorities[name.kind]
-        if len(chain) < 2 or chain[1] != authority:
+        if issuer != self._issuers[name.kind]:
             raise PeerRefused(
                 f"the certificate names a {name.kind} but is not of the {name.kind} CA"
             )
-        if name.fleet != fleet_of(authority):
+        if name.fleet != self._fleets[name.kind]:
             raise PeerRefused("the certificate names another fleet")
         if not _has_usage(leaf, ExtendedKeyUsageOID.CLIENT_AUTH):
             raise PeerRefused("the certificate is not meant for clients")
+        not_after = leaf.not_valid_after_utc
         return PeerCertificate(
             name=name,
             spki=spki_hash(leaf.public_key()),
             serial=leaf.serial_number,
             not_before=leaf.not_valid_before_utc,
-            not_after=leaf.not_valid_after_utc,
-            expired=self._now() > leaf.not_valid_after_utc,
+            not_after=not_after,
+            expired=self._now() > not_after,
         )
 
     def _build(self, leaf_key: PrivateKey, chain: Sequence[x509.Certificate]) -> SSL.Context:

@@ -11,14 +11,16 @@ from typing import Any, Generic, TypeVar
 
 from twisted.internet import tcp
 from twisted.internet.defer import Deferred, maybeDeferred
-from twisted.internet.endpoints import _WrappingFactory
+from twisted.internet.error import ConnectingCancelledError, NoProtocol
 from twisted.internet.interfaces import (
+    IConnector,
     IDelayedCall,
     IProtocol,
     IProtocolFactory,
     IReactorTime,
     IStreamClientEndpoint,
 )
+from twisted.internet.protocol import ClientFactory, Protocol
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
@@ -43,6 +45,10 @@ class _LinkClient(tcp.Client):
         set_link_options(sock)
         return sock
 
+    def _connectDone(self) -> None:
+        super()._connectDone()  # type: ignore[no-untyped-call]  # as above
+        self.connector.factory.made()
+
 
 class _LinkConnector(tcp.Connector):
     """Makes `_LinkClient` transports."""
@@ -51,6 +57,56 @@ class _LinkConnector(tcp.Connector):
         return _LinkClient(  # type: ignore[no-untyped-call]  # as above
             self.host, self.port, self.bindAddress, self, self.reactor
         )
+
+
+class _Attempt(ClientFactory):
+    """One attempt to connect, told by a Deferred.
+
+    Twisted's endpoints do the same and stay between transport and protocol: a call more for
+    each read, and modules that neither agent nor command need.
+    """
+
+    noisy = False
+
+    def __init__(self, inner: IProtocolFactory) -> None:
+        self.connected: Deferred[IProtocol] = Deferred(self._cancelled)
+        self._inner = inner
+        self._connector: IConnector | None = None
+        self._protocol: IProtocol | None = None
+
+    def doStart(self) -> None:
+        self._inner.doStart()
+
+    def doStop(self) -> None:
+        self._inner.doStop()
+
+    def startedConnecting(self, connector: IConnector) -> None:
+        self._connector = connector
+
+    # Twisted has it that a factory makes a `Protocol`; what provides the interface will do.
+    def buildProtocol(self, addr: Any) -> Protocol | None:
+        try:
+            self._protocol = self._inner.buildProtocol(addr)
+            if self._protocol is None:
+                raise NoProtocol
+        except Exception:
+            self.connected.errback()
+            return None
+        return self._protocol  # type: ignore[return-value]  # see above
+
+    def made(self) -> None:
+        """The protocol has its transport."""
+        if self._protocol is not None and not self.connected.called:
+            self.connected.callback(self._protocol)
+
+    def clientConnectionFailed(self, connector: IConnector, reason: Failure) -> None:
+        if not self.connected.called:
+            self.connected.errback(reason)
+
+    def _cancelled(self, connected: Deferred[IProtocol]) -> None:
+        if self._connector is not None:
+            connected.errback(ConnectingCancelledError(self._connector.getDestination()))
+            self._connector.stopConnecting()
 
 
 @implementer(IStreamClientEndpoint)
@@ -74,13 +130,12 @@ class LinkEndpoint:
 
     def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:
         """Start to connect; the Deferred fires with the protocol, or fails with ConnectError."""
-        wrapper = _WrappingFactory(protocolFactory)
+        attempt = _Attempt(protocolFactory)
         connector = _LinkConnector(
-            self._address, self._port, wrapper, self._timeout, None, self._reactor
+            self._address, self._port, attempt, self._timeout, None, self._reactor
         )
         connector.connect()
-        connected: Deferred[IProtocol] = wrapper._onConnection
-        return connected
+        return attempt.connected
 
 
 def connect_first(

@@ -42,6 +42,7 @@ class Heartbeat:
         dialler: Whether this side dialled: it asks; the other side mostly listens.
         ping: Sends a PING with this number.
         dead: Called once, with the reason, when the peer is to be given up.
+        idle: Called now and then while only heartbeats pass.
         uniform: Random numbers for the jitter: (low, high) -> float.
 
     Attributes:
@@ -57,6 +58,7 @@ class Heartbeat:
         dialler: bool,
         ping: Callable[[int], None],
         dead: Callable[[str], None],
+        idle: Callable[[], None] = lambda: None,
         uniform: Callable[[float, float], float] = random.uniform,
     ) -> None:
         self.last_received = 0.0
@@ -66,6 +68,7 @@ class Heartbeat:
         self._dialler = dialler
         self._ping = ping
         self._dead = dead
+        self._idle = idle
         self._uniform = uniform
         self._interval = HEARTBEAT_SECONDS
         self._hurry: float | None = None
@@ -184,9 +187,12 @@ class Heartbeat:
         if self._due() - now <= TICK_SECONDS:
             if self._given_up(now):
                 return
+            self._idle()
             self.probe()
         elif self._reads >= _BUSY_READS and now - self._sampled_at >= SAMPLE_SECONDS:
             self.probe()
+        else:
+            self._idle()
         if self._timer is None:
             self._sleep()
 

@@ -50,6 +50,7 @@ from rshell.link.heartbeat import Heartbeat
 from rshell.link.inbox import Inbox
 from rshell.link.pacing import Pacing
 from rshell.link.sockets import own_the_queue, set_link_options, tcp_socket_of
+from rshell.link.tls_wire import TlsWire
 from rshell.link.turn import ReadBudget
 
 __all__ = ["LinkOwner", "LinkProtocol", "StreamReceiver"]
@@ -75,7 +76,7 @@ class LinkProtocol(Protocol):
     Attributes:
         peer: Set by the owner after the handshake; whatever it needs to know the peer by.
         connected_at: Wheel seconds at which WELCOME was sent or received; None before.
-        greeted: Called once when the peer has said HELLO.
+        greeted: Called once: the peer has said HELLO, or is gone without.
         advised: Called with each ADVICE of the gateway (rule L4).
         tap: Puts something between the next stream that is opened here and its receiver.
     """
@@ -102,7 +103,12 @@ class LinkProtocol(Protocol):
         self._owner = owner
         self._wheel = wheel
         self._heartbeat = Heartbeat(
-            wheel, dialler=dialler, ping=self._ping, dead=self.abort, uniform=uniform
+            wheel,
+            dialler=dialler,
+            ping=self._ping,
+            dead=self.abort,
+            idle=self._idle,
+            uniform=uniform,
         )
         self._pacing = Pacing(self.core.traffic)
         self._budget = ReadBudget()
@@ -271,6 +277,7 @@ class LinkProtocol(Protocol):
         self.core.send_welcome(welcome)
         self._connected()
         self.flush()
+        self._idle()
 
     def go_away(self, goaway: GoAway, *, close: bool, reason: str = "") -> None:
         """Tell the peer to leave; with ``close``, end the link as soon as it was told."""
@@ -404,8 +411,7 @@ class LinkProtocol(Protocol):
     def _dispatch_link(self, event: LinkEvent) -> None:
         match event:
             case HelloReceived(hello=hello):
-                if self.greeted is not None:
-                    self.greeted()
+                self._tell_greeted()
                 self._owner.hello_received(self, hello)
             case WelcomeReceived(welcome=welcome):
                 self._connected(welcome.heartbeat_ms / 1000)
@@ -452,6 +458,12 @@ class LinkProtocol(Protocol):
     def _ping(self, count: int) -> None:
         self.core.send_ping(count.to_bytes(8, "big"))
         self.flush()
+
+    def _idle(self) -> None:
+        """Nothing is under way: let TLS give back what it took for more."""
+        transport: Any = self.transport
+        if isinstance(transport, TlsWire) and not self.core.has_output:
+            transport.idle()
 
     # -- figures -----------------------------------------------------------------------------
 
@@ -506,10 +518,16 @@ class LinkProtocol(Protocol):
             self._announce_timer.cancel()
             self._announce_timer = None
         self._unannounced.clear()
+        self._tell_greeted()
         reason = self._reason or "lost"
         for receiver in self._receivers.clear():
             self._tell_lost(partial(receiver.link_lost, reason))
         self._tell_lost(partial(self._owner.link_lost, self, reason))
+
+    def _tell_greeted(self) -> None:
+        greeted, self.greeted = self.greeted, None
+        if greeted is not None:
+            greeted()
 
     def _tell_lost(self, tell: Callable[[], None]) -> None:
         """One that fails must not keep the others, and the owner, from hearing of it."""

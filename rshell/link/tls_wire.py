@@ -37,6 +37,8 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from rshell.link.kernel import unsent_bytes
+from rshell.link.tls_memory import give_back_buffers
+from rshell.link.tls_records import MANY, RecordCount, is_end_of_file
 
 __all__ = ["TlsWire", "TlsWireFactory"]
 
@@ -46,6 +48,11 @@ _PLAIN_RECORD: Final = 16_384
 _WIRE_RECORD: Final = _PLAIN_RECORD + 512
 #: What may be written before the handshake is complete; links write nothing then.
 _EARLY_BYTES: Final = 1024 * 1024
+#: OpenSSL's queues may stay as large as this: heartbeats and keystrokes are smaller.
+_SMALL_BYTES: Final = 512
+#: So much is encrypted before it is taken from OpenSSL: what a fast link hands over at once (four
+#: records, rule Q1) is the most that its buffer ever holds.
+_AT_ONCE: Final = 4 * _PLAIN_RECORD + 1024
 
 
 @implementer(ISystemHandle, ITransport, IConsumer, IPushProducer)
@@ -72,12 +79,15 @@ class TlsWire(Protocol):
         self._paused = False
         #: Whether bytes may wait in the transport's own queue, which must go first.
         self._queued = False
+        self._records = RecordCount()
         self._shaken = False
         #: Whether TLS has ended: nothing is read or written any more.
         self._over = False
         self._aborted = False
         self._reason: Failure | None = None
         self._early: list[bytes] = []
+        #: Whether OpenSSL's queues have grown: the handshake alone makes them.
+        self._grown = True
 
     # -- IProtocol: from TCP -------------------------------------------------------------------
 
@@ -94,14 +104,25 @@ class TlsWire(Protocol):
         tls = self._tls
         if tls is None or self._over or self._aborted:
             return
+        whole = self._records.whole(data)
+        self._grown = self._grown or len(data) > _SMALL_BYTES
+        if self._shaken and not self._early:
+            tls.bio_write(data)
+            if whole:
+                self._receive(tls, whole)
+            return
+        self._handshake_received(tls, data)
+
+    def _handshake_received(self, tls: SSL.Connection, data: bytes) -> None:
         tls.bio_write(data)
-        if not self._shaken:
+        fresh = not self._shaken
+        if fresh:
             self._shake_hands()
             if not self._shaken:
                 return
         if self._early:
             self._write_early()
-        self._receive(tls)
+        self._receive(tls, fresh=fresh)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self._socket = None
@@ -132,19 +153,32 @@ class TlsWire(Protocol):
             self._ended(tls, Failure())
         else:
             self._shaken = True
-            self._flush_tls(tls)
+            if self._factory.client:
+                self._flush_tls(tls)
             if IHandshakeListener.providedBy(self._inner):
                 self._inner.handshakeCompleted()
 
-    def _receive(self, tls: SSL.Connection) -> None:
-        """Decrypt all there is, deliver it once, then act on how it ended."""
+    def _receive(self, tls: SSL.Connection, whole: int = MANY, *, fresh: bool = False) -> None:
+        """Decrypt all there is, deliver it once, then act on how it ended.
+
+        Args:
+            tls: The connection.
+            whole: How many records there are, if that is known.  When each of them was data,
+                OpenSSL has nothing to answer.
+            fresh: The handshake has just been completed.  What a server has to say then are
+                tickets that nobody uses: they go with what is written first, instead of in a
+                packet of their own that wakes the peer for nothing.
+        """
         parts: list[bytes] = []
         failure: Failure | None = None
         goodbye = False
-        while not (self._over or self._aborted):
+        answers = False
+        while whole and not (self._over or self._aborted):
+            whole -= 1
             try:
                 parts.append(tls.recv(_PLAIN_RECORD))
             except SSL.WantReadError:
+                answers = True
                 break
             except SSL.ZeroReturnError:
                 goodbye = True
@@ -161,8 +195,13 @@ class TlsWire(Protocol):
             self._ended(tls, None)
         elif failure is not None:
             self._ended(tls, failure)
-        else:
+        elif answers and (self._factory.client or not fresh):
             self._flush_tls(tls)  # a KeyUpdate is answered by reading
+
+    def idle(self) -> None:
+        """Give back memory: whoever speaks inside expects to be silent for a while."""
+        if self._grown and self._tls is not None and not (self._over or self._early):
+            self._grown = not give_back_buffers(self._tls)
 
     # -- the end -------------------------------------------------------------------------------
 
@@ -197,7 +236,7 @@ class TlsWire(Protocol):
 
     def _ended(self, tls: SSL.Connection, failure: Failure | None) -> None:
         """TLS is over: send the alert that says why, if there is one, and close TCP."""
-        if failure is not None and _is_end_of_file(failure.value):
+        if failure is not None and is_end_of_file(failure.value):
             failure = Failure(CONNECTION_LOST)
         if self._reason is None:
             self._reason = failure
@@ -214,6 +253,10 @@ class TlsWire(Protocol):
             transport.unregisterProducer()
             producer.stopProducing()
         transport.loseConnection()
+
+    def hand_over(self, inner: Any) -> None:
+        """Let ``inner``, whose transport this is already, be told all from now on."""
+        self._inner = inner
 
     # -- ITransport: to TCP --------------------------------------------------------------------
 
@@ -233,16 +276,20 @@ class TlsWire(Protocol):
         if self._early or not self._shaken:
             self._keep(data)
             return
+        self._grown = self._grown or len(data) > _SMALL_BYTES
         parts: list[bytes] = []
         sent = 0
         view = memoryview(data)
         while sent < len(data):
             try:
-                sent += tls.send(view[sent : sent + _PLAIN_RECORD])
-                # Record by record: OpenSSL's buffer never shrinks, so it shall not grow either.
-                parts.append(tls.bio_read(2 * _WIRE_RECORD))
+                begun, stop = sent, min(len(data), sent + _AT_ONCE)
+                while sent < stop:  # OpenSSL takes a record at a time
+                    sent += tls.send(view[sent:stop])
+                # And what records add, and what waited (tickets): less than a record.
+                parts.append(tls.bio_read(stop - begun + _WIRE_RECORD))
             except SSL.WantReadError:
                 self._send(parts)
+                self._flush_tls(tls)
                 self._keep(bytes(view[sent:]))
                 return
             except SSL.Error:
@@ -429,6 +476,7 @@ class TlsWireFactory(Factory):
         unsent: Tells how much the kernel holds of a socket that it has not sent.
 
     Attributes:
+        client: As given.
         unsent: As given.
         protocol: Builds a wire, from this factory and what speaks inside.
     """
@@ -446,7 +494,7 @@ class TlsWireFactory(Factory):
     ) -> None:
         self.unsent = unsent
         self._creator = creator
-        self._client = client
+        self.client = client
         self._inner = inner
 
     def doStart(self) -> None:
@@ -464,20 +512,10 @@ class TlsWireFactory(Factory):
     def new_connection(self, wire: TlsWire) -> SSL.Connection:
         """Return a new OpenSSL connection over memory."""
         connection: SSL.Connection
-        if self._client:
+        if self.client:
             connection = self._creator.clientConnectionForTLS(wire)
             connection.set_connect_state()
         else:
             connection = self._creator.serverConnectionForTLS(wire)
             connection.set_accept_state()
         return connection
-
-
-def _is_end_of_file(error: BaseException | None) -> bool:
-    """Say whether OpenSSL means that TCP ended without the goodbye of TLS."""
-    if isinstance(error, SSL.SysCallError):
-        return str(error.args[-1]).casefold().startswith("unexpected eof")
-    queue = error.args[0] if error is not None and error.args else ()
-    if not queue:
-        return True  # so OpenSSL 4 says it
-    return str(queue[-1][-1]).casefold().startswith("unexpected eof")

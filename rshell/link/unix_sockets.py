@@ -1,4 +1,4 @@
-"""Unix sockets as files: what a process that was killed leaves behind."""
+"""Unix sockets: as files that a killed process leaves behind, and written to without delay."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import errno
 import os
 import socket
 import stat
+from typing import Any
 
-__all__ = ["remove_stale"]
+__all__ = ["remove_stale", "write_at_once"]
 
 
 def remove_stale(path: str) -> None:
@@ -28,3 +29,23 @@ def remove_stale(path: str) -> None:
         probe.setblocking(False)
         if probe.connect_ex(path) == errno.ECONNREFUSED:
             os.unlink(path)
+
+
+def write_at_once(transport: Any, data: bytes) -> None:
+    """Write to a Twisted socket transport, without a turn of the reactor if nothing waits there.
+
+    Twisted sends in the next turn only: a wake-up and two ``epoll_ctl`` for each key.  What the
+    kernel does not take, and every error, is the transport's as usual.
+    """
+    sock: Any = getattr(transport, "socket", None)
+    # Of twisted.internet.abstract.FileDescriptor: both are empty once all is sent.
+    idle = sock is not None and not (transport.dataBuffer or transport._tempDataBuffer)
+    if idle and transport.connected and not transport.disconnecting:
+        try:
+            taken = sock.send(data)
+        except OSError:
+            taken = 0
+        if taken == len(data):
+            return
+        data = data[taken:]
+    transport.write(data)

@@ -18,7 +18,19 @@ from typing import Any
 
 import attrs
 import msgspec
-from sqlalchemy import ColumnElement, Connection, Row, and_, case, func, insert, or_, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Row,
+    and_,
+    bindparam,
+    case,
+    func,
+    insert,
+    or_,
+    select,
+    update,
+)
 from sqlalchemy import exists as sql_exists
 
 from rshell.store.errors import NotFound, StoreError
@@ -27,6 +39,7 @@ from rshell.store.schema import audit, meta
 from rshell.store.touched_files import scan
 
 __all__ = [
+    "OpenRows",
     "SessionStory",
     "Stamped",
     "append_all",
@@ -47,6 +60,8 @@ MAX_DETAILS_BYTES = 64 * 1024
 MAX_MESSAGE = 4_096
 MAX_ROWS = 10_000
 _VERIFY_CHUNK = 2_000
+#: Sessions that are open at once on one gateway, about; half a kilobyte each.
+MAX_OPEN_ROWS = 10_000
 
 _WHO = (
     "operator",
@@ -60,6 +75,8 @@ _WHO = (
     "address",
 )
 _OUTCOME = ("status", "exit_code", "code", "message")
+#: Columns of an opening row that its end repeats.
+_REPEATED = ("kind", *_WHO)
 # What the hash covers, in this order for ever: a new column needs a new canonical form.
 _CHAINED = ("seq", "at", "kind", "opens", "refers", *_WHO, *_OUTCOME, "details")
 
@@ -76,7 +93,7 @@ _Told = tuple[str | None, str, str | None]
 
 _ENCODER = msgspec.json.Encoder(order="sorted")
 _HEAD = select(meta.c.value).where(meta.c.key == "audit_head")
-_SET_HEAD = update(meta).where(meta.c.key == "audit_head")
+_SET_HEAD = update(meta).where(meta.c.key == "audit_head").values(value=bindparam("head"))
 _INSERT = insert(audit)
 
 
@@ -101,8 +118,51 @@ class SessionStory:
     told: bool
 
 
-def append_all(connection: Connection, entries: Sequence[Stamped]) -> list[int | StoreError]:
+class OpenRows:
+    """Opening rows that this process has appended and not ended: their ends need no query.
+
+    Should another process have ended one, the unique index on ``refers`` says so.
+    """
+
+    def __init__(self) -> None:
+        self._rows: dict[int, Mapping[str, Any]] = {}
+        self._opened: dict[int, Mapping[str, Any]] = {}
+        self._ended: list[int] = []
+
+    def get(self, sequence: int) -> Mapping[str, Any] | None:
+        """Return the columns that an end repeats."""
+        return self._rows.get(sequence)
+
+    def appended(self, row: Mapping[str, Any]) -> None:
+        """A row is in the transaction."""
+        if row["opens"]:
+            self._opened[row["seq"]] = {name: row[name] for name in _REPEATED}
+        elif row["refers"] is not None:
+            self._ended.append(row["refers"])
+
+    def begun(self) -> None:
+        """Another transaction begins; what the last one did not commit is forgotten."""
+        self._opened, self._ended = {}, []
+
+    def committed(self) -> None:
+        """The transaction is on disk."""
+        self._rows.update(self._opened)
+        for sequence in self._ended:
+            self._rows.pop(sequence, None)
+        while len(self._rows) > MAX_OPEN_ROWS:
+            del self._rows[next(iter(self._rows))]
+        self.begun()
+
+
+def append_all(
+    connection: Connection, entries: Sequence[Stamped], open_rows: OpenRows | None = None
+) -> list[int | StoreError]:
     """Append all *entries* in order, with one statement.
+
+    Args:
+        connection: in a transaction.
+        entries: rows and ends.
+        open_rows: spares queries; None asks the database.
 
     Returns:
         For each entry its sequence number, or why it was refused (the others are kept).
@@ -111,7 +171,7 @@ def append_all(connection: Connection, entries: Sequence[Stamped]) -> list[int |
     """
     sequence, last = head(connection, lock=True)
     ends = {item.entry.refers for item in entries if isinstance(item.entry, AuditEnd)}
-    openings, ended = _referred(connection, ends)
+    openings, ended = _referred(connection, ends, open_rows)
     known = _known(connection, entries)
     outcomes: list[int | StoreError] = []
     new: list[dict[str, Any]] = []
@@ -139,10 +199,12 @@ def append_all(connection: Connection, entries: Sequence[Stamped]) -> list[int |
         if told is not None:
             known[told] = sequence
         new.append(row)
+        if open_rows is not None:
+            open_rows.appended(row)
         outcomes.append(sequence)
     if new:
         connection.execute(_INSERT, new)
-        connection.execute(_SET_HEAD.values(value=f"{sequence}:{last.hex()}"))
+        connection.execute(_SET_HEAD, {"head": f"{sequence}:{last.hex()}"})
     return outcomes
 
 
@@ -327,17 +389,19 @@ def head(connection: Connection, *, lock: bool = False) -> tuple[int, bytes]:
 
 
 def _referred(
-    connection: Connection, sequences: set[int]
+    connection: Connection, sequences: set[int], open_rows: OpenRows | None
 ) -> tuple[dict[int, Mapping[str, Any]], dict[int, int]]:
     """Return the opening rows among *sequences*, and which of them have which end."""
-    if not sequences:
-        return {}, {}
-    openings = select(audit).where(audit.c.seq.in_(sequences), audit.c.opens == 1)
-    ends = select(audit.c.refers, audit.c.seq).where(audit.c.refers.in_(sequences))
-    return (
-        {row.seq: row._asdict() for row in connection.execute(openings)},
-        {row.refers: row.seq for row in connection.execute(ends)},
-    )
+    known: dict[int, Mapping[str, Any]] = {}
+    if open_rows is not None:
+        known = {one: row for one in sequences if (row := open_rows.get(one)) is not None}
+    asked = sequences - known.keys()
+    if not asked:
+        return known, {}
+    openings = select(audit).where(audit.c.seq.in_(asked), audit.c.opens == 1)
+    ends = select(audit.c.refers, audit.c.seq).where(audit.c.refers.in_(asked))
+    known.update((row.seq, row._asdict()) for row in connection.execute(openings))
+    return known, {row.refers: row.seq for row in connection.execute(ends)}
 
 
 def _told(entry: AuditRecord | AuditEnd) -> _Told | None:
@@ -369,8 +433,7 @@ def _columns(item: Stamped, openings: Mapping[int, Mapping[str, Any]]) -> dict[s
         if opening is None:
             raise NotFound(f"no audit row {entry.refers} awaits an end")
         row["refers"] = entry.refers
-        row["kind"] = opening["kind"]
-        row.update((name, opening[name]) for name in _WHO)
+        row.update((name, opening[name]) for name in _REPEATED)
     else:
         row["opens"] = int(entry.opens)
         row["kind"] = entry.kind

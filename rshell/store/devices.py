@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from functools import cache
 from typing import Any
@@ -35,6 +35,7 @@ __all__ = [
     "Seen",
     "count_seen_since",
     "device_by_spki",
+    "devices_by_spki",
     "enrol_device",
     "find_device",
     "find_devices",
@@ -103,6 +104,11 @@ def device_by_spki(connection: Connection, spki: bytes) -> DeviceKey | None:
     if not rows:
         return None
     return DeviceKey(key=keys.key_from_row(rows[0]), device=_device(rows[0], _labels(rows)))
+
+
+def devices_by_spki(connection: Connection, spkis: Sequence[bytes]) -> list[DeviceKey | None]:
+    """Return `device_by_spki` of each key, in order."""
+    return [device_by_spki(connection, spki) for spki in spkis]
 
 
 def find_device(connection: Connection, name_or_id: str) -> Device | None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import attrs
 import msgspec
-from sqlalchemy import Connection, delete, insert, select
+from sqlalchemy import Connection, bindparam, insert, select, update
 
 from rshell.store.errors import LimitReached
 from rshell.store.schema import device_facts, devices
@@ -20,6 +20,20 @@ __all__ = ["MAX_BYTES", "DeviceFacts", "all_facts", "facts_of", "keep"]
 
 #: Of one device, as JSON.  Agents tell half of it at most.
 MAX_BYTES = 16 * 1024
+
+
+# Built once, with parameters: every device that comes tells some.
+_CURRENT = select(devices.c.id).where(
+    devices.c.id == bindparam("of"),
+    devices.c.epoch <= bindparam("link", type_=devices.c.epoch.type),
+    devices.c.status == "active",
+)
+_REPLACE = (
+    update(device_facts)
+    .where(device_facts.c.device_id == bindparam("of"))
+    .values(received_at=bindparam("received_at"), body=bindparam("body"))
+)
+_ADD = insert(device_facts)
 
 
 @attrs.frozen
@@ -48,18 +62,12 @@ def keep(
     body = msgspec.json.encode(facts)
     if len(body) > MAX_BYTES:
         raise LimitReached(f"facts of more than {MAX_BYTES} bytes")
-    current = connection.execute(
-        select(devices.c.id).where(
-            devices.c.id == device_id, devices.c.epoch <= epoch, devices.c.status == "active"
-        )
-    ).first()
-    if current is None:
+    told = {"received_at": now, "body": body.decode()}
+    if connection.execute(_CURRENT, {"of": device_id, "link": epoch}).first() is None:
         return False
     # Not an upsert: that has no spelling which both engines know.
-    connection.execute(delete(device_facts).where(device_facts.c.device_id == device_id))
-    connection.execute(
-        insert(device_facts).values(device_id=device_id, received_at=now, body=body.decode())
-    )
+    if not connection.execute(_REPLACE, {"of": device_id, **told}).rowcount:
+        connection.execute(_ADD, {"device_id": device_id, **told})
     return True
 
 

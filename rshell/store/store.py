@@ -32,6 +32,7 @@ from rshell.store.errors import StoreUnavailable
 from rshell.store.facts import DeviceFacts
 from rshell.store.flight import FlightRow
 from rshell.store.joining_calls import JoiningCalls
+from rshell.store.lookups import KeyLookups
 from rshell.store.recording_calls import RecordingCalls
 from rshell.store.records import (
     AuditEnd,
@@ -81,6 +82,7 @@ class Store(JoiningCalls, RecordingCalls, SshKeyCalls):
         self._now = now
         self._writer = GroupWriter(writer_engine, path, threads)
         self._reads = 0
+        self._keys = KeyLookups(lambda spkis: self._read(devices.devices_by_spki, spkis))
         self._closed: Deferred[None] | None = None
         self._reads_done: list[Deferred[None]] = []
 
@@ -126,6 +128,7 @@ class Store(JoiningCalls, RecordingCalls, SshKeyCalls):
             waiter: Deferred[None] = Deferred()
             self._reads_done.append(waiter)
             await waiter
+        self._writer.stop()
         self._threads.stop()
         for engine in self._engines:
             engine.dispose()
@@ -168,7 +171,7 @@ class Store(JoiningCalls, RecordingCalls, SshKeyCalls):
 
     def device_by_spki(self, spki: bytes) -> Deferred[DeviceKey | None]:
         """Return who registered a key; ask the result's ``refusal(now)`` before admitting."""
-        return self._read(devices.device_by_spki, spki)
+        return self._keys.find(spki)
 
     def device(self, name_or_id: str) -> Deferred[Device | None]:
         """Return the device of that id (also revoked), or the active one of that name."""
@@ -330,26 +333,32 @@ class Store(JoiningCalls, RecordingCalls, SshKeyCalls):
         """Append a row; fires with its sequence number once it is on disk."""
         return self._append(record)
 
-    def finish_audit(self, end: AuditEnd) -> Deferred[int]:
-        """Append the end of an opening row; a repetition gives the first end's number."""
-        return self._append(end)
+    def finish_audit(self, end: AuditEnd, *, patient: bool = False) -> Deferred[int]:
+        """Append the end of an opening row; a repetition gives the first end's number.
+
+        Args:
+            end: Of which row, and how.
+            patient: Nobody waits: it may share a commit that comes soon.  Reads of the audit
+                log that are asked for later see it all the same.
+        """
+        return self._append(end, patient=patient)
 
     def audit_rows(
         self, *, limit: int = 100, before: int | None = None, **wanted: Any
     ) -> Deferred[list[AuditRow]]:
         """Return rows, newest first; *wanted* are fields of ``AuditFilter``."""
         chosen = AuditFilter(**wanted)
-        return self._read(audit.rows, chosen, limit=limit, before=before)
+        return self._read_audit(audit.rows, chosen, limit=limit, before=before)
 
     def audit_following(
         self, wanted: AuditFilter, *, after: int, limit: int
     ) -> Deferred[tuple[list[AuditRow], int]]:
         """Return rows behind a number, oldest first; see ``rshell.store.audit.following``."""
-        return self._read(audit.following, wanted, after=after, limit=limit)
+        return self._read_audit(audit.following, wanted, after=after, limit=limit)
 
     def audit_head(self) -> Deferred[tuple[int, bytes]]:
         """Return number and hash of the newest row."""
-        return self._read(audit.head)
+        return self._read_audit(audit.head)
 
     def watch_audit(self, told: Callable[[int], None]) -> None:
         """Call ``told(number)`` after each commit, with the newest row's number."""
@@ -361,7 +370,7 @@ class Store(JoiningCalls, RecordingCalls, SshKeyCalls):
 
     def session_story(self, session: str) -> Deferred[audit.SessionStory]:
         """Return who began a session (hex), and whether its outcome is known."""
-        return self._read(audit.story, session)
+        return self._read_audit(audit.story, session)
 
     def link_audit(self, device_id: str, limit: int) -> Deferred[list[AuditRow]]:
         """Return the newest rows about a device's links, oldest first."""
@@ -369,11 +378,11 @@ class Store(JoiningCalls, RecordingCalls, SshKeyCalls):
 
     def unfinished_audit(self) -> Deferred[list[AuditRow]]:
         """Return the opening rows without an end, oldest first."""
-        return self._read(audit.unfinished)
+        return self._read_audit(audit.unfinished)
 
     def unsettled_sessions(self, limit: int) -> Deferred[list[tuple[str, str]]]:
         """Return (device id, session in hex) of the newest sessions without an outcome."""
-        return self._read(audit.unsettled, limit)
+        return self._read_audit(audit.unsettled, limit)
 
     def verify_audit(
         self,
@@ -381,7 +390,7 @@ class Store(JoiningCalls, RecordingCalls, SshKeyCalls):
         against: tuple[int, bytes] | None = None,
     ) -> Deferred[AuditVerdict]:
         """Check the whole chain; see ``rshell.store.verifying.verify``."""
-        return self._read(verifying.verify, keys, against)
+        return self._read_audit(verifying.verify, keys, against)
 
     # -- how -----------------------------------------------------------------------------
 
@@ -392,10 +401,20 @@ class Store(JoiningCalls, RecordingCalls, SshKeyCalls):
             return fail(StoreUnavailable("the store is closed"))
         return self._writer.write(lambda connection: work(connection, *args, **kwargs))
 
-    def _append(self, entry: AuditRecord | AuditEnd) -> Deferred[int]:
+    def _append(self, entry: AuditRecord | AuditEnd, *, patient: bool = False) -> Deferred[int]:
         if self._closed is not None:
             return fail(StoreUnavailable("the store is closed"))
-        return self._writer.append(audit.Stamped(self._now(), entry))
+        return self._writer.append(audit.Stamped(self._now(), entry), patient=patient)
+
+    def _read_audit(
+        self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> Deferred[T]:
+        caught_up = self._writer.caught_up()
+        if caught_up is None:
+            return self._read(work, *args, **kwargs)
+        read: Deferred[T] = Deferred()
+        caught_up.addCallback(lambda _: self._read(work, *args, **kwargs).chainDeferred(read))
+        return read
 
     def _read(
         self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs

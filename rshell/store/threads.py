@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
+from twisted.internet.interfaces import IDelayedCall
 from twisted.python.threadpool import ThreadPool
 
 __all__ = ["InlineThreads", "PooledThreads", "Threads"]
@@ -38,6 +39,13 @@ class Threads(Protocol):
     def in_reactor(self, call: Call) -> None:
         """Called from a worker: run *call* in the thread the store was called in."""
 
+    def later(self, seconds: float, call: Call) -> Call:
+        """Run *call* in the thread the store was called in, in a while or sooner.
+
+        Returns:
+            What cancels it, or has no effect any more.
+        """
+
     def stop(self) -> None:
         """End the threads; called in the reactor's thread once nothing is under way."""
 
@@ -62,6 +70,11 @@ class InlineThreads:
         """Run it now."""
         call()
 
+    def later(self, seconds: float, call: Call) -> Call:
+        """Run it now."""
+        call()
+        return _nothing
+
     def stop(self) -> None:
         """Nothing to stop."""
 
@@ -71,6 +84,7 @@ class PooledThreads:
 
     Args:
         call_from_thread: the reactor's ``callFromThread``.
+        call_later: its ``callLater``; without it nothing is put off.
         readers: how many threads read.
         name: of the pools, for those who look at threads.
     """
@@ -80,9 +94,12 @@ class PooledThreads:
         call_from_thread: Callable[[Call], object],
         readers: int = DEFAULT_READERS,
         name: str = "rshell-store",
+        *,
+        call_later: Callable[[float, Call], IDelayedCall] | None = None,
     ) -> None:
         self.readers = readers
         self._call_from_thread = call_from_thread
+        self._call_later = call_later
         self._writer = ThreadPool(1, 1, f"{name}-writer")
         self._reader = ThreadPool(1, readers, f"{name}-reader")
 
@@ -103,7 +120,24 @@ class PooledThreads:
         """Hand *call* to the reactor."""
         self._call_from_thread(call)
 
+    def later(self, seconds: float, call: Call) -> Call:
+        """Set a timer."""
+        if self._call_later is None:
+            call()
+            return _nothing
+        timer = self._call_later(seconds, call)
+
+        def cancel() -> None:
+            if timer.active():
+                timer.cancel()
+
+        return cancel
+
     def stop(self) -> None:
         """Join all threads; immediate, since they are idle by then."""
         self._writer.stop()
         self._reader.stop()
+
+
+def _nothing() -> None:
+    pass

@@ -1,7 +1,11 @@
 """Group commit: one writer, and what queues up during a commit is the next transaction.
 
 A commit costs an fsync (0.1 to 10 ms) whatever is in it, so under load the writes of that
-time share the next one, and at rest a write is committed at once: no timer, no delay.
+time share the next one, and at rest a write is committed at once.
+
+Ends of sessions are patient: nobody waits for them, and whoever begins another session right
+after one would wait for two commits.  So they wait `LINGER_SECONDS` for a write that somebody
+does wait for, and share its commit; at rest they are committed by themselves.
 
 One refused write takes none of its neighbours along: a batch is tried as it is, and if
 anything in it is refused, rolled back and done again with a savepoint for each write
@@ -28,7 +32,7 @@ from rshell.store import audit
 from rshell.store.crash import crash_point
 from rshell.store.database import explain
 from rshell.store.errors import StoreError, StoreUnavailable
-from rshell.store.threads import Threads
+from rshell.store.threads import Call, Threads
 
 __all__ = ["MAX_BATCH", "MAX_QUEUED", "GroupWriter"]
 
@@ -37,6 +41,10 @@ MAX_BATCH = 1_000
 # Several seconds of the most a gateway asks for; beyond it the disk has stopped and
 # callers must hear so instead of filling the memory.
 MAX_QUEUED = 50_000
+# A program that runs one command after the other comes back within 3 ms.  A gateway that is
+# killed meanwhile has not written the end; as for one that dies during the commit (0.1 to
+# 10 ms), the device's report or the next start completes it.
+LINGER_SECONDS = 0.01
 
 T = TypeVar("T")
 
@@ -48,6 +56,7 @@ class _Queued:
     deferred: Deferred[Any]
     work: Callable[[Connection], object] | None = None
     entry: audit.Stamped | None = None
+    patient: bool = False
     result: object = None
     error: StoreError | None = None
 
@@ -61,6 +70,14 @@ class GroupWriter:
         self._threads = threads
         self._queue: deque[_Queued] = deque()
         self._committing = False
+        #: The writer thread's.
+        self._open_rows = audit.OpenRows()
+        #: How many of the queue, from its front, are to be committed now.
+        self._due = 0
+        #: Patient ones that are not committed.
+        self._patient = 0
+        self._lingering = False
+        self._stop_lingering: Call | None = None
         self._idle_waiters: list[Deferred[None]] = []
         #: Told the number of the newest audit row after each commit, in the reactor's thread.
         self.watchers: list[Callable[[int], None]] = []
@@ -72,39 +89,83 @@ class GroupWriter:
         """Run *work* in a transaction; fires with its result after the commit."""
         return self._add(_Queued(deferred=Deferred(), work=work))
 
-    def append(self, entry: audit.Stamped) -> Deferred[int]:
-        """Append to the audit log; fires with the sequence number after the commit."""
-        return self._add(_Queued(deferred=Deferred(), entry=entry))
+    def append(self, entry: audit.Stamped, *, patient: bool = False) -> Deferred[int]:
+        """Append to the audit log; fires with the sequence number after the commit.
+
+        Args:
+            entry: The row.
+            patient: Nobody waits: it may linger for a commit to share.
+        """
+        return self._add(_Queued(deferred=Deferred(), entry=entry, patient=patient))
+
+    def caught_up(self) -> Deferred[None] | None:
+        """Return what fires once every patient write handed in is on disk, or has failed.
+
+        None: there is none, as nearly always.
+        """
+        if not self._patient:
+            return None
+        return self.write(_nothing).addErrback(lambda _: None)
 
     def drained(self) -> Deferred[None]:
         """Return a Deferred that fires once nothing is queued or being committed."""
         waiter: Deferred[None] = Deferred()
         self._idle_waiters.append(waiter)
+        self._hurry()
         self._tell_if_idle()
         return waiter
+
+    def stop(self) -> None:
+        """Cancel the timer; after `drained`."""
+        if self._stop_lingering is not None:
+            self._stop_lingering()
 
     def _add(self, item: _Queued) -> Deferred[Any]:
         if len(self._queue) >= MAX_QUEUED:
             item.deferred.errback(StoreUnavailable("the store cannot keep up: try again later"))
             return item.deferred
         self._queue.append(item)
+        if item.patient:
+            self._patient += 1
+        if not item.patient or len(self._queue) >= MAX_BATCH:
+            self._due = len(self._queue)
         self._commit_next()
         return item.deferred
+
+    def _linger(self) -> None:
+        if not self._lingering:
+            self._lingering = True
+            self._stop_lingering = self._threads.later(LINGER_SECONDS, self._lingered)
+
+    def _lingered(self) -> None:
+        self._lingering = False
+        self._hurry()
+
+    def _hurry(self) -> None:
+        """Let nothing that is queued linger any more."""
+        self._due = len(self._queue)
+        self._commit_next()
 
     def _commit_next(self) -> None:
         if self._committing or not self._queue:
             return
+        if not self._due:
+            self._linger()
+            return
         self._committing = True
         batch = [self._queue.popleft() for _ in range(min(MAX_BATCH, len(self._queue)))]
+        self._due = max(0, self._due - len(batch))
         self._threads.in_writer(lambda: self._run(batch))
 
     def _run(self, batch: list[_Queued]) -> None:
         """Writer thread: one transaction for the whole batch."""
         try:
             try:
+                self._open_rows.begun()
                 with self._engine.begin() as connection:
-                    _apply(connection, batch)
+                    _apply(connection, batch, self._open_rows)
                     crash_point("store.before-commit")
+                self._open_rows.committed()
                 crash_point("store.committed")
             except Exception as error:
                 if isinstance(explain(error, self._path), StoreUnavailable):
@@ -119,6 +180,7 @@ class GroupWriter:
 
     def _committed(self, batch: Sequence[_Queued]) -> None:
         self._committing = False
+        self._patient -= sum(item.patient for item in batch)
         # The next transaction starts before callbacks run: they may take their time.
         self._commit_next()
         for item in batch:
@@ -146,6 +208,10 @@ class GroupWriter:
             waiter.callback(None)
 
 
+def _nothing(_connection: Connection) -> None:
+    pass
+
+
 def _fresh(error: StoreError) -> StoreError:
     """Return a copy, because one exception raised in many coroutines collects tracebacks."""
     copy = type(error)(*error.args)
@@ -153,12 +219,12 @@ def _fresh(error: StoreError) -> StoreError:
     return copy
 
 
-def _apply(connection: Connection, batch: Sequence[_Queued]) -> None:
+def _apply(connection: Connection, batch: Sequence[_Queued], open_rows: audit.OpenRows) -> None:
     """Do the whole batch; raises what the first refused write raises."""
     for item in batch:
         if item.work is not None:
             item.result = item.work(connection)
-    _append(connection, [item for item in batch if item.entry is not None])
+    _append(connection, [item for item in batch if item.entry is not None], open_rows)
 
 
 def _apply_singly(connection: Connection, batch: Sequence[_Queued], path: Path) -> None:
@@ -193,11 +259,15 @@ def _append_singly(connection: Connection, appends: Sequence[_Queued], path: Pat
             item.error = _survivable(connection, error, path)
 
 
-def _append(connection: Connection, appends: Sequence[_Queued]) -> None:
+def _append(
+    connection: Connection, appends: Sequence[_Queued], open_rows: audit.OpenRows | None = None
+) -> None:
     if not appends:
         return
     entries = [item.entry for item in appends if item.entry is not None]
-    for item, outcome in zip(appends, audit.append_all(connection, entries), strict=True):
+    for item, outcome in zip(
+        appends, audit.append_all(connection, entries, open_rows), strict=True
+    ):
         if isinstance(outcome, StoreError):
             item.error = outcome
         else:

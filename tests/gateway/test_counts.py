@@ -5,33 +5,32 @@ Each bound is what there is now: whoever passes one has made each device or comm
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
-
-from sqlalchemy import Engine, event
+import gc
+import sys
 
 from rshell.link.core.constants import FrameType
+from rshell.link.core.messages import Outcome
 from tests.gateway.fleet import FleetTestCase
 from tests.link.pairs import frames_of
+from tests.store.fixture import statements
 
-
-@contextmanager
-def statements() -> Iterator[list[str]]:
-    """Collect the statements that the store executes."""
-    found: list[str] = []
-
-    def note(_connection: Any, _cursor: Any, statement: str, *_more: Any) -> None:
-        found.append(" ".join(statement.split()))
-
-    event.listen(Engine, "before_cursor_execute", note)
-    try:
-        yield found
-    finally:
-        event.remove(Engine, "before_cursor_execute", note)
+#: What the collector counts of one device in `CountTests.test_objects`, and a tenth.
+OBJECTS_A_DEVICE, BYTES_A_DEVICE = 95, 9_000
 
 
 class CountTests(FleetTestCase):
+    def test_command(self) -> None:
+        """A command is two audit rows, and asks the database nothing but where the chain ends."""
+        operator, device = self.both()
+        with statements() as found:
+            operator.call("exec", device="pump-1")
+            self.fleet.pump()
+            device.accept().channel.finish(Outcome(status="ok"))
+            self.fleet.pump()
+        # The two share one BEGIN, SELECT and UPDATE where the store has threads.
+        kinds = [text.split()[0] for text in found]
+        self.assertEqual(kinds, ["BEGIN", "SELECT", "INSERT", "UPDATE"] * 2, found)
+
     def test_arrival(self) -> None:
         """A device goes live with one query, one update, and one audit row that shares a commit."""
         self.fleet.dial(self.pump)
@@ -56,3 +55,23 @@ class CountTests(FleetTestCase):
         with statements() as second:
             self.fleet.dial(self.fleet.enrol("pump-5"))
         self.assertEqual(first, second)
+
+    def test_objects(self) -> None:
+        """A live device keeps a bounded number of objects, and of bytes in them."""
+        for number in range(10):  # what is made once for all is there
+            self.fleet.dial(self.fleet.enrol(f"first-{number}"))
+        peers = [self.fleet.enrol(f"more-{number}") for number in range(20)]
+        before = self._objects()
+        ends = [self.fleet.dial(peer) for peer in peers]
+        count, size = (now - then for now, then in zip(self._objects(), before, strict=True))
+        self.assertEqual(len(ends), 20)
+        # Both ends of the memory's wire, and the fake device, are in it: half of each.
+        self.assertLessEqual(count / len(peers), OBJECTS_A_DEVICE)
+        self.assertLessEqual(size / len(peers), BYTES_A_DEVICE)
+
+    @staticmethod
+    def _objects() -> tuple[int, int]:
+        """Return how many objects the collector knows, and their own bytes."""
+        gc.collect()
+        found = gc.get_objects()
+        return len(found), sum(sys.getsizeof(one) for one in found)

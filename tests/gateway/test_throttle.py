@@ -33,7 +33,7 @@ class ThrottleTests(SynchronousTestCase):
         throttle.admit("first")
         for number in range(MAX_KEYS):
             throttle.admit(number)
-        self.assertEqual(len(throttle._keys), MAX_KEYS)
+        self.assertEqual(len(throttle._full_at), MAX_KEYS)
         self.assertEqual(throttle.admit("first"), 0)
 
 

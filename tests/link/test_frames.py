@@ -6,9 +6,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from rshell.link.core.constants import ALLOWED_FLAGS, MAX_PAYLOAD, RECORD_SIZE, FrameType
+from rshell.link.core.constants import (
+    ALLOWED_FLAGS,
+    MAX_PAYLOAD,
+    RECORD_SIZE,
+    RUN_FRAMES,
+    FrameFlag,
+    FrameType,
+)
 from rshell.link.core.errors import ErrorCode, LocalProtocolError, RemoteProtocolError
-from rshell.link.core.frames import Frame, FrameReader, encode_frame, pack_header
+from rshell.link.core.frames import Frame, FrameReader, encode_frame, frames_in, pack_header
 
 KNOWN = sorted(ALLOWED_FLAGS)
 UNKNOWN = [number for number in range(256) if number not in ALLOWED_FLAGS]
@@ -156,3 +163,72 @@ class FrameTests(SynchronousTestCase):
         reader.clear()
         self.assertIsNone(reader.next_frame())
         self.assertEqual(reader.buffered, 0)
+
+
+BULK = st.tuples(st.integers(1, 2), st.sampled_from([0, FrameFlag.STDERR, FrameFlag.EOF]),
+                 st.sampled_from([MAX_PAYLOAD, MAX_PAYLOAD, MAX_PAYLOAD, 0, 77]))  # fmt: skip
+
+
+def cut_up(found: list[Frame]) -> list[Frame]:
+    """Return the frames of which runs were made."""
+    return [
+        Frame(frame.type, frame.flags, frame.stream, frame.payload[at : at + MAX_PAYLOAD])
+        for frame in found
+        for at in range(0, max(1, len(frame.payload)), MAX_PAYLOAD)
+    ]
+
+
+class RunTests(SynchronousTestCase):
+    """Consecutive full DATA frames of one stream, as one."""
+
+    @given(st.lists(BULK, max_size=12), st.lists(st.integers(1, 90_000), min_size=1, max_size=3))
+    def test_same_bytes_in_any_cut(self, kinds: list[tuple[int, int, int]], cut: list[int]) -> None:
+        """A run is frames of one stream with the same flags; nothing moves from frame to frame."""
+        sent = [
+            Frame(FrameType.DATA, flags, stream, bytes([number]) * size)
+            for number, (stream, flags, size) in enumerate(kinds)
+        ]
+        wire = b"".join(encode_frame(f.type, f.stream, f.payload, f.flags) for f in sent)
+        for sizes in (cut, [len(wire) or 1]):
+            reader, got = FrameReader(RUN_FRAMES), []
+            for piece in chunked(wire, sizes):
+                reader.feed(piece)
+                got += drain(reader)
+                self.assertLessEqual(reader.buffered, RECORD_SIZE)
+            self.assertEqual(cut_up(got), sent)
+            for frame in got:
+                self.assertLessEqual(frames_in(len(frame.payload)), RUN_FRAMES)
+                if frame.flags & FrameFlag.EOF:
+                    self.assertLessEqual(len(frame.payload), MAX_PAYLOAD)
+
+    def test_whole_runs(self) -> None:
+        """Ten full frames are runs of four, four and two; what is taken back comes once more."""
+        wire = encode_frame(FrameType.DATA, 1, bytes(MAX_PAYLOAD)) * 10
+        reader = FrameReader(RUN_FRAMES)
+        reader.feed(wire)
+        self.assertEqual([frames_in(len(f.payload)) for f in drain(reader)], [4, 4, 2])
+        reader.feed(wire)
+        reader.next_frame()
+        reader.take_back(3)
+        self.assertEqual([frames_in(len(f.payload)) for f in drain(reader)], [4, 4, 1])
+
+    def test_not_asked_for(self) -> None:
+        """A reader that was not told to makes no runs."""
+        reader = FrameReader()
+        reader.feed(encode_frame(FrameType.DATA, 1, bytes(MAX_PAYLOAD)) * 3)
+        self.assertEqual([len(frame.payload) for frame in drain(reader)], [MAX_PAYLOAD] * 3)
+
+    def test_bad_header_behind_a_run(self) -> None:
+        """What follows a run is judged as ever: too long, of no type, with a flag too many."""
+        full = encode_frame(FrameType.DATA, 1, bytes(MAX_PAYLOAD))
+        for bad in (
+            pack_header(FrameType.DATA, 0, MAX_PAYLOAD + 1, 1),
+            pack_header(99, 0, 0, 1),
+            pack_header(FrameType.DATA, 8, MAX_PAYLOAD, 1),
+        ):
+            reader = FrameReader(RUN_FRAMES)
+            reader.feed(full * 2 + bad)
+            frame = reader.next_frame()
+            assert frame is not None
+            self.assertEqual(len(frame.payload), 2 * MAX_PAYLOAD)
+            self.assertRaises(RemoteProtocolError, reader.next_frame)

@@ -478,3 +478,74 @@ def _client(program: str, port: int) -> bytes:
         process.stdout.close()
         process.wait()
         return said
+
+
+class MemoryTests(WireCase):
+    def queues(self, pair: WirePair, side: int) -> tuple[Any, Any]:
+        """Return OpenSSL's queues of a side, to know them again."""
+        tls: Any = pair.wires[side].getHandle()
+        return tls._into_ssl, tls._from_ssl
+
+    def test_given_back(self) -> None:
+        """Who is idle has new queues once, and again after it moved a lot; nothing is lost."""
+        pair = self.pair()
+        wire = pair.wires[1]
+        first = self.queues(pair, 1)
+        wire.idle()
+        self.assertEqual(self.queues(pair, 1), first)  # tickets wait in one
+        wire.write(b"hello")
+        wire.idle()
+        second = self.queues(pair, 1)
+        self.assertNotEqual(first, second)
+        wire.idle()
+        self.assertEqual(self.queues(pair, 1), second)
+        for size in (100, 100_000):
+            pair.wires[0].write(b"a" * size)
+            wire.write(b"b" * size)
+            pair.carry()
+        wire.idle()
+        self.assertNotEqual(self.queues(pair, 1), second)
+        wire.write(b"end")
+        pair.wires[0].write(b"end")
+        pair.carry()
+        self.assertEqual(pair.inside[0].got, b"hello" + b"b" * 100_100 + b"end")
+        self.assertEqual(pair.inside[1].got, b"a" * 100_100 + b"end")
+
+    def test_half_a_record(self) -> None:
+        """Nothing that waits is thrown away: a record cut anywhere arrives."""
+        for cut in (1, 4, 5, 900, 4_999):
+            pair = self.pair()
+            pair.wires[1].write(b"hello")
+            pair.wires[0].write(b"x" * 5_000)
+            record = pair.tcp[0].take()
+            pair.wires[1].dataReceived(record[:cut])
+            pair.wires[1].idle()
+            pair.wires[1].dataReceived(record[cut:])
+            pair.wires[1].idle()
+            self.assertEqual(pair.inside[1].got, b"x" * 5_000)
+
+    def test_after_the_end(self) -> None:
+        """A connection that is over, or has not begun, gives nothing back and does not fail."""
+        pair = self.pair(shaken=False)
+        pair.wires[1].idle()
+        pair.carry()
+        pair.wires[1].loseConnection()
+        pair.carry()
+        pair.wires[1].idle()
+        pair.close()
+        pair.wires[1].idle()
+        self.assertEqual(len(pair.inside[1].lost), 1)
+
+
+class TicketTests(WireCase):
+    def test_no_packet_of_their_own(self) -> None:
+        """What a server says after the handshake goes with its first words."""
+        pair = self.pair(sockets=True)
+        sock = pair.tcp[1].sock
+        assert sock is not None
+        sent = sock.sends
+        self.assertEqual(sent, 1)
+        pair.wires[1].write(b"welcome")
+        self.assertEqual(sock.sends, 2)
+        pair.carry()
+        self.assertEqual(pair.inside[0].got, b"welcome")

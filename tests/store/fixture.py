@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import queue
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
+from sqlalchemy import Engine, event
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -27,15 +29,41 @@ def spki(name: str) -> bytes:
     return hashlib.sha256(name.encode()).digest()
 
 
+@contextmanager
+def statements() -> Iterator[list[str]]:
+    """Collect the statements that stores execute."""
+    found: list[str] = []
+
+    def note(_connection: Any, _cursor: Any, statement: str, *_more: Any) -> None:
+        found.append(" ".join(statement.split()))
+
+    event.listen(Engine, "before_cursor_execute", note)
+    try:
+        yield found
+    finally:
+        event.remove(Engine, "before_cursor_execute", note)
+
+
 class HeldThreads(InlineThreads):
     """Inline threads whose writer waits until ``release``."""
 
     def __init__(self) -> None:
         self.held: list[Callable[[], None]] = []
+        self.timers: list[tuple[float, Callable[[], None]]] = []
         self.stopped = False
 
     def in_writer(self, work: Callable[[], None]) -> None:
         self.held.append(work)
+
+    def later(self, seconds: float, call: Callable[[], None]) -> Callable[[], None]:
+        timer = (seconds, call)
+        self.timers.append(timer)
+
+        def cancel() -> None:
+            if timer in self.timers:
+                self.timers.remove(timer)
+
+        return cancel
 
     def release(self) -> None:
         """Run the batch that was handed over first."""

@@ -17,7 +17,7 @@ from rshell.store.errors import NotFound, StoreError, StoreUnavailable
 from rshell.store.records import AuditEnd, AuditRecord
 from rshell.store.store import Store
 from rshell.store.threads import InlineThreads, PooledThreads
-from tests.store.fixture import HeldThreads, Loop, StoreTestCase
+from tests.store.fixture import HeldThreads, Loop, StoreTestCase, statements
 
 EVENT = AuditRecord(kind="test")
 
@@ -27,6 +27,7 @@ class GroupCommit(StoreTestCase):
         super().setUp()
         self.threads = HeldThreads()
         self.store = self.open(self.threads)
+        self.threads.timers.clear()
         self.order: list[object] = []
 
     def note(self, deferred: Deferred[int]) -> None:
@@ -50,6 +51,87 @@ class GroupCommit(StoreTestCase):
         self.threads.release()
         self.assertEqual(self.order, [(1, 1), (2, 5), (3, 5), (4, 5), (5, 5)])
         self.assertEqual(self.threads.held, [])
+
+    def test_ends_wait_for_company(self) -> None:
+        """An end starts no commit by itself, and goes out with the next write, in order."""
+        opening = self._opened()
+        self.note(self.store.finish_audit(AuditEnd(refers=opening, status="ok"), patient=True))
+        self.assertEqual(self.threads.held, [])
+        self.note(self.store.append_audit(EVENT))
+        self.threads.release()
+        self.assertEqual(self.order, [(2, 3), (3, 3)])
+
+    def test_ends_alone_are_written_soon(self) -> None:
+        """With nothing else to write, ends are committed after LINGER_SECONDS, by one timer."""
+        opening, other = self._opened(), self._opened()
+        for number in (opening, other):
+            self.note(self.store.finish_audit(AuditEnd(refers=number, status="ok"), patient=True))
+        self.assertEqual(self.threads.held, [])
+        ((seconds, call),) = self.threads.timers
+        self.assertEqual(seconds, writer.LINGER_SECONDS)
+        call()
+        self.threads.release()
+        self.assertEqual(self.order, [(3, 4), (4, 4)])
+
+    def test_many_ends_wait_no_longer(self) -> None:
+        """A batch's worth of ends is committed at once."""
+        self.patch(writer, "MAX_BATCH", 2)
+        for number in (self._opened(), self._opened()):
+            self.store.finish_audit(AuditEnd(refers=number, status="ok"), patient=True)
+        self.assertEqual(len(self.threads.held), 1)
+        self.threads.release()
+
+    def test_reads_of_the_log_see_ends_that_wait(self) -> None:
+        """Whoever asks for the log gets every end that was handed in before."""
+        opening = self._opened()
+        self.store.finish_audit(AuditEnd(refers=opening, status="ok"), patient=True)
+        rows = self.store.audit_rows()
+        self.assertNoResult(rows)
+        self.threads.release()
+        self.assertEqual([row.record.status for row in self.got(rows)], ["ok", None])
+        # With nothing under way a read waits for nothing.
+        self.assertEqual(len(self.got(self.store.audit_rows())), 2)
+
+    def test_close_writes_ends_that_wait(self) -> None:
+        """Closing commits what waits, and leaves no timer behind."""
+        opening = self._opened()
+        self.note(self.store.finish_audit(AuditEnd(refers=opening, status="ok"), patient=True))
+        closed = self.store.close()
+        self.threads.release()
+        self.got(closed)
+        self.assertEqual(self.order, [(2, 2)])
+        self.assertEqual(self.threads.timers, [])
+
+    def test_ends_need_no_query(self) -> None:
+        """The end of a row that this process opened asks the database nothing of it."""
+        opening = self._opened()
+        with statements() as found:
+            done = self.store.finish_audit(AuditEnd(refers=opening, status="ok"))
+            self.threads.release()
+        kinds = [text.split()[0] for text in found]
+        self.assertEqual(kinds, ["BEGIN", "SELECT", "INSERT", "UPDATE"])
+        self.assertEqual(self.got(done), 2)
+        again = self.store.finish_audit(AuditEnd(refers=opening, status="error"))
+        self.threads.release()
+        self.assertEqual(self.got(again), 2)
+
+    def test_an_end_by_somebody_else(self) -> None:
+        """A row that another process has ended keeps its first end."""
+        opening = self._opened()
+        other = Store.open(self.path, InlineThreads())
+        self.addCleanup(other.close)
+        end = AuditEnd(refers=opening, status="lost")
+        self.assertEqual(self.got(other.finish_audit(end)), 2)
+        mine = self.store.finish_audit(AuditEnd(refers=opening, status="ok"))
+        event = self.store.append_audit(EVENT)
+        self.threads.release()
+        self.threads.release()
+        self.assertEqual((self.got(mine), self.got(event)), (2, 3))
+
+    def _opened(self) -> int:
+        number = self.store.append_audit(AuditRecord(kind="session", opens=True))
+        self.threads.release()
+        return self.got(number)
 
     def test_nothing_fires_before_the_commit(self) -> None:
         """A write's Deferred has no result while its transaction is under way."""

@@ -16,9 +16,11 @@ from rshell.link.core import messages
 from rshell.link.core.constants import (
     HEADER_SIZE,
     MAX_OFFSET,
+    MAX_PAYLOAD,
     PROTOCOL_MAX,
     PROTOCOL_MIN,
     RECORD_SIZE,
+    RUN_FRAMES,
     WEIGHT_NORMAL,
     FrameFlag,
     FrameType,
@@ -43,7 +45,7 @@ from rshell.link.core.events import (
     WelcomeReceived,
 )
 from rshell.link.core.figures import CONTROL, class_of
-from rshell.link.core.frames import Frame, FrameReader, encode_frame
+from rshell.link.core.frames import Frame, FrameReader, encode_frame, frames_in
 from rshell.link.core.limits import LinkLimits, Quotas
 from rshell.link.core.messages import (
     Advice,
@@ -97,27 +99,13 @@ class LinkConnection:
         self.failure: RemoteProtocolError | None = None
         self.peer_max_streams = 0
         self.peer_features: frozenset[str] = frozenset()
-        self._reader = FrameReader()
+        # A dialler's streams take frames as they come: what is behind them (the keeper) has the
+        # same limit of size.
+        self._reader = FrameReader(1 if dialler else RUN_FRAMES)
         self._outgoing = Outgoing(self.streams, self._grant_limits)
         self.traffic = self._outgoing.traffic
         self._failure_told = False
         self._ping_outstanding: bytes | None = None
-        self._handlers: dict[int, Callable[[Frame, float], LinkEvent | None]] = {
-            FrameType.HELLO: self._hello,
-            FrameType.WELCOME: self._welcome,
-            FrameType.PING: self._ping,
-            FrameType.PONG: self._pong_received,
-            FrameType.GOAWAY: self._goaway,
-            FrameType.SESSIONS: self._sessions,
-            FrameType.ADVICE: self._advice,
-            FrameType.OPEN: self._open,
-            FrameType.OPENED: self._opened,
-            FrameType.REFUSED: self._refused,
-            FrameType.DATA: self._data,
-            FrameType.LIMIT: self._limit,
-            FrameType.RESET: self._reset,
-            FrameType.EVENT: self._event,
-        }
         self.use_limits(limits)
 
     def use_limits(self, limits: LinkLimits) -> None:
@@ -150,7 +138,7 @@ class LinkConnection:
                 usual = self.state is LinkState.OPEN and frame.stream
                 if not (usual and frame.type in STREAM_FRAMES):
                     check_frame(frame, self.state)
-                event = self._handlers[frame.type](frame, self.now)
+                event = _HANDLERS[frame.type](self, frame, self.now)
                 self._count(frame)
                 if event is not None:
                     return event
@@ -175,7 +163,8 @@ class LinkConnection:
         if frame.type == FrameType.DATA:
             stream = self.streams.get(frame.stream)
             place = class_of(WEIGHT_NORMAL if stream is None else stream.flow.weight)
-        self.traffic.received[place] += HEADER_SIZE + len(frame.payload)
+        size = len(frame.payload)
+        self.traffic.received[place] += HEADER_SIZE * frames_in(size) + size
 
     def fail(self, error: RemoteProtocolError) -> None:
         """Queue GOAWAY with the error's code and accept nothing more."""
@@ -283,11 +272,22 @@ class LinkConnection:
             return None
         payload = frame.payload
         eof = bool(frame.flags & _EOF)
+        if len(payload) > MAX_PAYLOAD:
+            payload = self._within_credit(stream, payload)
         repeated = stream.eof_received and not payload
         stream.data_received(len(payload), eof)
         if repeated:
             return None  # harmless (rule F6), and nobody need hear of it twice
         return DataReceived(stream.number, payload, bool(frame.flags & _STDERR), eof)
+
+    def _within_credit(self, stream: LinkStream, run: bytes) -> bytes:
+        """Return the frames of a run that the limit allows; the one that does not comes next."""
+        room = max(1, (stream.receive_limit - stream.receive_offset) // MAX_PAYLOAD)
+        beyond = frames_in(len(run)) - room
+        if beyond <= 0:
+            return run
+        self._reader.take_back(beyond)
+        return run[: room * MAX_PAYLOAD]
 
     def _limit(self, frame: Frame, now: float) -> LinkEvent | None:
         if len(frame.payload) != LIMIT_FIELDS.size:
@@ -433,7 +433,7 @@ class LinkConnection:
         stream.flow.weight = weight
         stream.accepted_here(request.start, opened)
         self._queue(encode_frame(FrameType.OPENED, number, payload))
-        self._grant_limits()
+        self._grant_limits(1)
         self._outgoing.wake(stream, self.now)
 
     def refuse(self, number: int, code: ErrorCode | str, message: str) -> None:
@@ -480,8 +480,8 @@ class LinkConnection:
         if self._table.remove(stream):
             self._outgoing.forget(stream)
 
-    def _grant_limits(self) -> None:
-        self._quotas.grant_limits()
+    def _grant_limits(self, frames: int) -> None:
+        self._quotas.grant_limits(frames)
 
     # -- sending -----------------------------------------------------------------------------
 
@@ -509,3 +509,22 @@ class LinkConnection:
             self.fail(
                 RemoteProtocolError(ErrorCode.OVERLOAD, "the peer does not read what it asked for")
             )
+
+
+#: One table for all links: bound methods would cost each of them two kilobytes.
+_HANDLERS: Final[dict[int, Callable[[LinkConnection, Frame, float], LinkEvent | None]]] = {
+    FrameType.HELLO: LinkConnection._hello,
+    FrameType.WELCOME: LinkConnection._welcome,
+    FrameType.PING: LinkConnection._ping,
+    FrameType.PONG: LinkConnection._pong_received,
+    FrameType.GOAWAY: LinkConnection._goaway,
+    FrameType.SESSIONS: LinkConnection._sessions,
+    FrameType.ADVICE: LinkConnection._advice,
+    FrameType.OPEN: LinkConnection._open,
+    FrameType.OPENED: LinkConnection._opened,
+    FrameType.REFUSED: LinkConnection._refused,
+    FrameType.DATA: LinkConnection._data,
+    FrameType.LIMIT: LinkConnection._limit,
+    FrameType.RESET: LinkConnection._reset,
+    FrameType.EVENT: LinkConnection._event,
+}

@@ -15,6 +15,7 @@ __all__ = [
     "PROTOCOL_MIN",
     "RECORD_SIZE",
     "RELAY_BUDGET",
+    "RUN_FRAMES",
     "WIDE_ALLOWANCE",
     "FrameFlag",
     "FrameType",
@@ -27,6 +28,9 @@ HEADER_SIZE: Final = 8
 #: Header and payload fill exactly one TLS record (RFC 8446 section 5.1).
 MAX_PAYLOAD: Final = 16_376
 RECORD_SIZE: Final = HEADER_SIZE + MAX_PAYLOAD
+#: Consecutive full DATA frames of one stream are taken in, and given out, together: as many as one
+#: write of a fast link holds (pace.py), so a stream is never ahead of others by more than that.
+RUN_FRAMES: Final = 4
 
 #: Positions are u64 on the wire; half of that is plenty and fits every language's signed 64 bits.
 MAX_OFFSET: Final = 2**63 - 1

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from typing import Final
 
 import attrs
@@ -32,19 +31,24 @@ class DelayWindow:
         average: Seconds; None before the first.
     """
 
-    __slots__ = ("_last", "average")
+    __slots__ = ("_count", "_last", "average")
 
     def __init__(self) -> None:
         self.average: float | None = None
-        # Made with the first sample: thousands of idle links have none.
-        self._last: deque[float] | None = None
+        # Thousands of idle links have none, or one; a deque takes 600 bytes for that.
+        self._last: list[float] | None = None
+        self._count = 0
 
     def add(self, seconds: float) -> None:
         """Count one."""
         if self._last is None or self.average is None:
-            self._last = deque(maxlen=_WINDOW)
+            self._last = []
             self.average = seconds
-        self._last.append(seconds)
+        if len(self._last) < _WINDOW:
+            self._last.append(seconds)
+        else:
+            self._last[self._count % _WINDOW] = seconds
+        self._count += 1
         self.average += (seconds - self.average) * _NEWEST
 
     def p95(self) -> float | None:

@@ -106,30 +106,44 @@ class Quotas:
         limits: Those of this side.
     """
 
-    __slots__ = ("_events", "_limits_left", "_opens", "_pings", "_resets")
+    # The buckets are made when they are first asked: most peers only ever send a PING.
+    __slots__ = ("_events", "_limits", "_limits_left", "_opens", "_pings", "_resets")
 
     def __init__(self, limits: LinkLimits) -> None:
-        self._opens = _bucket(limits.open_rate, limits.open_burst)
-        self._resets = _bucket(limits.reset_rate, limits.reset_rate)
-        self._pings = _bucket(limits.ping_rate, limits.ping_rate)
-        self._events = _bucket(limits.event_rate, limits.event_rate)
+        self._limits = limits
         self._limits_left = limits.limit_floor
+        self._opens: TokenBucket | None = None
+        self._resets: TokenBucket | None = None
+        self._pings: TokenBucket | None = None
+        self._events: TokenBucket | None = None
 
     def open(self, now: float) -> None:
         """Charge an OPEN; this and the others raise RemoteProtocolError when it is too much."""
-        _spend(self._opens, now, "OPEN")
+        if self._limits.open_rate is not None:
+            if self._opens is None:
+                self._opens = _bucket(self._limits.open_rate, self._limits.open_burst)
+            _spend(self._opens, now, "OPEN")
 
     def reset(self, now: float) -> None:
         """Charge a RESET."""
-        _spend(self._resets, now, "RESET")
+        if self._limits.reset_rate is not None:
+            if self._resets is None:
+                self._resets = _bucket(self._limits.reset_rate)
+            _spend(self._resets, now, "RESET")
 
     def ping(self, now: float) -> None:
         """Charge a PING."""
-        _spend(self._pings, now, "PING")
+        if self._limits.ping_rate is not None:
+            if self._pings is None:
+                self._pings = _bucket(self._limits.ping_rate)
+            _spend(self._pings, now, "PING")
 
     def event(self, now: float) -> None:
         """Charge an EVENT."""
-        _spend(self._events, now, "EVENT")
+        if self._limits.event_rate is not None:
+            if self._events is None:
+                self._events = _bucket(self._limits.event_rate)
+            _spend(self._events, now, "EVENT")
 
     def limit(self) -> None:
         """Charge a LIMIT: by what we sent, not by time."""
@@ -138,18 +152,18 @@ class Quotas:
             if self._limits_left < 0:
                 raise RemoteProtocolError(ErrorCode.OVERLOAD, "too many LIMIT frames")
 
-    def grant_limits(self) -> None:
-        """Let the peer send LIMITs for what we send it (section 13)."""
+    def grant_limits(self, frames: int) -> None:
+        """Let the peer send LIMITs for frames that we send it (section 13)."""
         if self._limits_left is not None:
-            self._limits_left += 4
+            self._limits_left += 4 * frames
 
 
-def _bucket(rate: float | None, burst: float | None) -> TokenBucket | None:
-    return None if rate is None else TokenBucket(rate, burst or rate)
+def _bucket(rate: float, burst: float = 0.0) -> TokenBucket:
+    return TokenBucket(rate, burst or rate)
 
 
-def _spend(bucket: TokenBucket | None, now: float, what: str) -> None:
-    if bucket is not None and not bucket.take(now):
+def _spend(bucket: TokenBucket, now: float, what: str) -> None:
+    if not bucket.take(now):
         raise RemoteProtocolError(
             ErrorCode.OVERLOAD, f"more than {bucket.rate:g} {what} frames a second"
         )

@@ -20,7 +20,7 @@ from rshell.link.core.constants import (
     FrameType,
 )
 from rshell.link.core.figures import CONTROL, Traffic, class_of
-from rshell.link.core.frames import encode_frame, pack_header
+from rshell.link.core.frames import encode_frame, frames_in, pack_header
 from rshell.link.core.scheduler import Scheduler
 from rshell.link.core.sources import OutData, OutEvent, OutLimit
 from rshell.link.core.streams import LinkStream
@@ -33,6 +33,7 @@ _MIN_ROOM: Final = 64
 #: What control frames may add to several records at once: a LIMIT of each of 16 streams.
 _CONTROL_ROOM: Final = 512
 #: As numbers: arithmetic of enum members calls Python code, here for each frame.
+_DATA: Final = int(FrameType.DATA)
 _EOF: Final = int(FrameFlag.EOF)
 _STDERR: Final = int(FrameFlag.STDERR)
 _URGENT: Final = int(FrameFlag.URGENT)
@@ -43,7 +44,8 @@ class Outgoing:
 
     Args:
         streams: Those of the link, by number; the link owns it.
-        sent: Called for each frame of a stream that is sent; the peer may answer it with LIMITs.
+        sent: Called with the number of frames of a stream that are sent; the peer may answer each
+            with LIMITs.
 
     Attributes:
         pong: The payload of the newest PING that waits for its PONG (rule L3).
@@ -62,14 +64,16 @@ class Outgoing:
         "traffic",
     )
 
-    def __init__(self, streams: Mapping[int, LinkStream], sent: Callable[[], None]) -> None:
+    def __init__(self, streams: Mapping[int, LinkStream], sent: Callable[[int], None]) -> None:
         self._streams = streams
         self._sent = sent
         self.pong: bytes | None = None
         self.queued_bytes = 0
         self.traffic = Traffic()
-        self._frames: deque[bytes] = deque()
-        self._scheduler = Scheduler()
+        # Made when there is something for them, and dropped when they are empty: thousands of
+        # idle links have nothing to send, and an empty deque takes 600 bytes.
+        self._frames: deque[bytes] | None = None
+        self._scheduler: Scheduler | None = None
         #: Streams that may have a LIMIT or an urgent event.
         self._attention: dict[int, LinkStream] = {}
 
@@ -78,24 +82,31 @@ class Outgoing:
 
     def queue(self, frame: bytes) -> None:
         """Add a frame of the link."""
+        if self._frames is None:
+            self._frames = deque()
         self._frames.append(frame)
         self.queued_bytes += len(frame)
 
     def clear(self) -> None:
         """Drop what waits: the link has failed."""
-        self._frames.clear()
+        self._frames = None
         self.queued_bytes = 0
         self.pong = None
 
     def wake(self, stream: LinkStream, now: float = 0.0) -> None:
         """A stream's source may have something."""
         self._attention[stream.number] = stream
+        if self._scheduler is None:
+            self._scheduler = Scheduler()
         self._scheduler.wake(stream.flow, now)
 
     def forget(self, stream: LinkStream) -> None:
         """A stream is over."""
-        self._scheduler.remove(stream.flow)
         self._attention.pop(stream.number, None)
+        if self._scheduler is not None:
+            self._scheduler.remove(stream.flow)
+            if not self._streams:
+                self._scheduler = None
 
     def next_record(self, size: int, now: float = 0.0) -> tuple[bytes, list[LinkStream]]:
         """Return up to ``size`` bytes, and the streams whose outcome this acknowledges.
@@ -103,20 +114,22 @@ class Outgoing:
         A record is longer only by an event that did not fit any more; several at once also by a
         few control frames.
         """
-        parts: list[bytes] = []
+        parts: list[bytes | memoryview] = []
         room = size
         if self.pong is not None:
             frame = encode_frame(FrameType.PONG, 0, self.pong)
             self.pong = None
             parts.append(frame)
             room -= len(frame)
-        while self._frames and (len(self._frames[0]) <= room or not parts):
-            frame = self._frames.popleft()
+        frames = self._frames
+        while frames and (len(frames[0]) <= room or not parts):
+            frame = frames.popleft()
             self.queued_bytes -= len(frame)
             parts.append(frame)
             room -= len(frame)
         told: list[LinkStream] = []
-        if not self._frames:
+        if not frames:
+            self._frames = None
             room = self._collect_attention(parts, room, told)
             self.traffic.sent[CONTROL] += size - room
             if size > RECORD_SIZE:
@@ -128,7 +141,9 @@ class Outgoing:
             self.traffic.sent[CONTROL] += size - room
         return b"".join(parts), told
 
-    def _collect_attention(self, parts: list[bytes], room: int, told: list[LinkStream]) -> int:
+    def _collect_attention(
+        self, parts: list[bytes | memoryview], room: int, told: list[LinkStream]
+    ) -> int:
         while self._attention and room >= HEADER_SIZE + LIMIT_FIELDS.size:
             number, stream = next(iter(self._attention.items()))
             item = None if stream.source is None else stream.source.next_control()
@@ -144,7 +159,7 @@ class Outgoing:
         return room
 
     def _encode_control(self, stream: LinkStream, item: OutEvent | OutLimit) -> bytes:
-        self._sent()
+        self._sent(1)
         if isinstance(item, OutLimit):
             stream.limit_sent(item)
             header = pack_header(FrameType.LIMIT, 0, LIMIT_FIELDS.size, stream.number)
@@ -157,39 +172,56 @@ class Outgoing:
         flags = _URGENT if item.urgent else 0
         return encode_frame(FrameType.EVENT, stream.number, item.payload, flags)
 
-    def _collect_streams(self, parts: list[bytes], room: int, now: float) -> None:
-        while room >= _MIN_ROOM:
-            flow = self._scheduler.current()
+    def _collect_streams(self, parts: list[bytes | memoryview], room: int, now: float) -> None:
+        scheduler = self._scheduler
+        while scheduler is not None and room >= _MIN_ROOM:
+            flow = scheduler.current()
             if flow is None:
                 return
             stream = self._streams[flow.key]
             item = (
-                stream.source.next_frame(min(room - HEADER_SIZE, MAX_PAYLOAD), stream.credit)
+                stream.source.next_frame(_payload_room(room, scheduler), stream.credit)
                 if stream.source is not None and not stream.outcome_sent
                 else None
             )
             if item is None:
-                if self._scheduler.idle(flow):
+                if scheduler.idle(flow):
                     self.traffic.sparse_sent(now, max(0.0, flow.sent_at - flow.woken_at))
                 continue
-            self._sent()
             if isinstance(item, OutData):
                 used = self._add_data(parts, stream, item)
                 self.traffic.sent[class_of(flow.weight)] += used
             else:
+                self._sent(1)
                 frame = self._encode_event(stream, item)
                 parts.append(frame)
                 used = len(frame)
                 self.traffic.sent[CONTROL] += used
             room -= used
             flow.sent_at = now
-            self._scheduler.sent(flow, used)
+            scheduler.sent(flow, used)
 
-    def _add_data(self, parts: list[bytes], stream: LinkStream, item: OutData) -> int:
+    def _add_data(self, parts: list[bytes | memoryview], stream: LinkStream, item: OutData) -> int:
         size = len(item.data)
         stream.data_sent(size, item.eof)
-        self.traffic.data_frames_sent += 1
-        flags = (_EOF if item.eof else 0) | (_STDERR if item.stderr else 0)
-        parts.append(pack_header(FrameType.DATA, flags, size, stream.number))
-        parts.append(item.data)
-        return HEADER_SIZE + size
+        frames = frames_in(size)
+        self._sent(frames)
+        self.traffic.data_frames_sent += frames
+        flags, number = (_STDERR if item.stderr else 0), stream.number
+        last = (frames - 1) * MAX_PAYLOAD
+        if last:
+            view = memoryview(item.data)
+            header = pack_header(_DATA, flags, MAX_PAYLOAD, number)
+            for at in range(0, last, MAX_PAYLOAD):
+                parts += (header, view[at : at + MAX_PAYLOAD])
+        flags |= _EOF if item.eof else 0
+        parts.append(pack_header(_DATA, flags, size - last, number))
+        parts.append(view[last:] if last else item.data)
+        return frames * HEADER_SIZE + size
+
+
+def _payload_room(room: int, scheduler: Scheduler) -> int:
+    """Return what to offer a source: a frame, or several while no other stream waits."""
+    if room >= 2 * RECORD_SIZE and scheduler.alone:
+        return room // RECORD_SIZE * MAX_PAYLOAD
+    return min(room - HEADER_SIZE, MAX_PAYLOAD)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
-from rshell.link.core.constants import RECORD_SIZE
+from rshell.link.core.constants import RECORD_SIZE, RUN_FRAMES
 
 __all__ = ["LOW_WATER", "Pace", "Step"]
 
@@ -46,7 +46,7 @@ _BURST_BITS: Final = 100_000.0
 #: second: all of them together take it 2.6 ms, which is what a keystroke may wait for.
 RECORD_BITS_PER_SECOND: Final = 50e6
 #: Four records are what one read of the other end takes; more do not make it cheaper.
-MAX_RECORDS: Final = 4
+MAX_RECORDS: Final = RUN_FRAMES
 
 
 class Pace:

@@ -130,8 +130,9 @@ class RelaySide:
         if len(head.data) > size:
             if size <= 0:
                 return None
-            self._queue[0] = OutData(head.data[size:], head.stderr, head.eof)
-            head = OutData(head.data[:size], head.stderr, False)
+            view = memoryview(head.data)
+            self._queue[0] = OutData(view[size:], head.stderr, head.eof)
+            head = OutData(view[:size], head.stderr, False)
         else:
             self._queue.popleft()
         self._took(len(head.data))

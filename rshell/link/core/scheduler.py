@@ -56,6 +56,11 @@ class Scheduler:
     def __bool__(self) -> bool:
         return bool(self._new or self._old)
 
+    @property
+    def alone(self) -> bool:
+        """Whether only one flow has anything to send."""
+        return len(self._new) + len(self._old) == 1
+
     def wake(self, flow: Flow, now: float = 0.0) -> None:
         """Note that ``flow`` may have something to send."""
         if flow.new or (flow.old and not (flow.parked and flow.deficit > 0)):

@@ -10,7 +10,7 @@ __all__ = ["FrameSource", "OutData", "OutEvent", "OutFrame", "OutLimit"]
 class OutData(NamedTuple):
     """Bytes to send; at most the room and the credit that were offered."""
 
-    data: bytes
+    data: bytes | memoryview
     stderr: bool
     eof: bool
 
@@ -49,6 +49,6 @@ class FrameSource(Protocol):
         """Return the next frame in order, or None when nothing can be sent now.
 
         Args:
-            room: Payload bytes that fit, at least 1.
+            room: Payload bytes that fit, at least 1; those of several frames if nobody else waits.
             credit: Data bytes that the peer's limit still allows, at least 0.
         """
