@@ -29,6 +29,7 @@ from rshell.store.records import Device, Grant
 
 __all__ = [
     "ANY",
+    "BACK",
     "FORWARD",
     "MAX_LIMIT_SECONDS",
     "RECORD_MODES",
@@ -36,6 +37,7 @@ __all__ = [
     "CompiledGrant",
     "check_grant",
     "check_role_name",
+    "forward_option",
     "grant_words",
     "seconds_words",
     "term_words",
@@ -44,6 +46,8 @@ __all__ = [
 #: Every handler but ``forward``; any login.
 ANY = "*"
 FORWARD = "forward"
+#: The option of ``rshell roles set`` that grants listening.
+BACK = "--forward-back"
 #: Of one grant: lists longer than this belong into several grants, or a label.
 MAX_NAMES = 64
 #: Shorter limits than this could not be announced in time; longer ones than a year are typos.
@@ -287,6 +291,22 @@ class CompiledGrant:
             asked = "the device's default login" if login is None else f"the login {login}"
             words.append(f"it does not allow {asked}")
         return words
+
+
+def forward_option(request: Mapping[str, Any] | None) -> str:
+    """Return the option of ``rshell roles set`` that would grant a forward; "" if there is none."""
+    try:
+        asked = msgspec.convert(request, ForwardRequest)
+        place = asked.listen or asked
+        if asked.accept is not None:
+            return ""  # it is granted with the listening that it belongs to
+        back = asked.listen is not None
+        found = place_of(place.host, place.port, place.path, listen=back)
+    except (msgspec.ValidationError, BadRule):
+        return ""  # the device would refuse it, too
+    host = f"[{found.host}]" if ":" in found.host else found.host
+    target = f"unix:{found.path}" if found.path else f"{host}:{found.port or '*'}"
+    return f"{BACK if back else '--forward'} {printable(target, 80)}"
 
 
 class _Terms(Protocol):

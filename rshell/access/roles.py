@@ -13,7 +13,7 @@ from typing import Any
 
 import attrs
 
-from rshell.access.grants import CompiledGrant, grant_words
+from rshell.access.grants import BACK, FORWARD, CompiledGrant, forward_option, grant_words
 from rshell.access.terms import SessionTerms, terms_of
 from rshell.store.records import Device, Grant, Operator, Role
 
@@ -257,9 +257,13 @@ class RoleBook:
             one for one in self._grants(operator) if one.covers(device) and one.names(handler)
         ]
         what = f"no {handler} on {device.name}{who}"
+        option = forward_option(request) if handler == FORWARD else ""
         if any(one.admits_login(handler, login) for one in nearly):
-            what = f"no {handler} to that target on {device.name}"
+            there = "listening there" if option.startswith(BACK) else f"{handler} to that target"
+            what = f"no {there} on {device.name}"
         elif nearly and login is None:
             logins = dict.fromkeys(name for one in nearly for name in one.grant.logins)
             what = f"{handler} on {device.name} only with --as {' or '.join(logins)}"
+        if option:
+            what += f"; it takes: rshell roles set ... {option}"
         return Decision(False, f"{roles} {what}", seen=self.sees(operator, device))

@@ -23,6 +23,8 @@ from rshell.client import AuditRow, Client, RshellError
 
 __all__ = ["audit"]
 
+#: The kind of rows by which devices tell of files.
+FILES = "session.files"
 HEADINGS = ("SEQ", "AT", "KIND", "OPERATOR", "DEVICE", "WHAT", "RESULT", "DOOR", "FROM")
 #: A public key in PEM is shorter; a file given by mistake is not read whole.
 MAX_KEY_BYTES = 4_096
@@ -105,6 +107,8 @@ def _audit_row(row: AuditRow, told: str | None = None, failed: object = None) ->
         result += f" {row.exit_code}"
     if told:
         result = f"error ({failed})" if failed else "ok"
+    elif row.kind == FILES:
+        result = _report(row.code or "")
     elif row.code:
         result += f" ({row.code})"
     return (
@@ -118,6 +122,12 @@ def _audit_row(row: AuditRow, told: str | None = None, failed: object = None) ->
         row.door or "-",
         row.address or "-",
     )
+
+
+def _report(code: str) -> str:
+    """Say what a row about files is: the device's own report, which may come in several parts."""
+    number = code.removeprefix("part-")
+    return f"reported, part {number}" if number not in ("", "1") else "reported"
 
 
 @click.group(invoke_without_command=True, short_help="Show who did what to which device.")

@@ -370,7 +370,8 @@ def new_admin(context: click.Context) -> int:
     if settings_of(context).json:
         print_json({"revoked_keys": count})
     else:
-        say(f"the local administrator has a new key; {count} before it are revoked\n")
+        keys = "the key before it is" if count == 1 else f"the {count} keys before it are"
+        say(f"the local administrator has a new key; {keys} revoked\n")
     return 0
 
 

@@ -13,7 +13,7 @@ from rshell.cli.listings import print_json
 from rshell.cli.options import common_options, login_option, settings_of
 from rshell.cli.running import Surroundings, run_with_client
 from rshell.cli.tables import print_table
-from rshell.client import Client, Refused, describe_outcome
+from rshell.client import Client, Refused, describe_of
 from rshell.client.records import DeviceFacts
 
 __all__ = ["facts"]
@@ -73,7 +73,7 @@ async def _asked(client: Client, device: str, login: str | None) -> DeviceFacts:
     """
     done = await client.call(device, "facts", {}, login=login)
     if done.outcome.status != "ok" or not isinstance(done.outcome.result, dict):
-        text = f"{printable(device)}: {describe_outcome(done.outcome)}"
+        text = describe_of(printable(device), done.outcome, advice=False)
         raise Refused(done.outcome.code or "error", text, "without --refresh: what it told last")
     return DeviceFacts(device=device, state="live", facts=done.outcome.result)
 

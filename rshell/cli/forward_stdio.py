@@ -67,8 +67,9 @@ class StdioForward:
         return self._outputs.status(0 if outcome.status == "ok" else statuses.OURS)
 
     def _complain(self, outcome: Outcome) -> None:
-        text = printable(describe_outcome(outcome), 500)
-        line = f"rshell: {printable(self._device, 64)}: {self._target}: {text}\n"
+        device = printable(self._device, 64)
+        text = printable(describe_outcome(outcome, device), 500)
+        line = f"rshell: {device}: {self._target}: {text}\n"
         self._outputs.write(line.encode(), True)
 
     def _interrupted(self, count: int) -> None:

@@ -145,6 +145,8 @@ def run_command(arguments: list[str]) -> int:
     except Exception as error:
         if os.environ.get("RSHELL_DEBUG"):
             traceback.print_exc()
+        if isinstance(error, click.UsageError) and error.ctx is None:
+            error.ctx = _verb_of(arguments)
         return _report(_cannot_write(error) or error, settings.json)
 
 
@@ -160,6 +162,20 @@ def _cannot_write(error: Exception) -> Exception | None:
 
         return CannotWrite(again.errno or errno.EIO)
     return None
+
+
+def _verb_of(arguments: list[str]) -> click.Context:
+    """Return the context of the verb that a command line names.
+
+    click's own parser does not know it where an option lacks its value.
+    """
+    context = click.Context(cli, info_name="rshell")
+    for word in arguments:
+        group = context.command
+        command = group.get_command(context, word) if isinstance(group, click.Group) else None
+        if command is not None:
+            context = click.Context(command, info_name=word, parent=context)
+    return context
 
 
 def _report(error: Exception, json: bool) -> int:

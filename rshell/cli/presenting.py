@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import msgspec
 
 from rshell.access.printable import printable
-from rshell.client.outcomes import Outcome, describe_outcome
+from rshell.client.outcomes import Outcome, describe_of
 
 __all__ = ["JsonPresenter", "PrefixPresenter", "Presenter", "RawPresenter", "Write", "encode_json"]
 
@@ -91,8 +91,7 @@ class RawPresenter:
 
 def complaint(device: str, outcome: Outcome) -> bytes:
     """Return the line on stderr about an outcome."""
-    text = f"rshell: {printable(device)}: {printable(describe_outcome(outcome), 500)}\n"
-    return text.encode("utf-8")
+    return f"rshell: {printable(describe_of(printable(device), outcome), 600)}\n".encode()
 
 
 def _gap_line(device: str, count: int) -> bytes:

@@ -66,7 +66,8 @@ def recordings(context: click.Context, /, limit: int, **wanted: Any) -> int:
     rshell recordings --device pump-17 --since 1w --json
     rshell recordings get 4f2a91c7 > session.cast
 
-    STATUS open may still grow; of an interrupted one it is not known how the session ended; of a
+    STATUS open is not closed: it may still grow, and has the length that it has by now, also after
+    the gateway was killed; of an interrupted one it is not known how the session ended; of a
     failed one something is missing, and a marker in it says where. +input has what was typed too.
     """
     if context.invoked_subcommand is not None:

@@ -113,7 +113,7 @@ def attach(context: click.Context, session: str, watch: bool, take: bool) -> int
 
     Output that nobody has seen comes first; how much was lost meanwhile is said; full-screen
     programs paint themselves anew, but not for who only looks on. ~. ends the session, ~d leaves
-    it running, ~? helps. The exit status is the session's own.
+    it running, ~? helps. The exit status is the session's own; it is 0 if you stop watching.
     """
     if watch and take:
         raise click.UsageError("give either --watch or --take")

@@ -164,7 +164,10 @@ class InteractiveShell:
                 self._terminal.restore()
         if self._left:
             self._say(self._left)
-        if self._surroundings.interrupts.received:
+        received = self._surroundings.interrupts.received
+        if self._left and self._watching and received in (0, signal.SIGHUP):
+            return 0  # to look on no longer is no failure, and neither is to close the window
+        if received:
             return self._surroundings.interrupts.status
         if self._left:
             return statuses.OURS
@@ -218,12 +221,19 @@ class InteractiveShell:
     def event_received(self, kind: str, body: dict[str, Any]) -> None:
         count = body.get("bytes")
         if kind == "gap" and isinstance(count, int):
-            # At an attach: what another terminal has seen, and what nobody has.
-            what = "earlier output are not kept any more" if self._attached else "output are gone"
-            text = f"rshell: {count:,} bytes of {what}"
+            text = f"rshell: {count:,} bytes of {self._what_is_missing()}"
             end = b"\r\n" if self._terminal else b"\n"
             mark = b"\x1b[0;7m%s\x1b[0m" % text.encode() if self._terminal else text.encode()
             self._outputs.write((b"\r\n" if self._terminal else b"") + mark + end, True)
+
+    def _what_is_missing(self) -> str:
+        if self._watching:  # what waits for a viewer is bounded, and the oldest makes room
+            return "output were left out: this end was too slow for them"
+        if self._attached:
+            # A device counts from the session's beginning to what it holds: most of that has been
+            # on the terminal that had the session before, and the rest on none.
+            return "earlier output were shown elsewhere, or are not kept any more"
+        return "output are gone"
 
     def _noticed(self, _code: str, message: str) -> None:
         """Show what the gateway says, as a line of its own."""

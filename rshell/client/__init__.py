@@ -8,6 +8,7 @@
     join_verbs.py invites and devices that wait, likewise; join_records.py what is answered
     session.py    Session: one use of a handler; a consumer with events and an outcome
     requests.py   a request as it goes into an OPEN
+    signals.py    names of signals
     absence.py    when a session without a stream asks again, and gives up; replays.py: old output
     forwards.py   Forward, BackForward: ports and sockets, here and there (imported by itself)
     uplink.py     a link to a gateway, dialled again while it is needed
@@ -48,7 +49,7 @@ from rshell.client.errors import (
     SelectedNothing,
 )
 from rshell.client.join_records import Decision, Invitation, Invite, PendingDevice
-from rshell.client.outcomes import Outcome, describe_outcome
+from rshell.client.outcomes import Outcome, describe_of, describe_outcome
 from rshell.client.profiles import Profile, find_profile
 from rshell.client.records import (
     AuditRow,
@@ -118,6 +119,7 @@ __all__ = [
     "Watcher",
     "Whoami",
     "connect",
+    "describe_of",
     "describe_outcome",
     "find_profile",
 ]

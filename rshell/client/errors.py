@@ -16,7 +16,7 @@ __all__ = [
 
 #: What to do about a code, where that does not depend on the case.
 _ADVICE = {
-    ErrorCode.OFFLINE.value: "see its state with: rshell devices",
+    ErrorCode.OFFLINE.value: "see: rshell why {device}",
     ErrorCode.NOT_FOUND.value: "list what there is with: rshell devices, rshell handlers",
     ErrorCode.POLICY.value: "ask whoever grants roles, or look at the device's own policy",
     ErrorCode.BAD_REQUEST.value: "see the handler's arguments with: rshell handlers DEVICE",
@@ -30,9 +30,10 @@ _ADVICE = {
 }
 
 
-def advice_for(code: str, message: str = "") -> str:
+def advice_for(code: str, message: str = "", device: str = "DEVICE") -> str:
     """Return what to do next about an error code; "" if that is unknown or in the message."""
-    return "" if "rshell " in message else _ADVICE.get(code, "")
+    advice = "" if "rshell " in message else _ADVICE.get(code, "")
+    return advice.replace("{device}", device)
 
 
 class RshellError(Exception):

@@ -10,7 +10,7 @@ from rshell.client.errors import advice_for
 from rshell.handlers import Outcome
 from rshell.link.core.errors import ErrorCode
 
-__all__ = ["Outcome", "describe_outcome", "outcome_of_closing", "read_outcome"]
+__all__ = ["Outcome", "describe_of", "describe_outcome", "outcome_of_closing", "read_outcome"]
 
 _GONE = frozenset(
     {
@@ -70,8 +70,25 @@ def outcome_of_closing(code: str, message: str, opened: bool) -> Outcome:
     return Outcome(status=status, code=code, message=message or _WORDS.get(known))
 
 
-def describe_outcome(outcome: Outcome) -> str:
-    """Return an outcome as a few words for a person, with what to do next if there is advice."""
+def describe_of(device: str, outcome: Outcome, *, advice: bool = True) -> str:
+    """Return an outcome with its device's name in front, once: the gateway's words may have it.
+
+    Args:
+        device: Where, safe to show.
+        outcome: What.
+        advice: Whether to say where to learn more of a device that is away.
+    """
+    text = describe_outcome(outcome, device if advice else "")
+    return text if text.startswith(f"{device} ") else f"{device}: {text}"
+
+
+def describe_outcome(outcome: Outcome, device: str = "") -> str:
+    """Return an outcome as a few words for a person, with what to do next if there is advice.
+
+    Args:
+        outcome: What.
+        device: Where, safe to show: what is away is told with where to learn more.
+    """
     match outcome.status:
         case "ok":
             return "ok"
@@ -83,7 +100,10 @@ def describe_outcome(outcome: Outcome) -> str:
             return outcome.message or "timed out"
         case "offline":
             text = outcome.message or "not connected"
-            return text if "offline" in text else f"offline: {text}"
+            text = text if "offline" in text else f"offline: {text}"
+            return (
+                f"{text} ({advice_for(ErrorCode.OFFLINE.value, text, device)})" if device else text
+            )
         case "lost":
             return f"the session is lost: {outcome.message or outcome.code or 'the link broke'}"
         case _:

@@ -22,12 +22,12 @@ from typing import Any, Protocol
 import msgspec
 from twisted.internet.defer import Deferred
 
-from rshell.access.printable import printable
 from rshell.client.absence import Absence, Away
-from rshell.client.errors import ConnectionFailed, Refused, RshellError
+from rshell.client.errors import ConnectionFailed, Refused
 from rshell.client.outcomes import Outcome, outcome_of_closing, read_outcome
 from rshell.client.replays import Replays
 from rshell.client.requests import check_deadline, check_size
+from rshell.client.signals import check_signal
 from rshell.client.uplink import Uplink
 from rshell.link.channel import StreamChannel
 from rshell.link.clock import WheelTimer
@@ -36,14 +36,7 @@ from rshell.link.core.errors import ErrorCode, LocalProtocolError
 from rshell.link.core.messages import Open, Opened, Positions
 from rshell.link.protocol import LinkProtocol
 
-__all__ = ["SIGNALS", "Session", "SessionReceiver"]
-
-#: What devices know: Linux's signals, whatever the system of this machine has.
-SIGNALS = frozenset({
-    "ABRT", "ALRM", "BUS", "CHLD", "CONT", "FPE", "HUP", "ILL", "INT", "IO", "KILL", "PIPE",
-    "PROF", "PWR", "QUIT", "SEGV", "STOP", "SYS", "TERM", "TRAP", "TSTP", "TTIN", "TTOU",
-    "URG", "USR1", "USR2", "VTALRM", "WINCH", "XCPU", "XFSZ",
-})  # fmt: skip
+__all__ = ["Session", "SessionReceiver"]
 
 #: A device that accepts nothing for this long is stuck, though its link lives.
 OPEN_SECONDS = 30.0
@@ -349,17 +342,13 @@ class Session:
         """Send a signal to what runs.
 
         Args:
-            name: One of `SIGNALS`: without SIG, such as ``INT`` (RFC 4254 section 6.9).
+            name: One of `rshell.client.signals.SIGNALS`: without SIG, such as ``INT``
+                (RFC 4254 section 6.9).
 
         Raises:
             RshellError: Code ``bad-request``: there is no such signal.
         """
-        if name not in SIGNALS:
-            raise RshellError(
-                ErrorCode.BAD_REQUEST.value,
-                f"there is no signal {printable(name, 40)!r}",
-                "signals are named without SIG: INT, TERM, KILL, HUP, USR1 …",
-            )
+        check_signal(name)
         self._urgent("signal", {"signal": name})
 
     def send_event(self, kind: str, body: dict[str, Any] | None = None) -> None:
@@ -381,8 +370,13 @@ class Session:
     def detach(self) -> None:
         """End this end here and now, and let what runs run on; its outcome is ``lost``.
 
-        `rshell.client.Client.attach` continues it, from anywhere.
+        `rshell.client.Client.attach` continues it, from anywhere.  Whoever only watches leaves;
+        nothing has broken, and the gateway is told so.
         """
+        if self._view:
+            left = ErrorCode.CANCELLED
+            self._end(Outcome(status="lost", code=left.value, message="left by this end"), left)
+            return
         lost, text = ErrorCode.LINK_LOST, "detached by this end"
         self._end(Outcome(status="lost", code=lost.value, message=text), lost)
 

@@ -16,6 +16,7 @@
     switchboard.py   the one gate: policy, audit, route, stream
       callers.py         what a door and the gate say to each other
       live_sessions.py   one attempt at the gate, parked or joined
+      absences.py        the line that says that a device is away, and why
       parking.py         where attempts wait for a device that is away
       session_rights.py  whose a session is, and whether it may go on
       session_audit.py   what the audit log is told of sessions

@@ -3,6 +3,10 @@
 There is no queue to overflow: rows are read from the log by number, and the number of the last one
 that was sent is kept in ``HOME/audit.shipped``.  A syslog that is away for a week gets the week.
 What it never does is wait: a datagram that is not taken at once is tried again a second later.
+
+A unix socket says at once that nobody takes a datagram.  Over UDP the host there says so (ICMP port
+unreachable) by the time that the next one is sent, so the last that was sent goes out once more;
+of a host or a network that says nothing, nothing can be known.
 """
 
 from __future__ import annotations
@@ -75,7 +79,12 @@ class AuditShipper:
         self._target = target
         self._note: Path = gateway.home.path / "audit.shipped"
         self._socket: socket.socket | None = None
+        #: Datagrams that the socket took, and whether it says of one only later that it is lost.
+        self._taken = 0
+        self._late = self._family != socket.AF_UNIX
         self._sent = 0
+        #: Where we were before the last datagram, which the network may yet give back.
+        self._before = 0
         self._noted = 0
         self._next_note = 0.0
         self._busy = False
@@ -89,7 +98,7 @@ class AuditShipper:
             self._sent = int(self._note.read_text())
         except (OSError, ValueError):
             self._sent, _ = await self._gateway.store.audit_head()
-        self._noted = self._sent
+        self._noted = self._before = self._sent
         self._gateway.audit_feed.followers.append(lambda _newest: self._go())
         self._go()
 
@@ -130,7 +139,7 @@ class AuditShipper:
                 fields = {**row_fields(row), "hash": row.hash.hex()}
                 line = syslog_line(fields, self._gateway.name, os.getpid())
                 self._send(line.encode())
-                self._sent = row.seq
+                self._before, self._sent = self._sent, row.seq
             self._sent = max(self._sent, through)
             if len(rows) < BATCH:
                 return
@@ -139,12 +148,18 @@ class AuditShipper:
         if self._socket is None:
             self._socket = socket.socket(self._family, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
             self._socket.setblocking(False)
+            self._taken = 0
         try:
-            self._socket.sendto(line, self._address)
-        except OSError:
+            if self._taken == 0:  # else the kernel keeps it to itself that nobody is there
+                self._socket.connect(self._address)
+            self._socket.send(line)
+        except OSError as error:
             self._socket.close()
             self._socket = None
+            if self._late and isinstance(error, ConnectionRefusedError):
+                self._sent = self._before  # it is the datagram before this one that was refused
             raise
+        self._taken += 1
 
     def _shipped(self, result: object) -> None:
         self._busy = False
@@ -161,7 +176,8 @@ class AuditShipper:
             if not self._stopped:
                 self._again = self._gateway.wheel.call_later(RETRY_SECONDS, self._retry)
             return
-        self._complained = False
+        # The first over a new UDP socket proves nothing.
+        self._complained = self._complained and self._late and self._taken < 2
         if self._gateway.wheel.seconds() >= self._next_note:
             self._next_note = self._gateway.wheel.seconds() + NOTE_SECONDS
             self._write_note()

@@ -147,6 +147,26 @@ class LiveRecording:
         self.typed = max(self.typed, position.typed)
         done.callback(position)
 
+    def measure(self) -> None:
+        """Find out how far a file has come that an earlier run of this gateway left open.
+
+        Nothing is changed: its session may be resumed, and then the file is opened.  A file that
+        cannot be read has no length, and `open` says why.
+        """
+
+        def work() -> None:
+            try:
+                position = self._file.measure()
+            except OSError:
+                return
+            self._threads.in_reactor(lambda: self._measured(position))
+
+        self._threads.in_writer(work)
+
+    def _measured(self, position: Position) -> None:
+        if self.position.size == 0:  # else it was opened meanwhile
+            self.position = position
+
     def flush(self) -> None:
         """Hand over what has come together, unless the last of it is still being written."""
         if self._busy or not self._pieces:

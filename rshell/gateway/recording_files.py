@@ -16,7 +16,7 @@ from __future__ import annotations
 import gzip
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -124,7 +124,27 @@ class CastFile:
             self._put(file, line, 0)
             sync_dir(self.path.parent)
             return _sized(noted, len(line))
-        return _whole_tail(file, size, noted)
+        found = _whole_tail(file, size, noted)
+        if found.size < size:
+            os.ftruncate(file, found.size)
+        return found
+
+    def measure(self) -> Position:
+        """Return how far a file that nobody has opened yet has come, without touching it.
+
+        Raises:
+            OSError: it cannot be read.
+        """
+        if self._file is not None:
+            return self.position
+        flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW
+        try:
+            with open(self.path.with_suffix(".pos"), "rb", opener=_opener(flags)) as marks:
+                noted = _noted(marks.read(512))
+        except FileNotFoundError:
+            noted = Position()
+        with open(self.path, "rb", opener=_opener(flags)) as file:
+            return _whole_tail(file.fileno(), os.fstat(file.fileno()).st_size, noted)
 
     def append(self, items: Sequence[Item | Mark], out: int, typed: int) -> Position:
         """Write what happened; all of it is in the file afterwards, or nothing.
@@ -212,13 +232,15 @@ def _noted(data: bytes) -> Position:
         return Position()
 
 
+def _opener(flags: int) -> Callable[[str, int], int]:
+    return lambda path, _: os.open(path, flags)
+
+
 def _whole_tail(file: int, size: int, noted: Position) -> Position:
-    """Cut a torn last line off (a power cut), and count what was written after the last note."""
+    """Count what was written after the last note, but for a torn last line (a power cut)."""
     start = min(noted.size, size)
     tail = os.pread(file, min(size - start, _TAIL_BYTES), start)
     whole = tail.rfind(b"\n") + 1
-    if start + whole < size:
-        os.ftruncate(file, start + whole)
     out, typed, at = noted.out, noted.typed, noted.at
     for line in tail[:whole].splitlines():
         try:

@@ -319,6 +319,7 @@ class Recordings:
         for row in await self._gateway.store.recordings_open():
             live = self._keep(row)
             live.detached_at = self._gateway.wheel.seconds()
+            live.measure()
         self._look_later()
 
     async def stop(self) -> None:

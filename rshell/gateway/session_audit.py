@@ -40,6 +40,8 @@ REFUSALS_RATE, REFUSALS_BURST = 10, 10_000
 INTERRUPTED_BATCH = 1_000
 #: These end an attempt, not its session.
 _GOES_ON = {ErrorCode.LINK_LOST.value, ErrorCode.DUPLICATE.value, ErrorCode.SHUTDOWN.value}
+#: The code of a viewer's end who wanted to look on no longer.
+LEFT = "left"
 #: The roles of its operator grant it no longer time.
 _TIMES = {ErrorCode.IDLE_LIMIT.value, ErrorCode.TIME_LIMIT.value}
 
@@ -124,6 +126,8 @@ class SessionAudit:
         """An attempt ended without an outcome."""
         if session.view and session.stream is not None:
             status = "viewed"
+            if code == ErrorCode.CANCELLED.value:
+                code, message = LEFT, "the viewer left"
         elif code in _GOES_ON:
             # Not the end of the session: it may be resumed, or its device reports the outcome.
             status = "detached"

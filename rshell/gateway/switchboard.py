@@ -12,13 +12,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from msgspec import structs
 
 from rshell.access.grants import FORWARD
 from rshell.access.roles import Decision
+from rshell.gateway.absences import Absences, offline_text
 from rshell.gateway.callers import Caller, OpenRefused, Petition, StreamEnder
 from rshell.gateway.live_sessions import LiveSession, SessionKey
 from rshell.gateway.parking import GRACE_SECONDS, Parking
@@ -54,6 +54,7 @@ class Switchboard:
     def __init__(self, gateway: Gateway, *, tell_watched: bool = True) -> None:
         self._gateway = gateway
         self._audit = SessionAudit(gateway)
+        self._absences = Absences(gateway)
         self._rights = SessionRights(gateway, self._audit)
         self.unsettled = UnsettledSessions(gateway, self._audit)
         self._sessions: dict[LiveSession, None] = {}
@@ -107,6 +108,9 @@ class Switchboard:
             self._gateway.recordings.refused(session, gone=False)
             self.count_refused(error.code)
             self._audit.ended(session, error.code, error.message)
+            if error.code == ErrorCode.OFFLINE:
+                text = await self._absences.explain(caller.operator, device, error.message)
+                raise OpenRefused(error.code, text) from None
             raise
         return session
 
@@ -245,7 +249,7 @@ class Switchboard:
             if live is not None and not live.link.closed:
                 return live
             if not parks or self._gateway.wheel.seconds() >= until:
-                text = self._offline_text(device, was_live=was_live, parked=parked)
+                text = offline_text(device, was_live=was_live, parked=parked)
                 raise OpenRefused(ErrorCode.OFFLINE, text)
             if not parked:
                 self._gateway.metrics.streams_parked.inc()
@@ -300,17 +304,6 @@ class Switchboard:
             if entry.name == handler:
                 return PRIORITIES.get(entry.priority, WEIGHT_NORMAL)
         return WEIGHT_NORMAL
-
-    @staticmethod
-    def _offline_text(device: Device, *, was_live: bool, parked: bool) -> str:
-        if parked:
-            return f"{device.name} is offline: it did not come back within {GRACE_SECONDS:.0f} s"
-        if was_live:
-            return f"{device.name} is offline: it disconnected just now"
-        if device.last_seen is None:
-            return f"{device.name} is offline: it has never connected"
-        seen = datetime.fromtimestamp(device.last_seen / 1_000_000, UTC)
-        return f"{device.name} is offline: last seen {seen:%Y-%m-%d %H:%M:%S} UTC"
 
     # -- what is open --------------------------------------------------------------------------
 

@@ -16,7 +16,7 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from rshell.gateway.switchboard import Caller, OpenRefused
+from rshell.gateway.callers import Caller, OpenRefused
 from rshell.gateway.verb_audit import VerbAudit, told
 from rshell.handlers import HandlerDescription, Outcome, decode_request, describe
 from rshell.identity.tls import PeerCertificate

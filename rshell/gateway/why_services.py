@@ -12,9 +12,9 @@ import attrs
 from msgspec import Meta, Struct
 
 from rshell.access.printable import printable
+from rshell.gateway.callers import OpenRefused
 from rshell.gateway.device_rows import device_state
 from rshell.gateway.flights import Refusal, placed
-from rshell.gateway.switchboard import OpenRefused
 from rshell.gateway.verbs import Asker, verb
 from rshell.handlers.flight import FlightReport
 from rshell.link.core.errors import ErrorCode
@@ -231,8 +231,11 @@ _RELEASED = "released"
 _ABSENCE_ROWS = 8
 
 
-async def absence(gateway: Gateway, operator: Operator, name: str) -> str:
-    """Return in one line how long a device has been away, and why, as `gateway.why` tells it.
+async def absence(gateway: Gateway, operator: Operator, name: str) -> tuple[str, str] | None:
+    """Return for how long a device has been away, and why, as `gateway.why` tells it.
+
+    Returns:
+        Two texts, either of which may be empty; None if the device is back.
 
     Raises:
         OpenRefused: There is no such device for this operator.
@@ -240,23 +243,23 @@ async def absence(gateway: Gateway, operator: Operator, name: str) -> str:
     """
     device = await gateway.rights.device(operator, name)
     rows = await gateway.store.link_audit(device.id, _ABSENCE_ROWS)
+    if gateway.presence.find(device.id) is not None:
+        return None
     entries = [*_from_audit(rows), *map(_from_refusal, gateway.flights.refusals(device.id))]
     reasons = [entry for entry in entries if entry.kind not in ("live", "enrol")]
-    words = []
+    away = reason = ""
     if device.last_seen is not None:
         # Without the state, which is known: "lost: away for 3 min 5 s".
-        words.append(_as_of_now(gateway, device).message.partition(": ")[2])
+        away = _as_of_now(gateway, device).message.partition(": ")[2]
     elif device.quarantined_at is not None:
-        words.append(_QUARANTINED)
+        away = _QUARANTINED
     if reasons:
         last = max(reasons, key=lambda entry: (entry.at, entry.order))
         when = ""
         if last.kind == _RELEASED:
             when = f" {duration(max(0, gateway.now_us() - last.at) / SECOND)} ago"
-        words.append(f"{last.kind}{when}: {last.message}")
-    # Devices hold a link as long as they can; none comes by the clock.
-    words.append("it does not check in, it dials by itself")
-    return "; ".join(words)
+        reason = f"{last.kind}{when}: {last.message}"
+    return away, reason
 
 
 def duration(seconds: float) -> str:

@@ -3,6 +3,7 @@
 ::
 
     fleet.py      SimulatedFleet: the whole, its time, and what can happen to it
+    mishaps.py    what can happen to its network
     gateways.py   the gateway's process          agents.py     a device
     keepers.py    a device's keeper              operators.py  an operator's client
     network.py    who reaches whom               wires.py      one connection, to the byte

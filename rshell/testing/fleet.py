@@ -38,10 +38,10 @@ from rshell.testing.clocks import WallClock
 from rshell.testing.duplicates import DuplicateLink
 from rshell.testing.gateways import CRASH_POINTS, SimulatedGateway, scratch_directory
 from rshell.testing.leftovers import leftovers
+from rshell.testing.mishaps import NetworkMishaps
 from rshell.testing.network import Network
 from rshell.testing.operators import SimulatedOperator
 from rshell.testing.programs import Program
-from rshell.testing.wires import Direction, Wire
 
 __all__ = ["DidNotHappen", "SimulatedFleet"]
 
@@ -55,7 +55,7 @@ class DidNotHappen(AssertionError):
     """What a test waited for did not come in time."""
 
 
-class SimulatedFleet:
+class SimulatedFleet(NetworkMishaps):
     """A fleet.
 
     Args:
@@ -305,59 +305,7 @@ class SimulatedFleet:
         found: T = result
         return found
 
-    # -- what can happen to it -------------------------------------------------------------------
-
-    def wire(self, who: str | Wire) -> Wire:
-        """Return the newest wire of a dialler: ``pump-1``, ``ann``, or ``pump-1/keeper``."""
-        if isinstance(who, Wire):
-            return who
-        wires = self.network.of(who)
-        assert wires, f"{who} has no connection"
-        return wires[-1]
-
-    def cut(
-        self,
-        who: str | Wire,
-        after_bytes: int | None = None,
-        direction: Direction = "up",
-    ) -> None:
-        """Cut a connection now, or once so many more bytes have arrived in a direction.
-
-        Args:
-            who: A dialler, all of whose connections are cut; or one wire.
-            after_bytes: None is now; else only the dialler's newest wire is concerned.
-            direction: ``up`` is from the dialler to the gateway (or from agent to keeper).
-        """
-        if after_bytes is not None or isinstance(who, Wire):
-            self.wire(who).cut(after_bytes, direction)
-        else:
-            for wire in self.network.of(who):
-                wire.cut()
-
-    def freeze(self, who: str | Wire) -> None:
-        """Half-open: bytes vanish, no side is told; a dialler that is named reaches nobody."""
-        if isinstance(who, Wire):
-            who.freeze()
-        else:
-            self.network.freeze(who)
-
-    def thaw(self, who: str | Wire) -> None:
-        """End a `freeze`: what can still arrive does."""
-        if isinstance(who, Wire):
-            who.thaw()
-        else:
-            self.network.thaw(who)
-
-    def delay(self, seconds: float, who: str | None = None) -> None:
-        """Make every byte take so long, each way, from now on; of one dialler or of all."""
-        for name in [who] if who else [*self.devices, *self.operators]:
-            self.network.delays[name] = seconds
-            for wire in self.network.of(name):
-                wire.delay_seconds = seconds
-
-    def fragment(self, wanted: bool = True) -> None:
-        """Deliver on new connections in pieces of random size."""
-        self.network.fragmented = wanted
+    # -- what can happen to it; to its network: `mishaps` -----------------------------------------
 
     def step_wall_clock(self, who: str, seconds: float) -> None:
         """Set the wall clock of ``gateway``, a device or an operator wrong by so much more."""

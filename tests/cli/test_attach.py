@@ -207,7 +207,8 @@ class AttachTests(TerminalCase):
         process = self.begin()
         self.assertEqual(await process.ended, 0)
         self.assertIn(
-            b"\x1b[0;7mrshell: 12,345 bytes of earlier output are not kept any more\x1b[0m",
+            b"\x1b[0;7mrshell: 12,345 bytes of earlier output were shown elsewhere, "
+            b"or are not kept any more\x1b[0m",
             process.err,
         )
         self.assertEqual(process.out, b"after")
@@ -225,11 +226,38 @@ class AttachTests(TerminalCase):
         self.stream.channel.write(b"more")
         await process.until(lambda: b"more" in process.out)
         os.write(self.master, b"\x03")
-        self.assertEqual(await process.ended, 255)
-        self.assertEqual(await self.stream.closed, "link-lost")
+        self.assertEqual(await process.ended, 0)
+        self.assertEqual(await self.stream.closed, "cancelled")
         self.assertEqual((bytes(self.stream.input), self.stream.events), (b"", []))
         self.assertIn(b"rshell: left pump\n", process.err)
         self.assert_restored()
+
+    async def test_left(self) -> None:
+        """To look on no longer is no failure: by ~., by ~d, and when the terminal goes away."""
+        self.echoing()
+        for leave in (b"\r~.", b"\r~d", None):
+            self.gateway.streams.clear()
+            process = self.begin("--watch")
+            await process.until(lambda process=process: b"ready" in process.out)
+            if leave is None:
+                process.signal("HUP")
+            else:
+                os.write(self.master, leave)
+            self.assertEqual(await process.ended, 0, leave)
+            self.assertEqual(await self.stream.closed, "cancelled")
+
+    async def test_too_slow(self) -> None:
+        """Who watches is told that what is missing was left out for them."""
+
+        def behave(stream: FakeStream) -> None:
+            stream.accept()
+            stream.channel.send_event("gap", {"bytes": 7})
+            stream.finish(status="ok")
+
+        self.gateway.devices["pump"] = behave
+        process = self.begin("--watch")
+        self.assertEqual(await process.ended, 0)
+        self.assertIn(b"rshell: 7 bytes of output were left out: this end was too ", process.err)
 
     async def test_held_by_somebody(self) -> None:
         """A session that somebody holds is watched, and said so; --take takes it over."""
@@ -240,7 +268,7 @@ class AttachTests(TerminalCase):
         self.assertTrue(self.stream.request.view)
         process.signal("TERM")
         self.assertEqual(await process.ended, 143)
-        self.assertEqual(await self.stream.closed, "link-lost")
+        self.assertEqual(await self.stream.closed, "cancelled")
         self.gateway.streams.clear()
         process = self.begin("--take", state="attached")
         await process.until(lambda: b"40x100" in process.out)

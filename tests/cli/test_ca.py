@@ -6,10 +6,11 @@ import json
 import os
 import resource
 import shutil
+import subprocess
+import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
-from unittest import SkipTest
 
 import msgspec
 from click.testing import CliRunner, Result
@@ -202,13 +203,19 @@ class ExportTests(CaCase):
 
     def test_no_terminal(self) -> None:
         """Without a terminal a passphrase is not waited for."""
-        try:
-            os.close(os.open("/dev/tty", os.O_RDWR))
-        except OSError:
-            pass
-        else:
-            raise SkipTest("this test run has a terminal")
-        self.refused("no-terminal", self.ca("export-root", self.bundle))
+        # In a session of its own: this test run may have a terminal.
+        words = [sys.executable, "-m", "rshell.cli", "--json", "--home", self.path]
+        done = subprocess.run(
+            [*words, "ca", "export-root", self.bundle],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            start_new_session=True,
+            timeout=120,
+            check=False,
+        )
+        self.assertEqual(255, done.returncode, done.stderr)
+        self.assertEqual("no-terminal", json.loads(done.stdout)["error"]["code"])
+        self.assertFalse(self.bundle.exists())
 
     def test_bad_homes(self) -> None:
         """What is no gateway's home, or is open to others, is refused with a way out."""

@@ -234,6 +234,14 @@ class ListingTests(CliCase):
             [rows[2][key] for key in ("refers", "attempt", "device_id", "summary")], [None] * 4
         )
 
+    async def test_audit_of_files(self) -> None:
+        """What a device tells of files is said to be reported, and which part of it this is."""
+        row = {"seq": 3, "at": LIVE, "kind": "session.files", "handler": "sftp", "code": "part-1"}
+        self.gateway.answers["audit"] = [{**row, "seq": 4, "code": "part-2"}, row]
+        lines = (await self.rshell("audit")).out.decode().splitlines()
+        self.assertRegex(lines[1], r"  sftp  +reported, part 2  ")
+        self.assertRegex(lines[2], r"  sftp  +reported  ")
+
     async def test_audit_on_a_terminal(self) -> None:
         """On a terminal each row is one line: what was asked is clipped to it."""
         self.gateway.answers["audit"] = [
@@ -290,6 +298,19 @@ class ListingTests(CliCase):
         done = await self.rshell("devices", "--json")
         error = json.loads(done.out)["error"]
         self.assertEqual((error["code"], done.err, done.status), ("policy", b"", 255))
+
+    async def test_whose_usage(self) -> None:
+        """What is wrong with a verb's option points to the help of that verb."""
+        for words, verb in (
+            (["sessions", "--end"], "rshell sessions"),
+            (["--json", "sessions", "--colour"], "rshell sessions"),
+            (["roles", "set", "x", "--select"], "rshell roles set"),
+            (["run", "pump", "--timeout"], "rshell run"),
+            (["--home"], "rshell"),
+        ):
+            done = await self.rshell(*words)
+            self.assertEqual(2, done.status, words)
+            self.assertIn(f"see: {verb} --help", (done.out + done.err).decode(), words)
 
     async def test_wrong_usage(self) -> None:
         """Wrong usage and bad selectors are status 2."""

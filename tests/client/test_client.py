@@ -13,7 +13,7 @@ from twisted.trial.unittest import TestCase
 
 from rshell.client import Client, ConnectionFailed, Profile, Refused, RshellError, connect
 from rshell.client.commands import Collected
-from rshell.client.session import SIGNALS
+from rshell.client.signals import SIGNALS
 from rshell.handlers import Outcome
 from rshell.identity.credentials import CredentialStore
 from rshell.link.core.messages import GoAway

@@ -36,13 +36,20 @@ class ExitStatusTests(FleetCase):
         self.assertIn(b"nowhere", done.stderr)
 
     def test_offline(self) -> None:
-        """A device that is away gives 255 and says so."""
+        """A device that is away gives 255 and says since when, why, and whether it checks in."""
         agent = self.added("away-1")
         agent.stop()
+        words = (
+            r"away-1 is offline: last seen .* UTC; away for .*; lost: .*; it does not check in, .*"
+        )
         done = self.run_on("away-1", "true")
         self.assert_status(255, done)
         self.assert_one_line(done.stderr)
-        self.assertIn(b"away-1 is offline", done.stderr)
+        self.assertRegex(done.stderr.decode(), rf"\Arshell: {words} \(see: rshell why away-1\)\n\Z")
+        told = self.fleet.rshell("--json", "run", "away-1", "--", "true")
+        outcome = json.loads(told.stdout.splitlines()[-1])["outcome"]
+        self.assertEqual(("offline", "offline"), (outcome["status"], outcome["code"]))
+        self.assertRegex(outcome["message"], rf"\A{words}\Z")
 
     def test_never_seen(self) -> None:
         """A device that joined and never connected is offline too."""

@@ -278,6 +278,27 @@ class ShippingTests(FleetTestCase):
         self.append("three")
         self.assertEqual(self.received(), ["between", "three"])
 
+    def test_udp_port_that_closes(self) -> None:
+        """Nothing is lost while nobody listens there, at a host that says so; order is kept."""
+        self.append("zero")
+        self.assertEqual(self.received(), ["zero"])
+        address = self.syslog.getsockname()
+        self.syslog.close()
+        for kind in ("one", "two", "three"):
+            self.append(kind)
+            self.fleet.advance(3)
+        self.syslog = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self.addCleanup(self.syslog.close)
+        self.syslog.bind(address)
+        self.syslog.setblocking(False)
+        self.append("four")
+        self.fleet.advance(3)
+        self.append("five")
+        self.fleet.advance(3)
+        found = self.received()
+        self.assertEqual(list(dict.fromkeys(found)), ["one", "two", "three", "four", "five"])
+        self.assertLess(len(found), 8)
+
     def test_unix_socket_that_comes_later(self) -> None:
         """A syslog that is away gets everything when it is back."""
         path = Path(self.mktemp()).absolute()

@@ -295,7 +295,7 @@ class ViewTests(GateTestCase):
         viewer.channel.reset("cancelled", "seen enough")
         self.fleet.pump()
         self.assertEqual((talk.code, far.code), (None, None))
-        self.assertEqual(self.told(), [("viewed", "cancelled")])
+        self.assertEqual(self.told(), [("viewed", "left")])
 
     def test_refused_views(self) -> None:
         """Nobody watches another's session, one that is unknown, or with positions."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from rshell.gateway.absences import MAX_LOOKING
 from rshell.link.core.messages import Open, Outcome, Positions
 from rshell.link.core.sources import OutData
 from rshell.store.records import Grant
@@ -48,6 +49,52 @@ class GateTests(FleetTestCase):
         talk = self._open(operator)
         assert talk.closed is not None
         self.assertRegex(talk.closed[1], r"last seen \d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC")
+
+    def test_offline_why(self) -> None:
+        """It says for how long, why, and whether it checks in; the audit keeps the short form."""
+        operator, device = self.both()
+        self.fleet.advance(30)
+        device.wire.cut()
+        self.fleet.advance(65)
+        talk = self._open(operator)
+        assert talk.closed is not None
+        words = (
+            r"\Apump-1 is offline: last seen [^;]* UTC; away for 1 min \d+ s; lost: .*; it does not"
+        )
+        self.assertRegex(talk.closed[1], words + r" check in, it dials by itself\Z")
+        (row,) = self.fleet.audit("session", status="offline")
+        self.assertRegex(row.record.message or "", r"\Apump-1 is offline: last seen [^;]*\Z")
+
+    def test_offline_long_reason(self) -> None:
+        """A reason that does not fit into a REFUSED is cut; the rest of the line is whole."""
+        operator, device = self.both()
+        device.wire.cut()
+        self.fleet.advance(5)
+        flights = self.fleet.gateway.flights
+        flights.refused(self.pump.owner, "192.0.2.1", "policy", "\x1b[2J" + "bad " * 200)
+        talk = self._open(operator)
+        assert talk.closed is not None
+        text = talk.closed[1]
+        self.assertEqual(256, len(text))
+        self.assertTrue(text.isprintable())
+        self.assertTrue(
+            text.endswith("\N{HORIZONTAL ELLIPSIS}; it does not check in, it dials by itself")
+        )
+
+    def test_offline_crowd(self) -> None:
+        """Of a crowd that is away so many are explained at once, the others told at once."""
+        operator = self.fleet.dial(self.ann)
+        talks = [operator.call("exec", device="pump-1") for _ in range(MAX_LOOKING + 10)]
+        self.fleet.threads.hold("read")
+        self.fleet.pump()
+        for _ in talks:  # the gate's own look-up of each; those for the reason queue behind
+            self.fleet.threads.release_one()
+            self.fleet.pump()
+        self.fleet.threads.release()
+        self.fleet.pump()
+        texts = [talk.closed[1] for talk in talks if talk.closed is not None]
+        self.assertEqual(len(talks), len(texts))
+        self.assertEqual(MAX_LOOKING, sum("check in" in text for text in texts))
 
     def test_policy_refusal_is_audited(self) -> None:
         """What the role forbids is refused, does not reach the device, and is in the audit."""

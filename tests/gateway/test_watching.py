@@ -82,7 +82,7 @@ class WatchTests(AnothersSessionCase):
             (details["view"], details["session_of"], details["rule"]), (True, "zoe", "eyes/1")
         )
         (end,) = [one for one in self.fleet.audit("session") if one.refers == row.seq]
-        self.assertEqual((end.record.status, end.record.code), ("viewed", "cancelled"))
+        self.assertEqual((end.record.status, end.record.code), ("viewed", "left"))
 
     def test_administrator(self) -> None:
         """An administrator watches without a grant of its own."""

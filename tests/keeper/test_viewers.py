@@ -266,7 +266,9 @@ class AdmissionTests(ViewerCase):
         """Four may watch; when one goes there is room again."""
         self.started()
         viewers = [self.keeper.watch(self.session) for _ in range(4)]
-        self.assertEqual("overload", self.refused()[0])
+        code, message = self.refused()
+        self.assertEqual("overload", code)
+        self.assertRegex(message, r"\A4 watch this session, .*: rshell sessions --json tells who")
         self.assertEqual(4, self.keeper.described(self.session)["viewers"])
         viewers[1].close()
         self.keeper.watch(self.session)

@@ -146,7 +146,9 @@ class Sessions:
         if session.state not in (RUNNING, DRAINING):
             raise Refused("not-found", "the session does not run")
         if len(session.viewers) >= c.MAX_VIEWERS:
-            raise Refused("overload", f"{c.MAX_VIEWERS} watch the session already")
+            text = f"{c.MAX_VIEWERS} watch this session, and no more can at once: "
+            text += "rshell sessions --json tells who; one of them may leave by ~."
+            raise Refused("overload", text)
         return session
 
     def _check_join(self, session: Session, opening: Opening) -> None:

@@ -34,7 +34,7 @@ from rshell.client.files.frames import (
 )
 from rshell.client.files.pages import PageQueue, decoded_paths
 from rshell.client.files.records import Entry, FilesError, Hello
-from rshell.client.outcomes import Outcome, describe_outcome
+from rshell.client.outcomes import Outcome, describe_of
 from rshell.client.session import SessionReceiver
 from rshell.handlers.files import FilesRequest
 from rshell.link.core.constants import DEFAULT_WINDOW, MAX_PAYLOAD
@@ -441,10 +441,10 @@ class FilesConnection:
     def _session_ended(self, outcome: Outcome) -> None:
         self._outcome = outcome
         complaint = printable(self._complaint.decode("utf-8", "replace").strip(), 300)
-        text = complaint or describe_outcome(outcome)
+        text = f"{self.device}: {complaint}" if complaint else describe_of(self.device, outcome)
         if outcome.status == "ok":
-            text = "the session is over"
-        self._fail(FilesError(outcome.code or "lost", f"{self.device}: {text}", hint=""))
+            text = f"{self.device}: the session is over"
+        self._fail(FilesError(outcome.code or "lost", text, hint=""))
         ended, self._ended = self._ended, []
         for deferred in ended:
             deferred.callback(outcome)

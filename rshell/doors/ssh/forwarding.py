@@ -13,7 +13,6 @@ from rshell.doors.ssh.connection import CONNECT_FAILED, ChannelRefused, Connecti
 from rshell.doors.ssh.visit import NoDestination, Visit
 from rshell.doors.ssh.wire import Fields
 from rshell.handlers import Outcome
-from rshell.link.core.errors import ErrorCode
 
 __all__ = ["ForwardChannel", "read_target"]
 
@@ -74,18 +73,4 @@ class ForwardChannel(DoorChannel):
         if self.confirmed:
             self.finish()
             return
-        text = printable(outcome.message or outcome.code or outcome.status, 300)
-        if outcome.code == ErrorCode.OFFLINE:
-            self._visit.tell_absence(
-                self._device, lambda why: self._refuse(f"{text}; {why}" if why else text)
-            )
-        else:
-            self._refuse(text)
-
-    @property
-    def _device(self) -> str:
-        """Which device: that of the user name, or of a jump."""
-        destination = self._visit.destination
-        if destination is not None and destination.is_console:
-            return str(self._request.get("host", ""))
-        return self._visit.device
+        self._refuse(printable(outcome.message or outcome.code or outcome.status, 300))

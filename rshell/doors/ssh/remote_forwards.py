@@ -195,19 +195,16 @@ class RemoteForwards:
                 or_end=True,
             )
         elif outcome.code == ErrorCode.OFFLINE:
-            self.visit.tell_absence(
-                self.visit.device, lambda more: self._away(f"{why}; {more}" if more else why)
-            )
+            self._away(why)
         else:
             self._refuse(listener.place, why)
             self._next()
 
     def _away(self, why: str) -> None:
         """The device is away: a client that wants nothing but ``-R`` is told so by the end."""
-        if not self._stopped:
-            self._connection.notice(f"-R is refused: {why}", or_end=True)
-            self._answer(None)
-            self._next()
+        self._connection.notice(f"-R is refused: {why}", or_end=True)
+        self._answer(None)
+        self._next()
 
     def arrived(self, listener: _Listener, pending: PendingConnection) -> None:
         """Somebody connected at the device."""

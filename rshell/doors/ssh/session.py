@@ -10,13 +10,12 @@ import msgspec
 
 from rshell.access.printable import printable
 from rshell.client.errors import advice_for
-from rshell.client.session import SIGNALS
+from rshell.client.signals import SIGNALS
 from rshell.doors.ssh.channel import DoorChannel
 from rshell.doors.ssh.visit import NoDestination, Visit
 from rshell.doors.ssh.wire import Fields
 from rshell.handlers import ExecRequest, Outcome, SftpRequest, ShellRequest, TerminalSize
 from rshell.link.clock import WheelTimer
-from rshell.link.core.errors import ErrorCode
 
 if TYPE_CHECKING:
     from rshell.doors.ssh.connection import Connection
@@ -231,27 +230,18 @@ class SessionChannel(DoorChannel):
         elif outcome.status == "signal" and _SIGNAL.fullmatch(name):
             data = b"".join((_string(name.encode()), b"\0", _string(b""), _string(b"")))
             self.finish((b"exit-signal", data))
-        elif outcome.code == ErrorCode.OFFLINE:
-            self._visit.tell_absence(self._visit.device, lambda why: self._away(outcome, why))
         else:
             self._fail(self._words(outcome), timeout=outcome.status == "timeout")
 
-    def _away(self, outcome: Outcome, why: str) -> None:
-        self._fail(self._words(outcome, why))
-
-    def _words(self, outcome: Outcome, why: str = "") -> str:
+    def _words(self, outcome: Outcome) -> str:
         code = outcome.code or outcome.status
         text = printable(outcome.message or code, 500)
         device = printable(self._visit.device)
         if device not in text:
             text = f"{device}: {text}"
-        if why:
-            text = f"{text}; {printable(why, 500)}"
         if outcome.status == "lost":
             text += "; what ran may go on (see: rshell sessions)" if code == "link-lost" else ""
-        advice = advice_for(code, text)
-        if code == ErrorCode.OFFLINE:
-            advice = f"see: rshell why {device}"
+        advice = advice_for(code, text, device)
         return f"{text} ({advice})" if advice else text
 
     # -- the end ---------------------------------------------------------------------------------

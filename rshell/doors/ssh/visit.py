@@ -6,24 +6,18 @@ from collections.abc import Callable
 from typing import Any
 
 import attrs
-from twisted.internet.defer import Deferred
-from twisted.python.failure import Failure
 
 from rshell.doors.local import DoorSession, EndReceiver, LocalSession
 from rshell.doors.ssh.logins import Limits
 from rshell.doors.ssh.names import BadUserName, Destination, read_user_name
 from rshell.gateway.callers import Caller
 from rshell.gateway.core import Gateway
-from rshell.gateway.why_services import absence
 
 __all__ = ["ConsoleFactory", "NoDestination", "Visit"]
 
 #: (caller, handler, its request, receiver) -> the console's end: `handler` is ``shell`` or
 #: ``exec``, the request as a device would get it.
 ConsoleFactory = Callable[[Caller, str, dict[str, Any], EndReceiver], DoorSession]
-
-#: Whoever calls a device that is away has an answer within a second, though the store is slow.
-ABSENCE_SECONDS = 0.8
 
 
 class NoDestination(Exception):
@@ -109,19 +103,3 @@ class Visit:
         return LocalSession(
             self.gateway, self.caller, device, handler, receiver, login=login, request=request
         )
-
-    def tell_absence(self, device: str, tell: Callable[[str], None]) -> None:
-        """Say why a device is away, once, within a second.
-
-        Args:
-            device: Which; the gate has just said that it is away.
-            tell: Called with words, or with none if they cannot be had in time.
-        """
-        looking = Deferred.fromCoroutine(absence(self.gateway, self.caller.operator, device))
-        timer = self.gateway.wheel.call_later(ABSENCE_SECONDS, looking.cancel)
-
-        def found(words: str | Failure) -> None:
-            timer.cancel()
-            tell("" if isinstance(words, Failure) else words)
-
-        looking.addBoth(found)

@@ -112,6 +112,20 @@ class ListenTests(RemoteCase):
         self.request(client, b"tcpip-forward", NS(b"localhost") + u32(0))
         self.assertEqual((1, []), (len(client.got(82)), self.device.requests))
 
+    def test_role_without_it(self) -> None:
+        """A refusal names what would allow it."""
+        self.fleet.add_role("ops", Grant(handlers=("exec",), forward=("*",)))
+        self.fleet.run(self.fleet.gateway.rights.assign("ann", ("ops",), ()))
+        self.fleet.add_operator("boss")
+        self.fleet.run(self.fleet.gateway.rights.assign("ann", (), ("admin",)))
+        client = self.login()
+        self.request(client, b"tcpip-forward", NS(b"localhost") + u32(0))
+        self.fleet.pump()
+        self.assertEqual((1, []), (len(client.got(82)), self.device.requests))
+        (told,) = client.got(4)
+        words = "role ops grants no listening there on pump-1; it takes: rshell roles set ... "
+        self.assertIn((words + "--forward-back localhost:*").encode(), told)
+
     def test_away(self) -> None:
         """A device that is away ends a connection that has no session, with words."""
         self.device.wire.cut()
@@ -309,7 +323,8 @@ class JumpTests(RemoteCase):
         texts = [getNS(payload[8:])[0].decode() for payload in client.got(92)]
         self.assertEqual(8, len(texts))
         self.assertTrue(all(text.isprintable() and text for text in texts), texts)
-        self.assertIn("role berlin grants no forward to that target on pump-1", texts[0])
+        words = "role berlin grants no forward to that target on pump-1; "
+        self.assertIn(words + "it takes: rshell roles set ... --forward localhost:23", texts[0])
         self.assertTrue(texts[1].startswith("there is no device 'pump-8'"))
         self.assertEqual(texts[1], texts[2].replace("pump-9", "pump-8"))
         self.assertEqual([], self.device.requests)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from twisted.conch.ssh.common import NS
 
-from rshell.doors.ssh.visit import ABSENCE_SECONDS
+from rshell.gateway.absences import ABSENCE_SECONDS
 from rshell.handlers import Outcome
 from tests.doors.ssh.client import Client, SshTestCase, u32
 from tests.gateway.ends import DeviceEnd
