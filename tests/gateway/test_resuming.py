@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from rshell.gateway.parking import Parking
-from rshell.gateway.session_audit import REFUSALS_BURST
+from rshell.gateway.session_audit import REFUSALS_BURST, REFUSALS_RATE
+from rshell.gateway.throttle import Throttle
 from rshell.link.core.messages import Open, Opened, Outcome, Positions
 from rshell.store.records import Grant
 from tests.gateway.gate import SESSION, GateTestCase
@@ -343,7 +344,7 @@ class StoryTests(GateTestCase):
         eve = self.fleet.add_operator("eve", role)
         end = self.fleet.dial(eve)
         audit: Any = self.board._audit
-        audit._refusals._burst = 3
+        audit._refusals = Throttle(self.fleet.wheel.seconds, REFUSALS_RATE, 3)
         self.assertGreater(REFUSALS_BURST, 3)
         codes = {self.ask(end, session=bytes([n]) * 16).code for n in range(8)}
         self.assertEqual(codes, {"policy"})
