@@ -74,7 +74,7 @@ class RunTests(CliCase):
         for device, status, words in (
             ("killed", 137, b""),
             ("slow", 124, b"rshell: slow: timed out after 1 s\n"),
-            ("away", 255, b"rshell: away: offline: last seen yesterday\n"),
+            ("away", 255, b"away: offline: last seen yesterday (see: rshell why away)\n"),
             ("cut", 255, b"the device cannot tell whether it ran before"),
             ("unknown", 255, b"there is no device unknown"),
         ):
