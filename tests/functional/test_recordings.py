@@ -123,7 +123,7 @@ class RecordedTests(EvidenceCase):
             fleet.invite("device", "--name", f"new-{number}")
         until(lambda: b"new-2" in shown.read_bytes(), "the last row", 60)
         told = [json.loads(line) for line in shown.read_text().splitlines()]
-        names = re.findall(r"new-\d", " ".join(row["summary"] for row in told))
+        names = re.findall(r"new-\d", " ".join(row["summary"] or "" for row in told))
         self.assertEqual(names, ["new-0", "new-1", "new-2"])
         numbered = [row["seq"] for row in told]
         self.assertEqual(numbered, sorted(set(numbered)))

@@ -8,8 +8,6 @@ from tests.functional.fleet import FleetCase
 from tests.functional.processes import LONG, children, descendants, fds, rss_kb, state, until
 
 RUNS = 1000 if LONG else 100
-#: The store's pool opens another reader of the database, file and log, when two ask at once.
-SPARE_FDS = 4
 
 
 class RepeatTests(FleetCase):
@@ -49,6 +47,5 @@ class RepeatTests(FleetCase):
     def _at_most(self, before: dict[str, tuple[int, int, int]]) -> bool:
         now = self.census()
         return all(
-            now[name][0] <= was[0] + SPARE_FDS and now[name][1:] <= was[1:]
-            for name, was in before.items()
+            now[name][0] <= was[0] and now[name][1:] <= was[1:] for name, was in before.items()
         )
