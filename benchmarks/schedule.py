@@ -11,19 +11,19 @@ __all__ = ["GROWN", "SECONDS", "SECTIONS", "clock", "in_order", "plan"]
 
 #: Section to seconds, in the order in which they run: short ones first.
 SECONDS = {
-    "startup": 30,
+    "startup": 20,
     "device": 160,
     "command": 90,
     "forward": 40,
     "echo": 110,
     "audit": 60,
-    "bulk": 200,
-    "listing": 160,
-    "going_live": 200,
-    "comeback": 350,
+    "bulk": 210,
+    "listing": 80,
+    "going_live": 170,
+    "comeback": 460,
     "fairness": 190,
-    "fleet_size": 270,
-    "echo_fleet": 50,
+    "fleet_size": 210,
+    "echo_fleet": 110,
     "many": 20,
     "soak": 610,
 }
