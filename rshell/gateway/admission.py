@@ -25,7 +25,8 @@ from twisted.python.failure import Failure
 from rshell.link.clock import TimerWheel, WheelTimer
 from rshell.link.core.constants import HELLO_SECONDS
 from rshell.link.core.limits import TokenBucket
-from rshell.link.tls_wire import TlsWire, TlsWireFactory
+from rshell.link.tls_factory import TlsWireFactory
+from rshell.link.tls_wire import TlsWire
 
 __all__ = ["DEFAULT_RATE", "Admission", "AdmittingTLS", "Ticket", "source_of"]
 

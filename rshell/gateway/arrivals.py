@@ -29,7 +29,7 @@ from rshell.link.core.constants import HELLO_SECONDS
 from rshell.link.core.limits import AT_GATEWAY_FROM_DEVICE, AT_GATEWAY_FROM_OPERATOR
 from rshell.link.protocol import LinkOwner, LinkProtocol
 from rshell.link.sockets import tcp_socket_of, wrap_tls
-from rshell.link.tls_wire import TlsWireFactory
+from rshell.link.tls_factory import TlsWireFactory
 
 __all__ = ["Arrivals", "address_text"]
 

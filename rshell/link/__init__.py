@@ -10,6 +10,8 @@
     sockets.py    those options (rule P8), and TLS as a factory wrapper
     tls_wire.py   TlsWire: that TLS, made for few calls and few wake-ups
     tls_memory.py what OpenSSL keeps of an idle connection, given back
+    tls_records.py how many whole records came, and what an error of TLS means
+    tls_factory.py makes wires, and what speaks inside them
     protocol.py   LinkProtocol: a core on a TLS transport, a record or a few at a time
     contracts.py  what it asks of its owner and of the receivers of its streams
     inbox.py      which event is which receiver's

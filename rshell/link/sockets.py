@@ -7,7 +7,8 @@ from typing import Any, Final
 
 from twisted.internet.interfaces import IProtocolFactory
 
-from rshell.link.tls_wire import TlsWire, TlsWireFactory
+from rshell.link.tls_factory import TlsWireFactory
+from rshell.link.tls_wire import TlsWire
 
 __all__ = ["own_the_queue", "set_link_options", "tcp_socket_of", "wrap_tls"]
 

@@ -24,7 +24,7 @@ from rshell.gateway.arrivals import Arrival, Arrivals
 from rshell.gateway.handshake_cost import SLOWEST_RATE, affordable_rate, handshake_seconds
 from rshell.link.clock import TimerWheel
 from rshell.link.core.constants import HELLO_SECONDS
-from rshell.link.tls_wire import TlsWireFactory
+from rshell.link.tls_factory import TlsWireFactory
 from tests.gateway.fleet import Fleet
 from tests.gateway.wires import MemoryTransport
 

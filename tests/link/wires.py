@@ -12,7 +12,8 @@ from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from rshell.link.tls_wire import TlsWire, TlsWireFactory
+from rshell.link.tls_factory import TlsWireFactory
+from rshell.link.tls_wire import TlsWire
 from tests.identity.dev_fleet import client_tls, gateway_tls
 
 __all__ = ["FakeSocket", "Inside", "MemoryTcp", "Producer", "WirePair"]
