@@ -240,6 +240,7 @@ class Connection(SSHService):
         """A channel is closed on both sides."""
         if self._channels.pop(channel.id, None) is not None:
             channel.gone()
+            self.transport.channel_over()
 
     def _requested(self, channel: DoorChannel, fields: Fields) -> None:
         kind, wants_reply = fields.string(64), fields.flag()

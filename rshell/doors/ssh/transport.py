@@ -59,6 +59,9 @@ _STRICT_SERVER = b"kex-strict-s-v00@openssh.com"
 #: 1.99 is what speaks SSH 1 as well.
 _VERSIONS = (b"SSH-2.0-", b"SSH-1.99-")
 
+#: What wants a packet after its last channel.
+_SLEEPY = "SSH-2.0-dropbear"
+
 _DISCONNECT, _IGNORE, _UNIMPLEMENTED, _DEBUG, _SERVICE_REQUEST, _EXT_INFO = 1, 2, 3, 4, 5, 7
 _KEXINIT, _NEWKEYS, _KEX_FIRST, _KEX_LAST = 20, 21, 30, 49
 _CHANNEL_DATA, _CHANNEL_EXTENDED_DATA = 94, 95
@@ -393,6 +396,15 @@ class SshTransport(PacketTransport):
         if self._timer is not None:
             self._timer.cancel()
         self.setService(connection)  # type: ignore[no-untyped-call]  # untyped in Twisted
+
+    def channel_over(self) -> None:
+        """A channel is closed on both sides: wake a client that would sleep on.
+
+        Dropbear's dbclient asks itself whether anything is left to do before it writes the last
+        output, and then sleeps until a packet comes, for ever, if the answer has become no.
+        """
+        if self.software.startswith(_SLEEPY):
+            self.sendPacket(_IGNORE, struct.pack(">L", 0))
 
     def _grace_over(self) -> None:
         if not self.authenticated:

@@ -517,6 +517,21 @@ class LeavingTests(SshTestCase):
         self.open(client)
         self.assertEqual(2, len(client.got(91)))
 
+    def test_dropbear_is_woken(self) -> None:
+        """Dropbear's client gets an empty packet after its last channel; no other needs one."""
+        for software, woken in ((b"dropbear_2022.83", 1), (b"OpenSSH_9.2", 0)):
+            kind = type("Named", (Client,), {"ourVersionString": b"SSH-2.0-" + software})
+            client = self.login(kind=kind)
+            self.open(client)
+            number, _ = channel_of(client)
+            self.assertEqual([], client.got(2))
+            client.sendPacket(97, u32(number))
+            self.fleet.pump()
+            self.assertEqual([u32(0)] * woken, client.got(2))
+            self.assertEqual(
+                [97, 2][: 1 + woken], [kind for kind, _ in client.packets[-1 - woken :]]
+            )
+
     def test_says_goodbye(self) -> None:
         """So does a client that leaves on purpose."""
         self.assertEqual("cancelled", self._reset("says goodbye")[1].code)
