@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import os
+import pwd
 import shutil
 import signal
 from typing import Any
 
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
-from rshell_agent.keeper import spawn
+from rshell_agent.keeper import spawn, wire
 from rshell_agent.keeper.child import ALL_SIGNALS
 from rshell_agent.keeper.mounts import Mounts, all_local
 from rshell_agent.keeper.process import Account, Command, Process, start_error
 from rshell_agent.keeper.wire import Refused, base64
+from tests.keeper.inprocess import InProcess
 
 _ROOT = b"27 1 254:0 / / rw,relatime - ext4 /dev/vda rw\n"
 _INTERNAL = 3 << 31  # 32 and 33 are the C library's own: nobody else can set them, or put them back
@@ -286,6 +288,55 @@ class RuleTests(StartCase):
     def test_all_signals(self) -> None:
         """No signal is forgotten."""
         self.assertEqual(set(ALL_SIGNALS), set(signal.valid_signals()))
+
+
+class CostTests(SynchronousTestCase):
+    """What a command costs the keeper, in counts."""
+
+    def test_one_turn(self) -> None:
+        """HELLO and OPEN that come together have both answers within one turn, without a fork."""
+
+        def fork() -> int:
+            raise AssertionError("a copy of the keeper")
+
+        self.patch(os, "fork", fork)
+        self.patch(spawn.MOUNTS, "look", lambda: True)
+        looked: list[object] = []
+        getpwuid = pwd.getpwuid
+        self.patch(pwd, "getpwuid", lambda uid: looked.append(uid) or getpwuid(uid))
+        keeper = InProcess(real=True)
+        self.addCleanup(keeper.stop)
+        peer = keeper.socket()
+        self.addCleanup(peer.close)
+        peer.setblocking(False)
+        hello = {"proto": {"min": 1, "max": 1}, "purpose": "stream"}
+        opening = {
+            "session": base64(os.urandom(16)),
+            "attempt": 1,
+            "age_ms": 0,
+            "operator": "ann",
+            "handler": "exec",
+            "limit": 1 << 20,
+            "process": {"kind": "exec", "argv": [base64(b"true")]},
+        }
+        peer.sendall(wire.encode_map(wire.HELLO, hello) + wire.encode_map(wire.OPEN, opening))
+        self.assertTrue(keeper.loop.turn(0))
+        answers = [kind for kind, _, _ in wire.Decoder().feed(peer.recv(65536))]
+        self.assertEqual(answers[:2], [wire.WELCOME, wire.OPENED])
+        self.assertEqual(len(looked), 1)  # one look into passwd
+
+    def test_hello_alone(self) -> None:
+        """A HELLO that comes alone is answered at once."""
+        keeper = InProcess()
+        self.addCleanup(keeper.stop)
+        peer = keeper.socket()
+        self.addCleanup(peer.close)
+        peer.setblocking(False)
+        hello = {"proto": {"min": 1, "max": 1}, "purpose": "control"}
+        peer.sendall(wire.encode_map(wire.HELLO, hello))
+        keeper.loop.turn(0)
+        answers = [kind for kind, _, _ in wire.Decoder().feed(peer.recv(65536))]
+        self.assertEqual(answers, [wire.WELCOME])
 
 
 class MountTests(SynchronousTestCase):

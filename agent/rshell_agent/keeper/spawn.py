@@ -106,10 +106,11 @@ def give_up_protection(path: str = _PROTECTION) -> bytes | None:
         OSError: it cannot be given up.
     """
     try:
-        with open(path, "rb", 0) as file:
-            protection = file.read(8)
+        file = os.open(path, os.O_RDONLY)  # at each start: less than a file object
     except OSError:  # no /proc
         return None
+    protection = os.read(file, 8)
+    os.close(file)
     if not protection.startswith(b"-"):
         return None
     _write(path, b"0")
