@@ -84,6 +84,8 @@ class PacketTransport(SSHServerTransport):
     #: The first block of the packet that is not whole, decrypted: it says how long the packet is.
     _first = b""
     _macs: _Macs | None = None
+    #: What is sent has new keys already, what comes has the old ones: between the two NEWKEYS.
+    _sending: _Macs | None = None
     _padding = b""
 
     def packets_received(self, data: bytes) -> None:
@@ -146,6 +148,18 @@ class PacketTransport(SSHServerTransport):
         body = b"".join((first[begin:end], memoryview(rest)[: max(0, end - block)]))
         return first[begin - 1], body
 
+    def sends_with_new_keys(self) -> None:
+        """Our NEWKEYS is sent: what follows it has the new keys (RFC 4253 section 7.3).
+
+        conch changes both directions when the peer's comes, so that its DISCONNECT and DEBUG in
+        between are garbage to the peer.
+        """
+        self._sending = _Macs(self.nextEncryptions)
+
+    def reads_with_new_keys(self) -> None:
+        """The peer's NEWKEYS came: both directions have the new keys."""
+        self._macs, self._sending = self._sending, None
+
     def _end(self, reason: int, why: bytes) -> None:
         self.sendDisconnect(reason, why)  # type: ignore[no-untyped-call]  # untyped in Twisted
 
@@ -156,7 +170,8 @@ class PacketTransport(SSHServerTransport):
             if not allowed:
                 self._blockedByKeyExchange.append((messageType, payload))
                 return
-        ciphers, macs = self._keyed()
+        macs = self._sending or self._keyed()[1]
+        ciphers = macs.ciphers
         block = ciphers.encBlockSize
         size = _PADDING + _MESSAGE + len(payload)
         padding = block - (_LENGTH + size) % block
