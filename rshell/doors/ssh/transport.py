@@ -321,6 +321,8 @@ class SshTransport(PacketTransport):
             self._strict = _STRICT_CLIENT in offered
             if self._strict and self.incomingPacketSequence != 1:
                 raise BadPacket("KEXINIT was not the first message")
+        elif self._keyExchangeState == self._KEY_EXCHANGE_NONE:
+            self._watch_keys(KEX_SECONDS, self.abort)  # the peer's wish; ours has its watch
         self._exchanging, self._agreed = True, False
         super().ssh_KEXINIT(packet)
         if not self.closing and self.kexAlg not in type(self).supportedKeyExchanges:

@@ -6,7 +6,7 @@ from typing import Any
 
 from twisted.conch.ssh.common import NS
 
-from rshell.doors.ssh.transport import MAX_UNREAD_ANSWERS
+from rshell.doors.ssh.transport import KEX_SECONDS, MAX_UNREAD_ANSWERS
 from tests.doors.ssh.client import Client, SshTestCase
 from tests.doors.ssh.test_transport import StrictClient
 
@@ -36,6 +36,14 @@ class _Late(Client):
 
 class _StrictLate(_Late, StrictClient):
     pass
+
+
+class _Silent(Client):
+    """A client that begins to change keys, and stops there."""
+
+    def ssh_KEXINIT(self, packet: bytes) -> None:
+        if not self.secure:
+            super().ssh_KEXINIT(packet)
 
 
 class RekeyingTests(SshTestCase):
@@ -82,6 +90,16 @@ class RekeyingTests(SshTestCase):
         self.fleet.pump()
         numbers = [number for number, _ in client.packets]
         self.assertEqual(([97, 2], False), (numbers[-2:], client.lost))
+
+    def test_begun_and_not_finished(self) -> None:
+        """A peer that begins to change keys and does not go on is cut off."""
+        client = self.login(kind=_Silent)
+        client.sendKexInit()
+        self.fleet.pump()
+        self.fleet.advance(KEX_SECONDS - 1)
+        self.assertFalse(client.lost)
+        self.fleet.advance(2)
+        self.assertTrue(client.lost)
 
     def test_empty_answers_nobody_reads(self) -> None:
         """Answers without a payload take memory as well."""
