@@ -4,7 +4,8 @@ conch takes each packet off the front of one ``bytes``, and copies what is left 
 packet; it builds what it sends from four sums, and its MAC from a fifth.  Here what arrives lies in
 one buffer until its packet is whole, is decrypted where it lies, and is copied once; the padding
 comes from the kernel in pages.  Bytes on the wire and what is refused are the same, but for a
-packet without a message or with too little padding: conch passes over it, and it is refused here.
+packet without a message or with too little padding: conch passes over it, and it is refused here;
+and for what is sent between our NEWKEYS and the peer's, which has the new keys here.
 
 What it is not: it knows neither algorithms nor messages; those are conch's and transport.py's.
 """
