@@ -18,8 +18,8 @@ _MAX_BYTES = 256 * 1024  # some 2,000 mounts: a machine full of containers; they
 _LOCAL = frozenset(
     b"bcachefs bpf btrfs cgroup cgroup2 configfs cramfs debugfs devpts devtmpfs ecryptfs efivarfs "
     b"erofs exfat ext2 ext3 ext4 f2fs fusectl hugetlbfs iso9660 jffs2 jfs minix mqueue msdos "
-    b"nilfs2 nsfs ntfs3 overlay proc pstore ramfs reiserfs romfs rootfs securityfs selinuxfs "
-    b"smackfs squashfs sysfs tmpfs tracefs ubifs udf vfat xfs zfs".split()
+    b"nilfs2 nsfs ntfs3 overlay proc pstore ramfs reiserfs romfs rootfs rpc_pipefs securityfs "
+    b"selinuxfs smackfs squashfs sysfs tmpfs tracefs ubifs udf vfat xfs zfs".split()
 )
 #: Where whatever is mounted is no place for programs, nor to begin in: systemd has an autofs below
 #: the first and often in the last, containers have fuse below the first two.
