@@ -262,16 +262,23 @@ class RuleTests(StartCase):
         self.assertFalse(spawn.can(Command(dict(plain)), own, [3, 4, 5]))
 
     def test_without_setsid(self) -> None:
-        """A C library that cannot begin a session, or no process left, leaves it to fork."""
+        """A C library that cannot begin a session, or no process left, leaves it to fork.
+
+        Another program of that name, in the next folder, is not tried for that.
+        """
+        folders = [[base64(b"PATH"), base64(b"/usr/bin:/bin:/usr/bin")]]
+        tried: list[object] = []
         for error in (NotImplementedError(), OSError(11, "no process")):
 
-            def fails(*_: object, wrong: Exception = error, **__: object) -> int:
+            def fails(file: object, *_: object, wrong: Exception = error, **__: object) -> int:
+                tried.append(file)
                 raise wrong
 
             self.patch(os, "posix_spawn", fails)
             self.forked = True
             self.patch(spawn.MOUNTS, "look", lambda: True)
-            self.assertEqual(self.run_to_end("echo", "here"), b"here\n")
+            self.assertEqual(self.run_to_end("echo", "here", env=folders), b"here\n")
+        self.assertEqual(tried, [b"/usr/bin/echo"] * 2)
 
     def test_protection(self) -> None:
         """Protection is given up and taken back as it was; its lack costs one look."""

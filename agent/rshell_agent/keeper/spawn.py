@@ -58,7 +58,9 @@ def spawn(command: Command, account: Account, start: child.Start, stdio: list[in
         child.enter_folder(command, account)
         protection = give_up_protection()
         return _run(start, _actions(stdio, command.size is not None))
-    except (OSError, NotImplementedError):  # no such folder; a C library without SETSID
+    except (OSError, ValueError, NotImplementedError):
+        # No such folder; not executable; argv[0] is empty; a C library without SETSID.  The next
+        # folder of PATH is not tried here: for want of a process it would be another program.
         return None
     finally:
         if protection is not None:
@@ -71,9 +73,7 @@ def spawn(command: Command, account: Account, start: child.Start, stdio: list[in
 def _run(start: child.Start, actions: list[tuple[object, ...]]) -> int | None:
     files, argv, env = start
     for file in files:
-        if not os.path.exists(file):
-            continue
-        try:
+        if os.access(file, os.X_OK):
             return os.posix_spawn(
                 file,
                 argv,
@@ -83,8 +83,6 @@ def _run(start: child.Start, actions: list[tuple[object, ...]]) -> int | None:
                 setsigmask=(),
                 setsigdef=child.ALL_SIGNALS,
             )
-        except (OSError, ValueError):  # perhaps in the next folder; an empty argv[0]
-            continue
     return None
 
 
