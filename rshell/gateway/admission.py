@@ -18,7 +18,7 @@ from functools import lru_cache
 from typing import Any
 
 import attrs
-from twisted.internet.protocol import connectionDone
+from twisted.internet.protocol import Protocol, connectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -47,6 +47,9 @@ MOST_WAITING = 1_800
 PACE_SECONDS = 2.0
 #: However slow that was: one pause of the machine, or a flood, shall not keep a fleet out for long.
 PACE_LEAST = 0.5
+
+#: What speaks inside a connection that is gone.
+_NOBODY = Protocol()
 
 _HANDSHAKE_RECORD = 0x16
 _RECORD_HEADER = 5
@@ -307,7 +310,12 @@ class AdmittingTLS(TlsWire):
         ticket, self._ticket = self._ticket, None
         if ticket is not None:
             self._admission.cancel(ticket)
+        self._held = b""
+        self._dropped = None
         super().connectionLost(reason)
+        # Both know each other; the collector, which is to find that out, is rare.  A fleet that is
+        # refused, or lost, left kilobytes for each connection.
+        self._inner = _NOBODY
 
 
 def _is_record_begun(data: bytes) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -282,6 +284,24 @@ class TlsTests(SynchronousTestCase):
         self.assertEqual(len(self.admission), 0)
         self.clock.pump([0.25] * 4)
         self.assertEqual(given, [])
+
+    def test_leaves_nothing(self) -> None:
+        """A connection that is gone waits for no search for cyclic garbage."""
+        gc.disable()
+        self.addCleanup(gc.enable)
+        for received in (b"", HELLO[:3], HELLO):
+            inner = Inner()
+            factory = TlsWireFactory(
+                _FakeCreator([]), client=False, inner=Factory.forProtocol(Inner)
+            )
+            tls = AdmittingTLS(factory, inner, self.admission, self.dropped.append)
+            tls.makeConnection(StringTransport())
+            if received:
+                tls.dataReceived(received)
+            tls.connectionLost()
+            gone = weakref.ref(inner)
+            del inner, tls
+            self.assertIsNone(gone())
 
     def test_dropped(self) -> None:
         """A connection that would wait too long is told to its owner."""
