@@ -46,7 +46,7 @@ MOST_WAITING = 1_800
 #: A time of this length in which somebody always waited tells how much we really can do.
 PACE_SECONDS = 2.0
 #: However slow that was: one pause of the machine, or a flood, shall not keep a fleet out for long.
-PACE_LEAST = 0.5
+PACE_LEAST = 0.25
 
 #: What speaks inside a connection that is gone.
 _NOBODY = Protocol()
@@ -124,7 +124,10 @@ class Admission:
         #: Since when somebody waits, or the last look at the pace; and what began since.
         self._looked_at = 0.0
         self._begun = 0
-        #: What part of the rate was done while others waited.
+        #: The same, whether somebody waits or not.
+        self._glanced_at = 0.0
+        self._begun_since = 0
+        #: What part of the rate was done while others waited, or more that was done since.
         self._done_part = 1.0
 
     def __len__(self) -> int:
@@ -195,6 +198,12 @@ class Admission:
             self._wheel.call_next_turn(self._next_turn)
         self._left -= 1
         self._begun += 1
+        self._begun_since += 1
+        if now - self._glanced_at >= PACE_SECONDS:
+            # Done without a queue it says nothing of what more could have been, but that it could.
+            part = self._begun_since / (now - self._glanced_at) / self.rate
+            self._done_part = max(self._done_part, min(1.0, part))
+            self._glanced_at, self._begun_since = now, 0
         return True
 
     def _look_at_pace(self, now: float) -> None:

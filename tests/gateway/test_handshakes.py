@@ -160,7 +160,7 @@ class AdmissionTests(SynchronousTestCase):
         self.assertLess(MOST_WAITING, MAX_WAITING)
 
     def test_pace(self) -> None:
-        """What is done while others wait becomes the pace; half the rate is the least it can be."""
+        """What is done while others wait becomes the pace; a quarter of the rate is the least."""
         self.assertEqual(self.admission.spread_ms(), 10_000)
         self.come("a", 300, together=True)
         self.pass_time(PACE_SECONDS * 3, turn_seconds=TURN_SECONDS / 0.7)

@@ -151,13 +151,24 @@ class StormTests(SynchronousTestCase):
 
     def test_slower_than_it_believes(self) -> None:
         """A gateway slower than its rate learns it, and spreads the return accordingly."""
-        for over in (1.2, 1.5, 1.9):
+        for over in (1.2, 1.5, 3.0):
             storm = Storm(CAPACITY * over)
             storm.settle()
             self.strike(storm)
             storm.turns(STABLE_SECONDS + 1)
             self.strike(storm)
             self.assertLess(storm.refused, DEVICES / 50)
+
+    def test_faster_again(self) -> None:
+        """A gateway that was slow once spreads returns too far, and less with each that it sees."""
+        storm = Storm(CAPACITY * 2, capacity=CAPACITY * 0.6)
+        storm.settle()
+        self.assertLess(storm.admission.pace, CAPACITY * 0.7)
+        storm.capacity = CAPACITY * 2
+        for _ in range(5):
+            storm.strike()
+            storm.turns(STABLE_SECONDS + 1)
+        self.assertGreater(storm.admission.pace, CAPACITY * 1.5)
 
     def test_away_for_long(self) -> None:
         """After an outage much longer than the spread nobody hammers, and all return."""
