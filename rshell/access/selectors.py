@@ -38,6 +38,7 @@ import attrs
 
 from rshell.access.labels import FACT_PREFIX, KEY_PATTERN, PSEUDO_LABELS
 from rshell.access.printable import printable
+from rshell.store.narrowing import Condition, is_wild
 
 __all__ = ["MAX_SELECTOR", "MAX_TERMS", "BadSelector", "Selector", "parse", "parse_for_policy"]
 
@@ -86,7 +87,7 @@ class _Glob:
     @classmethod
     def new(cls, text: str) -> _Glob:
         # fnmatch's translation has atomic groups: no input makes it backtrack for long
-        return cls(text, re.compile(translate(text)) if _is_wild(text) else None)
+        return cls(text, re.compile(translate(text)) if is_wild(text) else None)
 
     def matches(self, value: str) -> bool:
         if self._compiled is None:
@@ -120,6 +121,19 @@ class _Term:
             return not texts
         found = any(glob.matches(text) for text in texts for glob in self.values)
         return found != self.negated
+
+    def condition(self) -> Condition | None:
+        """Return it as the database can be asked; None of what is not in an index there."""
+        if self.key == "state" or self.key.startswith(FACT_PREFIX):
+            return None
+        values = tuple(glob.text for glob in self.values)
+        if self.form == "absent":
+            return Condition("label", self.key, ("*",), negated=True)
+        if self.key == "name":
+            return Condition("name", "", values, self.negated)
+        if self.key == "id":
+            return Condition("id", "", values, self.negated)
+        return Condition("label", self.key, values, self.negated)
 
     def __str__(self) -> str:
         if self.form == "absent":
@@ -166,12 +180,27 @@ class Selector:
         return frozenset(key.split(".")[1] for key in keys)
 
     @property
+    def conditions(self) -> tuple[Condition, ...]:
+        """What of it the database can answer: devices of which that does not hold are not meant.
+
+        Of the others `matches` decides.
+        """
+        told = (term.condition() for term in self.terms)
+        return tuple(condition for condition in told if condition is not None)
+
+    def state_allows(self, *states: str) -> bool:
+        """Whether a device in one of these states may be meant, whatever else it is."""
+        pseudo = [{"state": state} for state in states]
+        terms = [term for term in self.terms if term.key == "state"]
+        return any(all(term.holds({}, one, {}) for term in terms) for one in pseudo)
+
+    @property
     def single_name(self) -> str | None:
         """The name, if the selector is one plain name and so means at most one device."""
         if len(self.terms) != 1 or self.terms[0].form != "name":
             return None
         text = self.terms[0].values[0].text
-        return None if _is_wild(text) else text
+        return None if is_wild(text) else text
 
     def __str__(self) -> str:
         return ",".join(str(term) for term in self.terms)
@@ -193,7 +222,7 @@ def parse(text: str) -> Selector:
         if len(terms) == MAX_TERMS:
             raise BadSelector(f"a selector has at most {MAX_TERMS} terms", text, start)
         term = _term(text, start, part)
-        if term.form == "name" and not _is_wild(part):
+        if term.form == "name" and not is_wild(part):
             if plain_name is not None:
                 raise BadSelector(
                     "a comma means AND, and a device has one name: "
@@ -237,10 +266,6 @@ def _fact_texts(value: Any, path: list[str]) -> list[str]:
     if isinstance(value, str | int | float):
         return [str(value)]
     return []
-
-
-def _is_wild(text: str) -> bool:
-    return "*" in text or "?" in text
 
 
 def _split(text: str) -> Iterator[tuple[int, str]]:
