@@ -38,7 +38,6 @@ import attrs
 
 from rshell.access.labels import FACT_PREFIX, KEY_PATTERN, PSEUDO_LABELS
 from rshell.access.printable import printable
-from rshell.store.narrowing import Condition, is_wild
 
 __all__ = ["MAX_SELECTOR", "MAX_TERMS", "BadSelector", "Selector", "parse", "parse_for_policy"]
 
@@ -87,7 +86,7 @@ class _Glob:
     @classmethod
     def new(cls, text: str) -> _Glob:
         # fnmatch's translation has atomic groups: no input makes it backtrack for long
-        return cls(text, re.compile(translate(text)) if is_wild(text) else None)
+        return cls(text, re.compile(translate(text)) if _is_wild(text) else None)
 
     def matches(self, value: str) -> bool:
         if self._compiled is None:
@@ -104,10 +103,15 @@ class _Term:
     values: tuple[_Glob, ...]
     negated: bool = False
 
+    @property
+    def asks_facts(self) -> bool:
+        """Whether it is about what a device says of itself."""
+        return self.key.startswith(FACT_PREFIX)
+
     def holds(
         self, labels: Mapping[str, str], pseudo: Mapping[str, str], facts: Mapping[str, Any]
     ) -> bool:
-        if self.key.startswith(FACT_PREFIX):
+        if self.asks_facts:
             return self._holds_of(_fact_texts(facts, self.key.split(".")[1:]))
         value = pseudo.get(self.key) if self.key in PSEUDO_LABELS else labels.get(self.key)
         if self.form == "absent":
@@ -121,19 +125,6 @@ class _Term:
             return not texts
         found = any(glob.matches(text) for text in texts for glob in self.values)
         return found != self.negated
-
-    def condition(self) -> Condition | None:
-        """Return it as the database can be asked; None of what is not in an index there."""
-        if self.key == "state" or self.key.startswith(FACT_PREFIX):
-            return None
-        values = tuple(glob.text for glob in self.values)
-        if self.form == "absent":
-            return Condition("label", self.key, ("*",), negated=True)
-        if self.key == "name":
-            return Condition("name", "", values, self.negated)
-        if self.key == "id":
-            return Condition("id", "", values, self.negated)
-        return Condition("label", self.key, values, self.negated)
 
     def __str__(self) -> str:
         if self.form == "absent":
@@ -176,17 +167,8 @@ class Selector:
     @property
     def fact_names(self) -> frozenset[str]:
         """The facts that it asks for, by their first names: usually none."""
-        keys = (term.key for term in self.terms if term.key.startswith(FACT_PREFIX))
+        keys = (term.key for term in self.terms if term.asks_facts)
         return frozenset(key.split(".")[1] for key in keys)
-
-    @property
-    def conditions(self) -> tuple[Condition, ...]:
-        """What of it the database can answer: devices of which that does not hold are not meant.
-
-        Of the others `matches` decides.
-        """
-        told = (term.condition() for term in self.terms)
-        return tuple(condition for condition in told if condition is not None)
 
     def state_allows(self, *states: str) -> bool:
         """Whether a device in one of these states may be meant, whatever else it is."""
@@ -200,7 +182,7 @@ class Selector:
         if len(self.terms) != 1 or self.terms[0].form != "name":
             return None
         text = self.terms[0].values[0].text
-        return None if is_wild(text) else text
+        return None if _is_wild(text) else text
 
     def __str__(self) -> str:
         return ",".join(str(term) for term in self.terms)
@@ -222,7 +204,7 @@ def parse(text: str) -> Selector:
         if len(terms) == MAX_TERMS:
             raise BadSelector(f"a selector has at most {MAX_TERMS} terms", text, start)
         term = _term(text, start, part)
-        if term.form == "name" and not is_wild(part):
+        if term.form == "name" and not _is_wild(part):
             if plain_name is not None:
                 raise BadSelector(
                     "a comma means AND, and a device has one name: "
@@ -243,7 +225,7 @@ def parse_for_policy(text: str) -> Selector:
     """
     selector = parse(text)
     for term in selector.terms:
-        if term.key.startswith(FACT_PREFIX):
+        if term.asks_facts:
             raise BadSelector(
                 f"{term.key} is what a device says of itself, and decides nothing: use a label",
                 text,
@@ -266,6 +248,10 @@ def _fact_texts(value: Any, path: list[str]) -> list[str]:
     if isinstance(value, str | int | float):
         return [str(value)]
     return []
+
+
+def _is_wild(text: str) -> bool:
+    return "*" in text or "?" in text
 
 
 def _split(text: str) -> Iterator[tuple[int, str]]:
@@ -300,7 +286,7 @@ def _stripped(text: str, start: int, end: int) -> tuple[int, str]:
 
 def _term(text: str, start: int, part: str) -> _Term:
     term = _any_term(text, start, part)
-    if term.key.startswith(FACT_PREFIX) and not all(term.key.split(".")):
+    if term.asks_facts and not all(term.key.split(".")):
         raise BadSelector("a fact has a name between its dots, as in facts.os", text, start)
     return term
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from rshell.access import selectors
+from rshell.access.narrowing import conditions_of
 from rshell.access.printable import printable
 from rshell.gateway.callers import OpenRefused
 from rshell.gateway.device_rows import device_state
@@ -133,7 +134,7 @@ async def _candidates(
             among = [live.device.id for live in gateway.presence]
     return await gateway.store.find_devices(
         Narrowing(
-            () if selector is None else selector.conditions,
+            () if selector is None else conditions_of(selector),
             None if among is None or len(among) > MAX_AMONG else frozenset(among),
         )
     )

@@ -3,7 +3,7 @@
 What it is: SQLAlchemy Core over SQLite, one writer thread with group commit, a few
 readers.  What it is not: it knows no policy, no certificates and no links; it imports
 no reactor, and of rshell only how ranges of addresses are read and types of handlers.  Importing
-this package, ``records`` or ``narrowing`` does not import SQLAlchemy.
+this package or ``records`` does not import SQLAlchemy.
 
 ::
 

@@ -4,8 +4,8 @@ A `Narrowing` leaves out rows that cannot be meant, by indexes, before anything 
 Python.  It decides nothing: whoever asks judges each row that comes (``rshell.access.selectors``),
 and so what has no index, or would make a statement too long, need not be told.
 
-Records only, without SQLAlchemy: command lines import selectors.  Neighbours: ``clauses.py`` says
-it in SQL, ``devices.py`` reads by it, ``rshell.access.selectors`` makes it.
+Neighbours: ``clauses.py`` says it in SQL, ``devices.py`` reads by it, ``rshell.access.narrowing``
+makes it of a selector.
 """
 
 from __future__ import annotations

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from sqlalchemy import Connection, delete, insert
 from twisted.trial.unittest import SynchronousTestCase
 
+from rshell.access.narrowing import conditions_of
 from rshell.access.selectors import parse
 from rshell.store import database
 from rshell.store import devices as queries
@@ -93,7 +94,7 @@ class SelectorTests(StoreTestCase):
             [(name, labels, "active" if active else "revoked") for name, labels, active in fleet],
         )
         everyone = self.got(self.store.find_devices())
-        left = self.got(self.store.find_devices(Narrowing(selector.conditions)))
+        left = self.got(self.store.find_devices(Narrowing(conditions_of(selector))))
         for state in STATES:
             for facts in ({}, {"os": "a"}):
                 self.assertEqual(
@@ -102,7 +103,7 @@ class SelectorTests(StoreTestCase):
                     terms,
                 )
         # What has a condition for each of its terms is answered by the database alone.
-        if len(selector.conditions) == len(selector.terms):
+        if len(conditions_of(selector)) == len(selector.terms):
             meant = [one for one in everyone if self.means(selector, one, "", {})]
             self.assertEqual(left, meant, terms)
 
@@ -223,7 +224,7 @@ class PlanTests(StoreTestCase):
             "id=x": "sqlite_autoindex_devices_1 (id=?)",
         }.items():
             with statements() as found:
-                self.got(self.store.find_devices(Narrowing(parse(text).conditions)))
+                self.got(self.store.find_devices(Narrowing(conditions_of(parse(text)))))
             chosen = next(one for one in found if one.startswith("SELECT devices."))
             plan = self.plan(chosen, chosen.count("?"))
             self.assertIn(wanted, plan, text)
@@ -248,14 +249,14 @@ class PlanTests(StoreTestCase):
         }.items():
             made = 0
             with statements() as found:
-                got = self.got(self.store.find_devices(Narrowing(parse(text).conditions)))
+                got = self.got(self.store.find_devices(Narrowing(conditions_of(parse(text)))))
             self.assertEqual((len(got), made, len(found)), (count, count, 3), found)
         with statements() as found:
             self.assertEqual(len(self.got(self.store.find_devices(EVERYTHING))), 1_200)
         self.assertEqual(len(found), 3, found)
         with statements() as found:
             self.assertEqual(
-                self.got(self.store.find_devices(Narrowing(parse("site=x").conditions))), []
+                self.got(self.store.find_devices(Narrowing(conditions_of(parse("site=x"))))), []
             )
         self.assertEqual(len(found), 2, found)
 
@@ -279,7 +280,7 @@ class UpgradeTests(SynchronousTestCase):
             connection.exec_driver_sql("INSERT INTO device_labels VALUES ('i', 'site', 'oslo')")
         database.migrate(engine)
         with engine.begin() as connection:
-            found = queries.find_devices(connection, Narrowing(parse("site=os*").conditions))
+            found = queries.find_devices(connection, Narrowing(conditions_of(parse("site=os*"))))
             indexes = connection.exec_driver_sql("PRAGMA index_list(device_labels)").all()
         self.assertEqual([(one.name, one.labels) for one in found], [("pump", {"site": "oslo"})])
         self.assertIn("device_labels_value", [row[1] for row in indexes])
