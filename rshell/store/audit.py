@@ -96,6 +96,8 @@ _Told = tuple[str | None, str, str | None]
 
 _ENCODER = msgspec.json.Encoder(order="sorted")
 _HEAD = select(meta.c.value).where(meta.c.key == "audit_head")
+# Orders the writers of several processes; SQLite has one writer anyway.
+_HEAD_LOCKED = _HEAD.with_for_update()
 _SET_HEAD = update(meta).where(meta.c.key == "audit_head").values(value=bindparam("head"))
 
 
@@ -393,8 +395,7 @@ def head(connection: Connection, *, lock: bool = False) -> tuple[int, bytes]:
     Raises:
         StoreError: what is kept of it is damaged.
     """
-    # FOR UPDATE orders the writers of several processes; SQLite has one writer anyway.
-    query = _HEAD.with_for_update() if lock else _HEAD
+    query = _HEAD_LOCKED if lock else _HEAD
     value: str | None = connection.execute(query).scalar_one_or_none()
     number, _, hashed = (value or "").partition(":")
     try:
