@@ -103,10 +103,15 @@ class _Term:
     values: tuple[_Glob, ...]
     negated: bool = False
 
+    @property
+    def asks_facts(self) -> bool:
+        """Whether it is about what a device says of itself."""
+        return self.key.startswith(FACT_PREFIX)
+
     def holds(
         self, labels: Mapping[str, str], pseudo: Mapping[str, str], facts: Mapping[str, Any]
     ) -> bool:
-        if self.key.startswith(FACT_PREFIX):
+        if self.asks_facts:
             return self._holds_of(_fact_texts(facts, self.key.split(".")[1:]))
         value = pseudo.get(self.key) if self.key in PSEUDO_LABELS else labels.get(self.key)
         if self.form == "absent":
@@ -162,8 +167,14 @@ class Selector:
     @property
     def fact_names(self) -> frozenset[str]:
         """The facts that it asks for, by their first names: usually none."""
-        keys = (term.key for term in self.terms if term.key.startswith(FACT_PREFIX))
+        keys = (term.key for term in self.terms if term.asks_facts)
         return frozenset(key.split(".")[1] for key in keys)
+
+    def state_allows(self, *states: str) -> bool:
+        """Whether a device in one of these states may be meant, whatever else it is."""
+        pseudo = [{"state": state} for state in states]
+        terms = [term for term in self.terms if term.key == "state"]
+        return any(all(term.holds({}, one, {}) for term in terms) for one in pseudo)
 
     @property
     def single_name(self) -> str | None:
@@ -214,7 +225,7 @@ def parse_for_policy(text: str) -> Selector:
     """
     selector = parse(text)
     for term in selector.terms:
-        if term.key.startswith(FACT_PREFIX):
+        if term.asks_facts:
             raise BadSelector(
                 f"{term.key} is what a device says of itself, and decides nothing: use a label",
                 text,
@@ -275,7 +286,7 @@ def _stripped(text: str, start: int, end: int) -> tuple[int, str]:
 
 def _term(text: str, start: int, part: str) -> _Term:
     term = _any_term(text, start, part)
-    if term.key.startswith(FACT_PREFIX) and not all(term.key.split(".")):
+    if term.asks_facts and not all(term.key.split(".")):
         raise BadSelector("a fact has a name between its dots, as in facts.os", text, start)
     return term
 

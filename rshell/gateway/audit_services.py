@@ -16,6 +16,7 @@ from rshell.gateway.summaries import summary
 from rshell.gateway.verbs import Asker, verb
 from rshell.handlers import BadRequest
 from rshell.link.core.errors import ErrorCode
+from rshell.store.narrowing import Narrowing
 from rshell.store.records import AuditFilter, AuditRow
 from rshell.store.times import rfc3339
 from rshell.store.touched_files import FILES, picker
@@ -115,7 +116,8 @@ async def _readable(gateway: Gateway, asker: Asker, rows: list[AuditRow]) -> lis
     """
     if not rows or gateway.rights.is_admin(asker.operator):
         return rows
-    devices = gateway.rights.seen(asker.operator, await gateway.store.find_devices())
+    told = Narrowing(among=frozenset(row.record.device for row in rows if row.record.device))
+    devices = gateway.rights.seen(asker.operator, await gateway.store.find_devices(told))
     ids = {device.id for device in devices}
     about = ("session", FILES)
     return [row for row in rows if row.record.kind not in about or row.record.device in ids]

@@ -12,12 +12,15 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from rshell.access import selectors
+from rshell.access.narrowing import conditions_of
 from rshell.access.printable import printable
 from rshell.gateway.callers import OpenRefused
 from rshell.gateway.device_rows import device_state
+from rshell.gateway.presence import State
 from rshell.gateway.rights import no_such_device
 from rshell.handlers import BadRequest
 from rshell.link.core.errors import ErrorCode
+from rshell.store.narrowing import Narrowing
 from rshell.store.records import Device, Operator
 
 if TYPE_CHECKING:
@@ -25,6 +28,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Chosen", "check_named", "chosen", "selector_of"]
 
+#: Devices that are looked up one by one; of more, the whole table is read at once.
+MAX_AMONG = 2_000
+_AWAY = (State.LOST.value, State.NEVER.value)
 _FACT_NAME = re.compile(r"[a-z][a-z0-9_]{0,62}", re.ASCII)
 
 
@@ -59,18 +65,22 @@ async def chosen(
     operator: Operator,
     selector: selectors.Selector | None,
     facts: Collection[str] = (),
+    among: Collection[str] | None = None,
 ) -> list[Chosen]:
     """Return the active devices that a selector picks, by name.
+
+    The store is asked only for rows that can be meant; the selector decides on each of them.
 
     Args:
         gateway: Its store and who is live.
         operator: Only devices that exist for them.
         selector: None picks all.
         facts: Names of facts that are wanted besides those that the selector needs.
+        among: Ids of the only devices of interest; None does not limit them.
     """
     asked = frozenset(facts) | (selector.fact_names if selector else frozenset())
     names = [name for name in sorted(asked) if _FACT_NAME.fullmatch(name)]
-    devices = gateway.rights.seen(operator, await _candidates(gateway, selector))
+    devices = gateway.rights.seen(operator, await _candidates(gateway, selector, among))
     told: Mapping[str, Mapping[str, Any]] = {}
     if names and devices:
         told = await _facts(gateway, devices, names)
@@ -112,18 +122,27 @@ async def check_named(
         raise no_such_device(device)
 
 
-async def _candidates(gateway: Gateway, selector: selectors.Selector | None) -> list[Device]:
+async def _candidates(
+    gateway: Gateway, selector: selectors.Selector | None, among: Collection[str] | None
+) -> list[Device]:
     """Return the devices to look at: one, if the selector is one plain name."""
-    if selector is None or selector.single_name is None:
-        return await gateway.store.find_devices()
-    device = await gateway.store.device(selector.single_name)
-    return [] if device is None or not device.active else [device]
+    if among is None and selector is not None:
+        if selector.single_name is not None:
+            device = await gateway.store.device(selector.single_name)
+            return [] if device is None or not device.active else [device]
+        if len(gateway.presence) <= MAX_AMONG and not selector.state_allows(*_AWAY):
+            among = [live.device.id for live in gateway.presence]
+    return await gateway.store.find_devices(
+        Narrowing(
+            () if selector is None else conditions_of(selector),
+            None if among is None or len(among) > MAX_AMONG else frozenset(among),
+        )
+    )
 
 
 async def _facts(
     gateway: Gateway, devices: list[Device], names: list[str]
 ) -> Mapping[str, Mapping[str, Any]]:
-    if len(devices) > 1:
+    if len(devices) > MAX_AMONG:
         return await gateway.store.all_facts(names)
-    told = await gateway.store.facts_of(devices[0].id)
-    return {} if told is None else {devices[0].id: {n: told.facts.get(n) for n in names}}
+    return await gateway.store.all_facts(names, [device.id for device in devices])

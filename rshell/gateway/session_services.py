@@ -64,7 +64,8 @@ async def sessions(gateway: Gateway, asker: Asker, request: SessionsRequest) -> 
     if not wanted:
         await check_named(gateway, asker.operator, operator=request.operator)
         return []
-    found = await chosen(gateway, asker.operator, selector)
+    on = {entry.device_id for entry in wanted}
+    found = await chosen(gateway, asker.operator, selector, among=on)
     devices = {one.device.id: one.device for one in found}
     rows = []
     for entry in wanted:

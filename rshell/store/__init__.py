@@ -12,6 +12,7 @@ this package or ``records`` does not import SQLAlchemy.
       lookups.py    look-ups of keys, several in one read
       threads.py    where work runs: inline (tests) or threads (the gateway)
       database.py   engines, pragmas, migrations, errors in plain words
+    narrowing.py  which devices a question may be about;  clauses.py the same in SQL
     devices.py operators.py roles.py keys.py tokens.py audit.py meta.py facts.py
     token_keys.py (keys known before) pending.py accepting.py (devices that wait)
     recordings.py verifying.py (the audit's chain and checkpoints) touched_files.py

@@ -12,8 +12,10 @@ The end of something is a second row that refers to the first; no row is ever up
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from itertools import islice
+from operator import itemgetter
 from typing import Any
 
 import attrs
@@ -21,6 +23,7 @@ import msgspec
 from sqlalchemy import (
     ColumnElement,
     Connection,
+    Dialect,
     Row,
     and_,
     bindparam,
@@ -93,8 +96,9 @@ _Told = tuple[str | None, str, str | None]
 
 _ENCODER = msgspec.json.Encoder(order="sorted")
 _HEAD = select(meta.c.value).where(meta.c.key == "audit_head")
+# Orders the writers of several processes; SQLite has one writer anyway.
+_HEAD_LOCKED = _HEAD.with_for_update()
 _SET_HEAD = update(meta).where(meta.c.key == "audit_head").values(value=bindparam("head"))
-_INSERT = insert(audit)
 
 
 @attrs.frozen
@@ -203,9 +207,22 @@ def append_all(
             open_rows.appended(row)
         outcomes.append(sequence)
     if new:
-        connection.execute(_INSERT, new)
+        text, values = _insertion(connection.dialect)
+        connection.exec_driver_sql(text, [values(row) for row in new])
         connection.execute(_SET_HEAD, {"head": f"{sequence}:{last.hex()}"})
     return outcomes
+
+
+@lru_cache(maxsize=4)  # one for each database that is open
+def _insertion(dialect: Dialect) -> tuple[str, Callable[[Mapping[str, Any]], Any]]:
+    """Return the statement that appends rows, and what makes its parameters of a row.
+
+    All values are numbers, texts and bytes, as the driver wants them: that SQLAlchemy looks at
+    each again costs as much as to insert it.
+    """
+    compiled = insert(audit).compile(dialect=dialect)
+    order = getattr(compiled, "positiontup", None)
+    return str(compiled), dict if order is None else itemgetter(*order)
 
 
 def rows(
@@ -378,8 +395,7 @@ def head(connection: Connection, *, lock: bool = False) -> tuple[int, bytes]:
     Raises:
         StoreError: what is kept of it is damaged.
     """
-    # FOR UPDATE orders the writers of several processes; SQLite has one writer anyway.
-    query = _HEAD.with_for_update() if lock else _HEAD
+    query = _HEAD_LOCKED if lock else _HEAD
     value: str | None = connection.execute(query).scalar_one_or_none()
     number, _, hashed = (value or "").partition(":")
     try:

@@ -99,6 +99,8 @@ device_labels = Table(
     Column("device_id", String(36), ForeignKey("devices.id"), primary_key=True),
     Column("key", String(63), primary_key=True),
     Column("value", String(253), nullable=False),
+    # A selector's question is answered from it alone: which devices have that value.
+    Index("device_labels_value", "key", "value", "device_id"),
 )
 
 operators = Table(

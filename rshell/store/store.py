@@ -33,6 +33,7 @@ from rshell.store.facts import DeviceFacts
 from rshell.store.flight import FlightRow
 from rshell.store.joining_calls import JoiningCalls
 from rshell.store.lookups import KeyLookups
+from rshell.store.narrowing import EVERYTHING, Narrowing
 from rshell.store.recording_calls import RecordingCalls
 from rshell.store.records import (
     AuditEnd,
@@ -177,9 +178,11 @@ class Store(JoiningCalls, RecordingCalls, SshKeyCalls):
         """Return the device of that id (also revoked), or the active one of that name."""
         return self._read(devices.find_device, name_or_id)
 
-    def find_devices(self, *, revoked: bool = False) -> Deferred[list[Device]]:
-        """Return all active devices by name; with *revoked* those too."""
-        return self._read(devices.find_devices, revoked=revoked)
+    def find_devices(
+        self, narrowing: Narrowing = EVERYTHING, *, revoked: bool = False
+    ) -> Deferred[list[Device]]:
+        """Return active devices by name, but what is narrowed out; with *revoked* those too."""
+        return self._read(devices.find_devices, narrowing, revoked=revoked)
 
     def record_seen(
         self, device_id: str, epoch: int, seen: Seen, at: int | None = None
@@ -313,9 +316,11 @@ class Store(JoiningCalls, RecordingCalls, SshKeyCalls):
         """Return what a device told of itself last, or None."""
         return self._read(facts.facts_of, device_id)
 
-    def all_facts(self, names: Collection[str]) -> Deferred[dict[str, dict[str, Any]]]:
-        """Return these facts of each active device that told any, by id."""
-        return self._read(facts.all_facts, names)
+    def all_facts(
+        self, names: Collection[str], of: Sequence[str] | None = None
+    ) -> Deferred[dict[str, dict[str, Any]]]:
+        """Return these facts of each active device (*of* those with these ids) by id."""
+        return self._read(facts.all_facts, names, of)
 
     # -- flight records ----------------------------------------------------------------
 
