@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 from sqlalchemy import ColumnElement, and_, or_, select, true
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.compiler import SQLCompiler
+from sqlalchemy.sql.functions import FunctionElement
 
 from rshell.store.narrowing import Condition, is_wild
 from rshell.store.schema import device_labels, devices
@@ -47,15 +51,41 @@ def _any_of(column: ColumnElement[str], values: tuple[str, ...]) -> ColumnElemen
     return or_(*either)
 
 
-def _matches(column: ColumnElement[str], glob: str) -> ColumnElement[bool]:
-    """Return whether a column matches a glob: what it begins with is looked up in an index.
+class _Glob(FunctionElement[bool]):
+    """Whether a column (the first clause) matches a glob; each engine has its own words for it."""
 
-    SQLite's GLOB has brackets besides, which nothing that comes here may hold.
+    inherit_cache = False  # the text decides how long the statement is
+    # No type: of a truth value SQLAlchemy would ask whether it is 1, which no index answers.
+
+    def __init__(self, column: ColumnElement[str], glob: str) -> None:
+        super().__init__()
+        self.sides = column, glob
+
+
+def _matches(column: ColumnElement[str], glob: str) -> ColumnElement[bool]:
+    return _Glob(column, glob)
+
+
+@compiles(_Glob, "sqlite")
+def _sqlite_glob(element: _Glob, compiler: SQLCompiler, **kw: Any) -> str:
+    """SQLite: what it begins with is looked up in an index.
+
+    Its GLOB has brackets besides, which nothing that comes here may hold.
     """
+    column, glob = element.sides
     wild = min(glob.find(sign) for sign in "*?" if sign in glob)
     matched: ColumnElement[bool] = column.op("GLOB", is_comparison=True)(glob)
-    if not wild:
-        return matched
-    # All of it is ASCII: behind every text that begins so is the one with the next last character.
-    first, behind = glob[:wild], glob[: wild - 1] + chr(ord(glob[wild - 1]) + 1)
-    return and_(column >= first, column < behind, matched)
+    if wild:
+        # All ASCII: behind every text that begins so is the one with the next last character.
+        first, behind = glob[:wild], glob[: wild - 1] + chr(ord(glob[wild - 1]) + 1)
+        matched = and_(column >= first, column < behind, matched)
+    return compiler.process(matched.self_group(), **kw)
+
+
+@compiles(_Glob)
+def _like(element: _Glob, compiler: SQLCompiler, **kw: Any) -> str:
+    """SQL: LIKE tells capitals apart where it follows the standard, as PostgreSQL's does."""
+    column, glob = element.sides
+    escaped = "".join("\\" + sign if sign in "\\%_" else sign for sign in glob)
+    pattern = escaped.replace("*", "%").replace("?", "_")
+    return compiler.process(column.like(pattern, escape="\\"), **kw)

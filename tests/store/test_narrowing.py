@@ -12,7 +12,8 @@ from alembic import command
 from alembic.config import Config
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sqlalchemy import Connection, delete, insert
+from sqlalchemy import Connection, delete, insert, select
+from sqlalchemy.dialects import postgresql
 from twisted.trial.unittest import SynchronousTestCase
 
 from rshell.access.narrowing import conditions_of
@@ -229,6 +230,15 @@ class PlanTests(StoreTestCase):
             plan = self.plan(chosen, chosen.count("?"))
             self.assertIn(wanted, plan, text)
             self.assertNotIn("SCAN", plan, text)
+
+    def test_other_engine(self) -> None:
+        """On PostgreSQL a glob is a LIKE, with what LIKE means by itself escaped."""
+        label = Condition("label", "site", ("a_%*?",), negated=True)
+        query = select(devices.c.id).where(*clauses_of([label]))
+        compiled = query.compile(dialect=postgresql.dialect())
+        self.assertIn("device_labels.value LIKE %(value_1)s", str(compiled))
+        self.assertIn("NOT IN", str(compiled))
+        self.assertEqual("a\\_\\%%_", compiled.params["value_1"])
 
     def test_counts(self) -> None:
         """A selector is two statements, and makes records of no other devices than it means."""
