@@ -209,13 +209,13 @@ class CountTests(SynchronousTestCase):
 
     def test_calls(self) -> None:
         """A relayed MiB takes a bounded number of calls of Python code, ends included."""
-        self.assertLess(self.calls(self.call()), 14_000)
+        self.assertLess(self.calls(self.call()), 12_300)
 
     def test_calls_of_runs(self) -> None:
-        """On fast links the frames of a write pass the relay together."""
+        """On fast links the frames of a write pass the relay and the ends together."""
         channel = self.call()
         self.hasten()
-        self.assertLess(self.calls(channel), 11_300)
+        self.assertLess(self.calls(channel), 9_900)
 
     def test_share(self) -> None:
         """What a stream may hold at the relay is returned when it ends, however it ends."""
