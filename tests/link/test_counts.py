@@ -14,6 +14,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from rshell.link.channel import StreamChannel
 from rshell.link.core.constants import (
+    MAX_PAYLOAD,
     RELAY_BUDGET,
     WEIGHT_BULK,
     WEIGHT_INTERACTIVE,
@@ -146,6 +147,20 @@ class CountTests(SynchronousTestCase):
         self.send(channel, MIB)
         self.most(self.north, dialler=33)
         self.most(self.south, gateway=33)
+
+    def test_no_crumbs(self) -> None:
+        """A sender that is far ahead uses up its credit in full frames, at every hop and way."""
+        channel = self.call()
+        self.hasten()
+        for end in (channel, self.device.channel):
+            self.forget()
+            end.write(bytes(64 * MAX_PAYLOAD))
+            self.carry()
+            for hop in (self.north, self.south):
+                data = sum(n for (_, kind), n in hop.frames.items() if kind == "DATA")
+                limits = sum(n for (_, kind), n in hop.frames.items() if kind == "LIMIT")
+                self.assertEqual(data, 64)
+                self.assertLessEqual(limits, 8)
 
     def test_key(self) -> None:
         """A key and its echo are one frame and one write on each hop and way."""
