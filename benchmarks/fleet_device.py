@@ -61,6 +61,8 @@ __all__ = ["AgeingClock", "FleetRoom", "SimulatedDevice"]
 
 #: So many devices share an address, as behind the NAT of a site.
 DEVICES_PER_ADDRESS = 64
+#: A tick has the heartbeat of one or two devices, not of hundreds.
+FINE_TICK_SECONDS = 0.004
 #: Records of its flight that a device keeps; tests of minutes make a few.
 _KEPT = 50
 
@@ -130,7 +132,9 @@ class FleetRoom:
     ) -> None:
         self.reactor = reactor
         self.ageing = AgeingClock(reactor)
-        self.wheel = TimerWheel(reactor)
+        # Agents tick as their devices were started, at any moment of each other's ticks.  Here one
+        # wheel serves thousands: with an agent's tick they would all speak at the same moment.
+        self.wheel = TimerWheel(reactor, FINE_TICK_SECONDS)
         self.chance = random.SystemRandom()
         self.gateway = gateway
         self.facts = facts

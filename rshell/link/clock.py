@@ -16,6 +16,8 @@ __all__ = ["TimerWheel", "WheelTimer", "use_monotonic_clock"]
 
 #: Links time in seconds; a quarter of one is precise enough and lets thousands share a wake-up.
 TICK_SECONDS = 0.25
+#: With thousands of links a tick has hundreds of timers; what arrives meanwhile waits for so many.
+TIMERS_A_TURN = 32
 
 
 def use_monotonic_clock(reactor: Any) -> None:
@@ -54,7 +56,8 @@ class WheelTimer:
 class TimerWheel:
     """Timers of coarse precision that cost the reactor one delayed call in all.
 
-    A timer fires at the first tick at or after its time, never early.
+    A timer fires at the first tick at or after its time, never early, and in its order.  A tick of
+    many takes several turns of the reactor, which looks after everyone else between them.
 
     Args:
         clock: Whose seconds count, and who wakes us.
@@ -72,6 +75,9 @@ class TimerWheel:
         self._tick = tick_seconds
         self._slots: dict[int, list[WheelTimer]] = {}
         self._due: list[int] = []
+        #: What fires now, the next one last.
+        self._firing: list[WheelTimer] = []
+        self._turning = False
         self._call: Any = None
         self._call_slot = 0
 
@@ -99,12 +105,13 @@ class TimerWheel:
         """Forget every timer, and leave nothing behind in the clock."""
         self._slots.clear()
         self._due.clear()
+        self._firing.clear()
         call, self._call = self._call, None
         if call is not None:
             call.cancel()
 
     def _arm(self) -> None:
-        if not self._due:
+        if self._turning or not self._due:
             return
         slot = self._due[0]
         if self._call is not None:
@@ -117,12 +124,29 @@ class TimerWheel:
 
     def _turn(self) -> None:
         self._call = None
+        self._turning = True
+        try:
+            self._fire_some()
+        finally:
+            self._turning = False
+        if self._firing:
+            self._call_slot = 0
+            self._call = self._clock.callLater(0, self._turn)
+        else:
+            self._arm()
+
+    def _fire_some(self) -> None:
         # 1e-6: a clock that reads a hair before the tick it was set for counts as there.
         now = int(self._clock.seconds() / self._tick + 1e-6)
-        while self._due and self._due[0] <= now:
-            for timer in self._slots.pop(heapq.heappop(self._due)):
-                try:
-                    timer.fire()
-                except Exception:
-                    self._log.failure("a timer failed")
-        self._arm()
+        left = TIMERS_A_TURN
+        while left and (self._firing or (self._due and self._due[0] <= now)):
+            if not self._firing:
+                self._firing = self._slots.pop(heapq.heappop(self._due))[::-1]
+            timer = self._firing.pop()
+            if not timer.active:
+                continue
+            left -= 1
+            try:
+                timer.fire()
+            except Exception:
+                self._log.failure("a timer failed")

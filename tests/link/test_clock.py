@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from typing import Any
 
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from rshell.link.clock import TICK_SECONDS, TimerWheel, use_monotonic_clock
+from rshell.link.clock import TICK_SECONDS, TIMERS_A_TURN, TimerWheel, use_monotonic_clock
 
 
 class TimerWheelTests(SynchronousTestCase):
@@ -103,6 +104,55 @@ class TimerWheelTests(SynchronousTestCase):
         self.clock.pump([0.25] * 300)
         self.assertEqual(len(self.fired), 10_000)
         self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_others_between(self) -> None:
+        """A tick of many timers lets the reactor look after others between some of them."""
+
+        def first() -> None:
+            self.clock.callLater(0, lambda: self.fired.append("other"))
+
+        self.wheel.call_later(1, first)
+        for number in range(3 * TIMERS_A_TURN):
+            self.wheel.call_later(1, lambda number=number: self.fired.append(number))  # type: ignore[misc]  # early binding
+        self.wheel.call_later(1.25, lambda: self.fired.append("next tick"))
+        self.clock.advance(2)
+        self.assertEqual(TIMERS_A_TURN - 1, self.fired.index("other"))
+        self.fired.remove("other")
+        self.assertEqual([*range(3 * TIMERS_A_TURN), "next tick"], self.fired)
+        self.assertEqual([], self.clock.getDelayedCalls())
+
+    def test_stopped_between(self) -> None:
+        """A wheel that one of many timers stops, or the first after some turns, calls no other."""
+        for at in (0, TIMERS_A_TURN, TIMERS_A_TURN + 5):
+            fired: list[int] = []
+            wheel = TimerWheel(self.clock)
+
+            def fire(number: int, wheel: TimerWheel = wheel, at: int = at) -> None:
+                fired.append(number)  # noqa: B023  # of this round
+                if number == at:
+                    wheel.stop()
+
+            for number in range(3 * TIMERS_A_TURN):
+                wheel.call_later(1, functools.partial(fire, number))
+            self.clock.advance(2)
+            self.assertEqual([*range(at + 1)], fired)
+            self.assertEqual([], self.clock.getDelayedCalls())
+
+    def test_set_while_firing(self) -> None:
+        """Timers that are set by one of many are due after them, and leave one delayed call."""
+
+        def first() -> None:
+            for delay in (0, 5, 1):
+                self.wheel.call_later(delay, lambda delay=delay: self.fired.append(-delay))  # type: ignore[misc]  # early binding
+
+        self.wheel.call_later(1, first)
+        for number in range(2 * TIMERS_A_TURN):
+            self.wheel.call_later(1, lambda number=number: self.fired.append(number))  # type: ignore[misc]  # early binding
+        self.clock.advance(1.25)
+        self.assertEqual([*range(2 * TIMERS_A_TURN)], self.fired)
+        self.assertEqual(1, len(self.clock.getDelayedCalls()))
+        self.clock.pump([0.25] * 30)
+        self.assertEqual([0, -1, -5], self.fired[2 * TIMERS_A_TURN :])
 
     def test_earlier_timer_takes_over(self) -> None:
         """A timer that is due before all others moves the one delayed call."""
