@@ -26,9 +26,9 @@ class Throttle:
     def __init__(self, clock: Callable[[], float], rate: float, burst: int) -> None:
         self._clock = clock
         self._each_seconds = 1 / rate
-        #: A full bucket is empty when it takes so long to be full again; a little more, because
-        #: sums of fractions round.
-        self._most_seconds = burst / rate * (1 + 1e-9)
+        #: A full bucket is empty when it takes so long to be full again; a hundredth of a turn
+        #: more, because sums of fractions round, and the more the longer the machine is up.
+        self._most_seconds = (burst + 0.01) / rate
         #: When the bucket of a key is full again.
         self._full_at: OrderedDict[Hashable, float] = OrderedDict()
         #: How many were refused since the last one admitted; only keys that have some.

@@ -35,6 +35,8 @@ class KeyLookups:
         self._read = read
         self._waiting: list[tuple[bytes, Deferred[DeviceKey | None]]] = []
         self._reading = False
+        #: Whether `_next` is at it: a read that is refused at once is answered within it.
+        self._beginning = False
 
     def find(self, spki: bytes) -> Deferred[DeviceKey | None]:
         """Return who registered a key, by a read that begins after this call."""
@@ -47,8 +49,15 @@ class KeyLookups:
         return done
 
     def _next(self) -> None:
-        if self._reading or not self._waiting:
+        if self._beginning:
             return
+        self._beginning = True
+        # A loop: a store that is closed or full refuses each of hundreds of reads at once.
+        while self._waiting and not self._reading:
+            self._begin()
+        self._beginning = False
+
+    def _begin(self) -> None:
         self._reading = True
         batch, self._waiting = self._waiting[:MAX_KEYS], self._waiting[MAX_KEYS:]
         reading = self._read([spki for spki, _ in batch])

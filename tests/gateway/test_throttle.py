@@ -27,6 +27,15 @@ class ThrottleTests(SynchronousTestCase):
         clock.advance(10)
         self.assertEqual([throttle.admit("a"), throttle.admit("a")], [2, None])
 
+    def test_after_months(self) -> None:
+        """The burst is whole on a machine that has been up for long: sums of seconds round."""
+        for up, rate, burst in ((1e5 + 1 / 3, 1000, 2000), (1e7 + 1 / 3, 3, 30), (4e7, 200, 1000)):
+            clock = Clock()
+            clock.advance(up)
+            throttle = Throttle(clock.seconds, rate, burst)
+            admitted = [throttle.admit("a") for _ in range(burst + 1)]
+            self.assertEqual([0] * burst + [None], admitted, up)
+
     def test_bounded(self) -> None:
         """Many keys cost bounded memory: the one quiet for longest is forgotten."""
         throttle = Throttle(Clock().seconds, 1, 1)

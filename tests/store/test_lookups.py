@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, fail
 from twisted.trial.unittest import SynchronousTestCase
 
 from rshell.store.errors import StoreError, StoreUnavailable
@@ -74,3 +74,13 @@ class LookupTests(SynchronousTestCase):
         self.answer(0)
         self.answer(1)
         self.assertEqual(self.successResultOf(again[0]), b"two")
+
+    def test_many_refused_at_once(self) -> None:
+        """A store that closes refuses as many as may wait, each with an error of its own."""
+        first: Deferred[Any] = Deferred()
+        reads = [first]
+        lookups = KeyLookups(lambda _: reads.pop() if reads else fail(StoreUnavailable("closed")))
+        found = [lookups.find(b"%d" % number) for number in range(MAX_WAITING)]
+        first.errback(StoreUnavailable("closed"))
+        errors = [self.failureResultOf(one, StoreUnavailable).value for one in found]
+        self.assertEqual(MAX_WAITING, len(set(map(id, errors))))

@@ -4,7 +4,8 @@ conch takes each packet off the front of one ``bytes``, and copies what is left 
 packet; it builds what it sends from four sums, and its MAC from a fifth.  Here what arrives lies in
 one buffer until its packet is whole, is decrypted where it lies, and is copied once; the padding
 comes from the kernel in pages.  Bytes on the wire and what is refused are the same, but for a
-packet without a message or with too little padding: conch passes over it, and it is refused here.
+packet without a message or with too little padding: conch passes over it, and it is refused here;
+and for what is sent between our NEWKEYS and the peer's, which has the new keys here.
 
 What it is not: it knows neither algorithms nor messages; those are conch's and transport.py's.
 """
@@ -84,6 +85,8 @@ class PacketTransport(SSHServerTransport):
     #: The first block of the packet that is not whole, decrypted: it says how long the packet is.
     _first = b""
     _macs: _Macs | None = None
+    #: What is sent has new keys already, what comes has the old ones: between the two NEWKEYS.
+    _sending: _Macs | None = None
     _padding = b""
 
     def packets_received(self, data: bytes) -> None:
@@ -146,6 +149,18 @@ class PacketTransport(SSHServerTransport):
         body = b"".join((first[begin:end], memoryview(rest)[: max(0, end - block)]))
         return first[begin - 1], body
 
+    def sends_with_new_keys(self) -> None:
+        """Our NEWKEYS is sent: what follows it has the new keys (RFC 4253 section 7.3).
+
+        conch changes both directions when the peer's comes, so that its DISCONNECT and DEBUG in
+        between are garbage to the peer.
+        """
+        self._sending = _Macs(self.nextEncryptions)
+
+    def reads_with_new_keys(self) -> None:
+        """The peer's NEWKEYS came: both directions have the new keys."""
+        self._macs, self._sending = self._sending, None
+
     def _end(self, reason: int, why: bytes) -> None:
         self.sendDisconnect(reason, why)  # type: ignore[no-untyped-call]  # untyped in Twisted
 
@@ -156,7 +171,8 @@ class PacketTransport(SSHServerTransport):
             if not allowed:
                 self._blockedByKeyExchange.append((messageType, payload))
                 return
-        ciphers, macs = self._keyed()
+        macs = self._sending or self._keyed()[1]
+        ciphers = macs.ciphers
         block = ciphers.encBlockSize
         size = _PADDING + _MESSAGE + len(payload)
         padding = block - (_LENGTH + size) % block

@@ -48,6 +48,8 @@ KEX_SECONDS = 30.0
 MAX_UNAUTHENTICATED_BYTES = 64 * 1024
 #: Of answers that a peer asks for and does not read, before it is cut off.
 MAX_UNREAD_ANSWERS = 256 * 1024
+#: What each takes beside its payload: header, padding and MAC, or its place while keys change.
+PACKET_BYTES = 64
 #: The version, with its end of line (RFC 4253 section 4.2).
 MAX_VERSION_BYTES = 255
 #: A peer that does not take our last words is cut off after this long.
@@ -319,6 +321,8 @@ class SshTransport(PacketTransport):
             self._strict = _STRICT_CLIENT in offered
             if self._strict and self.incomingPacketSequence != 1:
                 raise BadPacket("KEXINIT was not the first message")
+        elif self._keyExchangeState == self._KEY_EXCHANGE_NONE:
+            self._watch_keys(KEX_SECONDS, self.abort)  # the peer's wish; ours has its watch
         self._exchanging, self._agreed = True, False
         super().ssh_KEXINIT(packet)
         if not self.closing and self.kexAlg not in type(self).supportedKeyExchanges:
@@ -327,6 +331,7 @@ class SshTransport(PacketTransport):
     def _keySetup(self, sharedSecret: bytes, exchangeHash: bytes) -> None:
         # conch has sent NEWKEYS when this returns; what follows it waits for the peer's.
         super()._keySetup(sharedSecret, exchangeHash)
+        self.sends_with_new_keys()
         self._agreed = True
         if self._strict:
             self.outgoingPacketSequence = 0
@@ -339,7 +344,10 @@ class SshTransport(PacketTransport):
             self._first_kex = False
             # Only the first KEXINIT may say it.
             self.supportedKeyExchanges = list(type(self).supportedKeyExchanges)
+        if not self._full:
+            self._unread = 0  # what waited for the keys goes now
         super().ssh_NEWKEYS(packet)
+        self.reads_with_new_keys()
         self._since_keys = 0
         self._watch_keys(self._owner.rekeying.limit_seconds, self._rekey)
         self._tell_unblocked()
@@ -355,13 +363,20 @@ class SshTransport(PacketTransport):
         if self._lost:
             return
         super().sendPacket(messageType, payload)
-        if self._full and messageType not in (_CHANNEL_DATA, _CHANNEL_EXTENDED_DATA):
-            self._unread += len(payload)
+        waits = self._full or self._keyExchangeState != self._KEY_EXCHANGE_NONE
+        if waits and messageType not in (_CHANNEL_DATA, _CHANNEL_EXTENDED_DATA):
+            self._unread += PACKET_BYTES + len(payload)
             if self._unread > MAX_UNREAD_ANSWERS:
                 self.abort()
                 return
         self._owner.metrics.bytes_out += len(payload)
         self._count(len(payload))
+
+    def _allowedKeyExchangeMessageType(self, messageType: int) -> bool:
+        """Keep back what channel_over says: it must come after the channel's CLOSE."""
+        if messageType == _IGNORE:
+            return False
+        return bool(super()._allowedKeyExchangeMessageType(messageType))  # type: ignore[no-untyped-call]  # untyped
 
     def _count(self, size: int) -> None:
         self._since_keys += size

@@ -183,10 +183,12 @@ class SshTestCase(FleetTestCase):
         client.sendPacket(94, u32(number) + NS(data))
         self.fleet.pump()
 
-    def running(self, command: bytes = b"id", window: int = 1 << 21) -> tuple[Client, DeviceEnd]:
+    def running(
+        self, command: bytes = b"id", window: int = 1 << 21, **more: Any
+    ) -> tuple[Any, DeviceEnd]:
         """Return a client whose command has come to the device, which has not answered."""
         device: DeviceEnd = self.fleet.dial(self.pump)
-        client = self.login()
+        client = self.login(**more)
         self.open(client, window=window)
         self.ask(client, 0, b"exec", NS(command))
         return client, device

@@ -20,7 +20,7 @@ from tests.doors.ssh.client import Client, SshTestCase, u32
 from tests.gateway.wires import MemoryTransport
 
 
-class _Strict(Client):
+class StrictClient(Client):
     """A client that asks for strict key exchange, and keeps to it."""
 
     supportedKeyExchanges = [b"curve25519-sha256", b"kex-strict-c-v00@openssh.com"]
@@ -69,7 +69,7 @@ class _PostQuantum(Client):
         self._keySetup(shared, digest)
 
 
-class _Interloper(_Strict):
+class _Interloper(StrictClient):
     """Somebody on the path slips a packet in before the keys (CVE-2023-48795)."""
 
     def sendKexInit(self) -> None:
@@ -106,7 +106,7 @@ class AgreementTests(SshTestCase):
 
     def test_strict(self) -> None:
         """With a strict client packet numbers begin anew with each set of keys."""
-        client = self.connect(kind=_Strict)
+        client = self.connect(kind=StrictClient)
         self.ask_for_login(client)
         self.try_login(client)
         self.assertEqual(1, len(client.got(52)))
