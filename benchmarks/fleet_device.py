@@ -148,6 +148,19 @@ class FleetRoom:
         )
         self.digest = catalogue_digest(self.catalogue)
         self.context = _context(root)
+        #: The certificates of gateways whose name was judged: DER, with the host that was dialled.
+        self._named: set[tuple[bytes, str]] = set()
+
+    def judge_gateway(self, connection: SSL.Connection, host: str) -> None:
+        """Judge the gateway as an agent does; what is the same for all devices, once.
+
+        OpenSSL judges chain and signature for each of them; agents are on machines of their own.
+        """
+        leaf = connection.get_peer_certificate()
+        der = b"" if leaf is None else crypto.dump_certificate(crypto.FILETYPE_ASN1, leaf)
+        if (der, host) not in self._named:
+            verify_gateway_name(connection, host)
+            self._named.add((der, host))
 
     async def resolve(self, host: str, port: int) -> list[str]:
         """Return the one address there is."""
@@ -300,7 +313,7 @@ class SimulatedDevice:
     def link_handshaken(self, link: LinkProtocol) -> None:
         target, number = link.peer
         transport: Any = link.transport
-        verify_gateway_name(transport.getHandle(), target.host)
+        self._room.judge_gateway(transport.getHandle(), target.host)
         link.hello(self._hello(number))
 
     def _hello(self, dial: int) -> Hello:

@@ -178,7 +178,7 @@ class KeeperSide(TwistedProtocol):
         else:
             transport.bufferSize = _READ_BYTES
             opening = b"" if self.needs else self._opening  # no need to wait for WELCOME
-            transport.write(hello_frame("stream") + opening)
+            write_at_once(transport, hello_frame("stream") + opening)
 
     def welcomed(self, body: wire.Map) -> bool:
         """Send the OPEN that needs a feature; say whether the keeper has it."""

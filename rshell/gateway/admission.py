@@ -18,7 +18,7 @@ from functools import lru_cache
 from typing import Any
 
 import attrs
-from twisted.internet.protocol import connectionDone
+from twisted.internet.protocol import Protocol, connectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -28,7 +28,7 @@ from rshell.link.core.limits import TokenBucket
 from rshell.link.tls_factory import TlsWireFactory
 from rshell.link.tls_wire import TlsWire
 
-__all__ = ["DEFAULT_RATE", "Admission", "AdmittingTLS", "Ticket", "source_of"]
+__all__ = ["DEFAULT_RATE", "PACE_LEAST", "Admission", "AdmittingTLS", "Ticket", "source_of"]
 
 #: Mutual TLS handshakes a second that every machine of ours does beside its other work.
 DEFAULT_RATE = 400.0
@@ -40,6 +40,16 @@ TURN_SECONDS = 0.05
 #: Who would wait longer may not have the time left that handshake and HELLO take when all of a
 #: fleet return (rule P7); what was begun for them would be lost.
 PATIENCE_SECONDS = HELLO_SECONDS * 0.5
+#: However fast the rate: `rshell.gateway.arrivals` drops the oldest of more strangers than a few
+#: more than this, and the oldest is who would be served next.
+MOST_WAITING = 1_800
+#: A time of this length in which somebody always waited tells how much we really can do.
+PACE_SECONDS = 2.0
+#: However slow that was: one pause of the machine, or a flood, shall not keep a fleet out for long.
+PACE_LEAST = 0.25
+
+#: What speaks inside a connection that is gone.
+_NOBODY = Protocol()
 
 _HANDSHAKE_RECORD = 0x16
 _RECORD_HEADER = 5
@@ -86,6 +96,9 @@ class Admission:
         rate: Handshakes a second.
         fleet: How many devices may come back at once.
         waited: Told how many seconds each admitted connection waited.
+
+    Attributes:
+        rate: Handshakes a second at most.
     """
 
     _log = Logger()
@@ -108,13 +121,29 @@ class Admission:
         self._waiting: OrderedDict[str, dict[Ticket, None]] = OrderedDict()
         self._count = 0
         self._timer: WheelTimer | None = None
+        #: Since when somebody waits, or the last look at the pace; and what began since.
+        self._looked_at = 0.0
+        self._begun = 0
+        #: The same, whether somebody waits or not.
+        self._glanced_at = 0.0
+        self._begun_since = 0
+        #: What part of the rate was done while others waited, or more that was done since.
+        self._done_part = 1.0
 
     def __len__(self) -> int:
         return self._count
 
+    @property
+    def pace(self) -> float:
+        """What a fleet has to spread its return by, in handshakes a second.
+
+        Who comes faster than we can is refused, and comes again much later.
+        """
+        return self.rate * self._done_part
+
     def spread_ms(self) -> int:
         """Return over how many milliseconds the fleet has to spread its return (rule C6)."""
-        return int(self._fleet() * 1000 / self.rate)
+        return int(self._fleet() * 1000 / self.pace)
 
     def ask(
         self, source: str, go: Callable[[], None], drop: Callable[[str], None]
@@ -133,11 +162,13 @@ class Admission:
         if not self._count and self._may_begin(now):
             self._waited(0.0)
             return None
+        if not self._count:
+            self._looked_at, self._begun = now, 0
         ticket = Ticket(source, go, drop, now)
         self._waiting.setdefault(source, {})[ticket] = None
         self._count += 1
         self._arm()
-        if self._count / self.rate > PATIENCE_SECONDS:
+        if self._count > min(MOST_WAITING, self.rate * PATIENCE_SECONDS):
             self._drop_one()
         return ticket
 
@@ -166,7 +197,23 @@ class Admission:
         if self._left == self._a_turn:
             self._wheel.call_next_turn(self._next_turn)
         self._left -= 1
+        self._begun += 1
+        self._begun_since += 1
+        if now - self._glanced_at >= PACE_SECONDS:
+            # Done without a queue it says nothing of what more could have been, but that it could.
+            part = self._begun_since / (now - self._glanced_at) / self.rate
+            self._done_part = max(self._done_part, min(1.0, part))
+            self._glanced_at, self._begun_since = now, 0
         return True
+
+    def _look_at_pace(self, now: float) -> None:
+        """Learn from a while in which there was always more to do than could be done."""
+        passed = now - self._looked_at
+        if passed < PACE_SECONDS:
+            return
+        part = min(1.0, max(PACE_LEAST, self._begun / passed / self.rate))
+        self._done_part = (self._done_part + part) / 2
+        self._looked_at, self._begun = now, 0
 
     def _next_turn(self) -> None:
         self._left = self._a_turn
@@ -199,6 +246,8 @@ class Admission:
                 ticket.go()
             except Exception:
                 self._log.failure("a handshake could not begin")
+        if self._count:
+            self._look_at_pace(now)
         self._arm()
 
 
@@ -270,7 +319,12 @@ class AdmittingTLS(TlsWire):
         ticket, self._ticket = self._ticket, None
         if ticket is not None:
             self._admission.cancel(ticket)
+        self._held = b""
+        self._dropped = None
         super().connectionLost(reason)
+        # Both know each other; the collector, which is to find that out, is rare.  A fleet that is
+        # refused, or lost, left kilobytes for each connection.
+        self._inner = _NOBODY
 
 
 def _is_record_begun(data: bytes) -> bool:

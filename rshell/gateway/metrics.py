@@ -157,6 +157,7 @@ class Metrics:
         self.set("devices_expected", "Devices that may come back at once", gateway.fleet.size())
         self.set("admission_queue", "Connections that wait", len(gateway.admission))
         self.set("admission_rate", "Handshakes a second at most", gateway.admission.rate)
+        self.set("admission_pace", "Of these it does, by the last storm", gateway.admission.pace)
         self.set("sessions", "Streams open to devices", len(gateway.switchboard))
         self.set("sessions_known", "Sessions that live on devices", len(gateway.sessions))
         self.set("store_writes_waiting", "Writes in the queue", gateway.store.writes_waiting)

@@ -30,7 +30,7 @@ _CURRENT = select(devices.c.id).where(
 )
 _REPLACE = (
     update(device_facts)
-    .where(device_facts.c.device_id == bindparam("of"))
+    .where(device_facts.c.device_id == bindparam("of"), _CURRENT.exists())
     .values(received_at=bindparam("received_at"), body=bindparam("body"))
 )
 _ADD = insert(device_facts)
@@ -63,11 +63,13 @@ def keep(
     if len(body) > MAX_BYTES:
         raise LimitReached(f"facts of more than {MAX_BYTES} bytes")
     told = {"received_at": now, "body": body.decode()}
-    if connection.execute(_CURRENT, {"of": device_id, "link": epoch}).first() is None:
+    of = {"of": device_id, "link": epoch}
+    # Not an upsert: that has no spelling which both engines know.  Most that come were here before.
+    if connection.execute(_REPLACE, {**of, **told}).rowcount:
+        return True
+    if connection.execute(_CURRENT, of).first() is None:
         return False
-    # Not an upsert: that has no spelling which both engines know.
-    if not connection.execute(_REPLACE, {"of": device_id, **told}).rowcount:
-        connection.execute(_ADD, {"device_id": device_id, **told})
+    connection.execute(_ADD, {"device_id": device_id, **told})
     return True
 
 

@@ -23,6 +23,10 @@ MAX_ROWS = 500
 # Built once, with parameters: every device that comes back tells something.
 _MINE = flight.c.device_id == bindparam("of")
 _REPLACED = delete(flight).where(_MINE, flight.c.seq.in_(bindparam("numbers", expanding=True)))
+# As nearly always, and half the work: to spell a list out is to compile the statement anew.
+_REPLACED_RUN = delete(flight).where(
+    _MINE, flight.c.seq.between(bindparam("first"), bindparam("last"))
+)
 _ADDED = insert(flight)
 # By receipt first: a device whose disk was replaced counts from 1 again.
 _KEPT = (
@@ -62,7 +66,12 @@ class FlightRow:
 def append(connection: Connection, device_id: str, records: Sequence[FlightRow]) -> None:
     """Keep records of a device; what has a number that is there replaces it."""
     mine = {"of": device_id}
-    connection.execute(_REPLACED, {**mine, "numbers": [record.seq for record in records]})
+    numbers = [record.seq for record in records]
+    if numbers and numbers[-1] - numbers[0] + 1 == len(set(numbers)) == len(numbers):
+        run = {"first": numbers[0], "last": numbers[-1]}
+        connection.execute(_REPLACED_RUN, {**mine, **run})
+    else:
+        connection.execute(_REPLACED, {**mine, "numbers": numbers})
     connection.execute(
         _ADDED,
         [

@@ -15,6 +15,7 @@ from rshell_agent.courier import QUEUE_BYTES, Courier, feature_of, open_frame
 from rshell_agent.keeper import wire
 from tests.agent.conversation import Talk
 from tests.agent.pair import LinkPair
+from tests.link.test_unix_sockets import Transport
 
 OPENED = {"consumed": 0, "limit": 1000, "events": 0}
 
@@ -148,6 +149,14 @@ class OpeningTests(CourierCase):
         (hello, opening) = self.sent()
         self.assertEqual((wire.HELLO, wire.OPEN), (hello[0], opening[0]))
         self.assertEqual("stream", json.loads(hello[2])["purpose"])
+
+    def test_at_once(self) -> None:
+        """Both need one write, and no turn of the reactor."""
+        transport = Transport(room=4096)
+        self.pair.open("exec")
+        self.couriers[0].keeper_side.makeConnection(transport)
+        kinds = [kind for kind, _, _ in wire.Decoder().feed(transport.socket.sent)]
+        self.assertEqual(([wire.HELLO, wire.OPEN], b""), (kinds, transport.value()))
 
     def test_positions(self) -> None:
         """OPENED on the link states the keeper's positions."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -14,13 +16,16 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from rshell.gateway.admission import (
     BURST_SECONDS,
+    MOST_WAITING,
+    PACE_LEAST,
+    PACE_SECONDS,
     PATIENCE_SECONDS,
     TURN_SECONDS,
     Admission,
     AdmittingTLS,
     source_of,
 )
-from rshell.gateway.arrivals import Arrival, Arrivals
+from rshell.gateway.arrivals import MAX_WAITING, Arrival, Arrivals
 from rshell.gateway.handshake_cost import SLOWEST_RATE, affordable_rate, handshake_seconds
 from rshell.link.clock import TimerWheel
 from rshell.link.core.constants import HELLO_SECONDS
@@ -145,6 +150,35 @@ class AdmissionTests(SynchronousTestCase):
         self.assertEqual(len(self.admission), 0)
         self.assertLessEqual(max(self.waits), HELLO_SECONDS)
 
+    def test_most_waiting(self) -> None:
+        """However high the rate, no more wait than the gateway has room for among strangers."""
+        self.admission = Admission(self.wheel, 100_000)
+        self.wheel.call_next_turn = lambda call: None  # type: ignore[method-assign]  # no turn ends
+        self.come("a", 10_000, together=True)
+        self.assertEqual(len(self.admission), MOST_WAITING)
+        self.assertEqual(len(self.begun) + len(self.dropped), 10_000 - MOST_WAITING)
+        self.assertLess(MOST_WAITING, MAX_WAITING)
+
+    def test_pace(self) -> None:
+        """What is done while others wait becomes the pace; a quarter of the rate is the least."""
+        self.assertEqual(self.admission.spread_ms(), 10_000)
+        self.come("a", 300, together=True)
+        self.pass_time(PACE_SECONDS * 3, turn_seconds=TURN_SECONDS / 0.7)
+        self.assertTrue(0.6 * RATE < self.admission.pace < 0.85 * RATE, self.admission.pace)
+        self.assertGreater(self.admission.spread_ms(), 11_000)
+        for _ in range(6):
+            self.come("a", 300, together=True)
+            self.pass_time(PACE_SECONDS * 2, turn_seconds=1.0)
+        self.assertTrue(PACE_LEAST <= self.admission.pace / RATE < PACE_LEAST + 0.02)
+
+    def test_pace_of_a_burst(self) -> None:
+        """Who never waits for long, or nobody at all, says nothing about the pace."""
+        self.come("a", BURST + 20)
+        self.pass_time(PACE_SECONDS * 5)
+        self.come("a", BURST + 20)
+        self.pass_time(PACE_SECONDS / 2)
+        self.assertEqual(self.admission.pace, RATE)
+
     def test_cancel(self) -> None:
         """One that went away takes no token and leaves nothing behind."""
         self.come("a", BURST)
@@ -251,6 +285,24 @@ class TlsTests(SynchronousTestCase):
         self.clock.pump([0.25] * 4)
         self.assertEqual(given, [])
 
+    def test_leaves_nothing(self) -> None:
+        """A connection that is gone waits for no search for cyclic garbage."""
+        gc.disable()
+        self.addCleanup(gc.enable)
+        for received in (b"", HELLO[:3], HELLO):
+            inner = Inner()
+            factory = TlsWireFactory(
+                _FakeCreator([]), client=False, inner=Factory.forProtocol(Inner)
+            )
+            tls = AdmittingTLS(factory, inner, self.admission, self.dropped.append)
+            tls.makeConnection(StringTransport())
+            if received:
+                tls.dataReceived(received)
+            tls.connectionLost()
+            gone = weakref.ref(inner)
+            del inner, tls
+            self.assertIsNone(gone())
+
     def test_dropped(self) -> None:
         """A connection that would wait too long is told to its owner."""
         connections = [self.connect() for _ in range(20)]
@@ -305,9 +357,9 @@ class _FakeTls:
 class CostTests(SynchronousTestCase):
     def test_rates(self) -> None:
         """The rate follows the cost; 400 where a core does that; and somebody always gets in."""
-        self.assertAlmostEqual(affordable_rate(0.0001), 3750)
-        self.assertEqual(affordable_rate(0.001), 400)
-        self.assertEqual(affordable_rate(0.005), 100)
+        self.assertAlmostEqual(affordable_rate(0.0001), 2500)
+        self.assertEqual(affordable_rate(0.0007), 400)
+        self.assertAlmostEqual(affordable_rate(0.005), 1 / 0.015)
         self.assertEqual(affordable_rate(10), SLOWEST_RATE)
         self.assertGreater(affordable_rate(0), 1000)
 

@@ -8,7 +8,9 @@ enforces the device's policy. No network, standard library only, one thread.
     server  -> connections, HELLO, control calls          wire      frames and checked JSON
     sessions-> OPEN, joining, tombstones                   policy    what the device allows
     session -> one process and its stream                  offsets   byte and event counting, no I/O
-    process -> logins, fork, terminals, signals            loop      epoll and timers
+    process -> logins, terminals, pipes, signals           loop      epoll and timers
+    spawn   -> start a program, the cheap way              child     the same, or a worker, by fork
+    mounts  -> can a file keep us waiting
     worker  -> in a forked child: be a worker of ours      constants every number, with its reason
     viewer  -> who watches a session                       touches   what workers tell of files
 

@@ -84,18 +84,19 @@ class Rollback:
         stdin, process.stdin = process.stdin, None
         if stdin is not None:
             os.close(stdin)
-        self._loop.watch(process.status, self._started, loops.READ)
+        if process.status is not None:
+            self._loop.watch(process.status, partial(self._started, process.status), loops.READ)
         for fd in process.outputs:
             self._loop.watch(fd, partial(self._read, fd), loops.READ)
         self._limit = self._loop.after(ROLLBACK_SECONDS, self._too_long)
 
-    def _started(self) -> None:
+    def _started(self, status: int) -> None:
         try:
-            told = os.read(self._process.status, 512)
+            told = os.read(status, 512)
         except BlockingIOError:
             return
-        self._loop.unwatch(self._process.status)
-        os.close(self._process.status)
+        self._loop.unwatch(status)
+        os.close(status)
         if told:
             refusal = processes.start_error(told, self._command, self._account)
             self._process.reap()

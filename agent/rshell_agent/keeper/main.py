@@ -13,6 +13,7 @@ from collections.abc import Callable
 
 from rshell_agent.keeper import constants as c
 from rshell_agent.keeper import loop as loops
+from rshell_agent.keeper import spawn
 from rshell_agent.keeper.constants import Times
 from rshell_agent.keeper.jobs import Jobs
 from rshell_agent.keeper.policy import PolicyFile
@@ -152,6 +153,7 @@ class _Keeper:
         self._directory, self._times, self._log = directory, times, log
         self._policy = PolicyFile(home, policy)
         self._loop = loops.Loop(log)
+        spawn.MOUNTS.look()  # so that its descriptor is there from the beginning
         self._sessions = Sessions(self._loop, times, self._policy)
         self._sessions.jobs = Jobs(self._sessions, home, directory, log)
         self._server = Server(self._sessions, self._listen(), log)

@@ -1,7 +1,6 @@
-"""Logins, starting a process by hand, its terminal or pipes, and signals to it.
+"""Logins, a process with its terminal or pipes, and signals to it.
 
-A plain fork is safe because the keeper has one thread. `subprocess` and `pty` are not used: they
-cannot set the window size before exec, cost memory, and wait for exec.
+How a program comes to run is in `spawn`, where that is cheap, and else in `child`.
 """
 
 from __future__ import annotations
@@ -13,8 +12,8 @@ import signal
 import struct
 import termios
 
+from rshell_agent.keeper import child, spawn, wire
 from rshell_agent.keeper import constants as c
-from rshell_agent.keeper import wire, worker
 from rshell_agent.keeper.wire import Map, Refused, WireError
 
 __all__ = ["Account", "Command", "Process", "outcome_of"]
@@ -26,12 +25,9 @@ _FORBIDDEN = frozenset([b"BASH_ENV", b"ENV", b"IFS", b"SHELLOPTS", b"BASHOPTS"])
 _FORBIDDEN_STARTS = (b"LD_", b"PYTHON", b"BASH_FUNC_", b"RSHELL_")
 _NAME = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz_0123456789")
 _TERM = _NAME | frozenset(b"+.-")
-_ALL_SIGNALS = tuple(int(number) for number in signal.valid_signals())
 SIGNALS = {s.name[3:]: int(s) for s in signal.Signals if not s.name.startswith("SIGRT")}
 
 TOLD = ("files", "sftp")  # the workers that tell what they touch
-
-Start = tuple[list[bytes], list[bytes], dict[bytes, bytes]]  # files to try, argv, environment
 
 
 class Account:
@@ -132,7 +128,7 @@ class Command:
             return shell, [shell, b"-c", self.line]
         return self.argv[0], self.argv
 
-    def start(self, account: Account, extra: dict[bytes, bytes]) -> Start:
+    def start(self, account: Account, extra: dict[bytes, bytes]) -> child.Start:
         """Return files to try, argv and environment for exec; os.execvpe does it in 1 ms more."""
         env = self.environment(account, extra)
         if self.worker:
@@ -179,13 +175,14 @@ class Process:
     """One child, its group, and our ends of its terminal or pipes.
 
     `outputs` maps descriptors to read from to whether they are standard error; `stdin` is written
-    to; `status` tells of exec: it closes when the program runs, or tells `stage:errno` first.
+    to; `status` tells of exec: it closes when the program runs, or tells `stage:errno` first. It is
+    None where the program runs already.
     """
 
     touched: int | None = None  # where a worker tells what it touches
 
     def __init__(self, command: Command, account: Account, extra: dict[bytes, bytes]) -> None:
-        """Fork and return at once.
+        """Start it.
 
         Raises:
             Refused: the system has no process, terminal or descriptor left.
@@ -194,7 +191,7 @@ class Process:
         self.slave: int | None = None  # kept open until the end, so that a reopened /dev/tty works
         self.outputs: dict[int, bool] = {}
         self.stdin: int | None = None
-        self.status = -1
+        self.status: int | None = None
         self._ending: set[int] = set()  # groups that got TERM
         opened: list[int] = []
         try:
@@ -203,29 +200,44 @@ class Process:
                 if command.size
                 else self._pipes(command, opened)
             )
-            self.status, status = _pair(os.pipe(), opened)
-            telling = None
-            if command.told:
-                self.touched, telling = _pair(os.pipe(), opened)
             start = command.start(account, extra)  # before fork: each page the child writes costs
-            self._share_outputs(command.outlives)  # so that the pipes have a reader while it runs
-            self.pid = _fork()
+            if command.outlives:  # so that the pipes have a reader while it runs
+                self._share_outputs(True)
+            self.pid = spawn.spawn(command, account, start, theirs) or 0
+            if not self.pid:
+                self.pid = self._fork(command, account, start, theirs, opened)
         except OSError as error:
             for fd in opened:
                 os.close(fd)
             raise Refused("overload", f"cannot start a process: {error.strerror}") from None
-        if self.pid == 0:
-            _become(command, account, start, theirs, status, telling)
-        os.close(status)
-        if telling is not None:
-            os.close(telling)
-        self._share_outputs(False)
+        if command.outlives:
+            self._share_outputs(False)
         if not self.terminal:
             for fd in theirs:
                 os.close(fd)
         for ours in (self.stdin, self.status, self.touched, *self.outputs):
             if ours is not None:
                 os.set_blocking(ours, False)
+
+    def _fork(
+        self,
+        command: Command,
+        account: Account,
+        start: child.Start,
+        theirs: list[int],
+        opened: list[int],
+    ) -> int:
+        self.status, status = _pair(os.pipe(), opened)
+        telling = None
+        if command.told:
+            self.touched, telling = _pair(os.pipe(), opened)
+        pid = child.fork()
+        if pid == 0:
+            child.become(command, account, start, theirs, status, telling)
+        os.close(status)
+        if telling is not None:
+            os.close(telling)
+        return pid
 
     def _terminal(self, command: Command, account: Account, opened: list[int]) -> list[int]:
         master, slave = _pair(os.openpty(), opened)
@@ -340,106 +352,6 @@ def _widen(pipe: int) -> None:
         fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, c.WORKER_PIPE)
     except OSError:  # the user's share of the system's pipes is used up
         pass
-
-
-def _fork() -> int:
-    """Fork with all signals held back; the child lets them in when they are its own."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _ALL_SIGNALS)
-    try:
-        pid = os.fork()
-    except OSError:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        raise
-    if pid:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-    return pid
-
-
-def _prepare(command: Command, stdio: list[int]) -> None:
-    """Leave what is the keeper's: its signals, session, terminal, streams, mask and protection."""
-    signal.set_wakeup_fd(-1)
-    for number in _ALL_SIGNALS:
-        if signal.getsignal(number) not in (
-            signal.SIG_DFL,
-            None,
-        ):  # exec would pass on ignored ones
-            signal.signal(number, signal.SIG_DFL)
-    os.setsid()
-    signal.pthread_sigmask(signal.SIG_SETMASK, [])
-    if command.size:
-        fcntl.ioctl(stdio[0], termios.TIOCSCTTY, 0)
-    stdio = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3) for fd in stdio]
-    for number, fd in enumerate(stdio):
-        os.dup2(fd, number)
-    os.umask(0o022)
-    worker.drop_protection()
-
-
-def _enter_login(account: Account) -> None:
-    if account.switch:
-        os.initgroups(account.name, account.gid)
-        os.setgid(account.gid)
-        os.setuid(account.uid)
-
-
-def _enter_folder(command: Command, account: Account) -> None:
-    try:
-        os.chdir(command.cwd or os.fsencode(account.home))
-    except OSError:
-        if command.cwd is not None:
-            raise
-        os.chdir("/")  # a login without a home can still be used
-
-
-def _execute(files: list[bytes], argv: list[bytes], env: dict[bytes, bytes]) -> None:
-    """Become the program; all descriptors but 0 to 2 are close-on-exec.
-
-    Raises:
-        OSError: none of the files can be executed.
-    """
-    failure = 2
-    for file in files:
-        try:
-            os.execve(file, argv, env)  # noqa: S606  # what a keeper is for
-        except OSError as error:
-            if error.errno not in (2, 20):  # ENOENT, ENOTDIR: perhaps in the next folder
-                failure = error.errno or failure
-    raise OSError(failure, "")
-
-
-def _become(
-    command: Command,
-    account: Account,
-    start: Start,
-    stdio: list[int],
-    status: int,
-    telling: int | None,
-) -> None:
-    """Turn the forked child into the program or worker; never returns."""
-    stage = "start"
-    try:
-        _prepare(command, stdio)
-        loaded = None
-        if command.worker:
-            stage = "worker"
-            worker.name_process(f"rshell-{command.worker}")
-            loaded = worker.load(command.worker)
-        stage = "login"
-        _enter_login(account)
-        stage = "cwd"
-        _enter_folder(command, account)
-        stage = "worker" if loaded else "exec"
-        if loaded:
-            rules, env = command.rules, start[2]
-            worker.enter(command.worker, loaded, command.argument, rules, env, status, telling)
-        _execute(*start)
-    except OSError as error:
-        os.write(status, f"{stage}:{error.errno}".encode())
-    except BaseException as error:  # whatever it is, it must not run on as a second keeper
-        why = f"{type(error).__name__}: {error}"[: c.MAX_TOLD - 16]
-        os.write(status, f"{stage}:0:{why}".encode("ascii", "backslashreplace")[: c.MAX_TOLD])
-    finally:
-        os._exit(127)
 
 
 def start_error(told: bytes, command: Command, account: Account) -> Refused:

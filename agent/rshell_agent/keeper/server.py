@@ -132,11 +132,14 @@ class Connection:
         if not data:
             self._lost()
             return
+        new = not self.purpose
         try:
             for kind, flags, payload in self._decoder.feed(data):
                 self._received(kind, flags, payload)
                 if self._over():
                     return
+            if new:
+                self.flush()
         except WireError as error:
             self.fail(str(error))
         except Refused as refusal:
@@ -166,8 +169,8 @@ class Connection:
             self._deadline.cancel()
         if body.get(wire.LARGE) is True:
             self.largest = wire.MAX_DATA
+        # `_ready` flushes: with the answer to an OPEN that came along, it wakes the agent once
         self.send(wire.encode_map(wire.WELCOME, {"proto": 1, **self._server.identity()}))
-        self.flush()
 
     def _call(self, call: Map) -> None:
         number = wire.integer(call, "id")

@@ -46,7 +46,10 @@ class Session:
         self.detach_allowed = opening.detach
         self.out = Outgoing(c.HISTORY if command.size else 0)
         self._command, self._account = command, account
-        self._loop.watch(self.process.status, self.check_started, loops.READ)
+        if self.process.status is None:
+            self.state = RUNNING
+        else:
+            self._loop.watch(self.process.status, self.check_started, loops.READ)
         if self.process.touched is not None:
             self._teller = Teller(sessions.touches, self.id, self.process.touched)
         if command.timeout:
@@ -360,14 +363,15 @@ class Session:
 
     def check_started(self) -> None:
         """Learn from the status pipe whether the program runs."""
-        if self.state != STARTING:
+        status = self.process.status
+        if self.state != STARTING or status is None:
             return
         try:
-            told = os.read(self.process.status, c.MAX_TOLD)
+            told = os.read(status, c.MAX_TOLD)
         except BlockingIOError:
             return
-        self._loop.unwatch(self.process.status)
-        os.close(self.process.status)
+        self._loop.unwatch(status)
+        os.close(status)
         if told:
             self._start_failed(processes.start_error(told, self._command, self._account))
             return

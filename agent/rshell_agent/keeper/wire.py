@@ -24,6 +24,7 @@ MAX_DATA = 4 * MAX_PAYLOAD  # of DATA, to a peer that says `large`: four of the 
 LARGE = "large"  # what such a peer says: a keeper in WELCOME's features, an agent in HELLO
 HEADER = struct.Struct(">BBHI")
 OFFSETS = struct.Struct(">QQQ")
+_JSON = json.JSONEncoder(separators=(",", ":"))  # once: json.dumps would make one for each frame
 
 Map = dict[str, object]
 
@@ -47,7 +48,7 @@ def encode(kind: int, payload: bytes, flags: int = 0) -> bytes:
 
 def dump(value: object) -> bytes:
     """Return compact JSON."""
-    return json.dumps(value, separators=(",", ":")).encode()
+    return _JSON.encode(value).encode()
 
 
 def encode_map(kind: int, value: Map, flags: int = 0) -> bytes:
