@@ -17,6 +17,7 @@ from zope.interface.verify import verifyObject
 
 from rshell.handlers import BadRequest, Outcome
 from rshell.interfaces import ICommandHandler, IDeviceContext, IHandlerChannel
+from rshell.link.core.constants import DEFAULT_WINDOW
 from rshell.link.core.messages import Open
 from rshell_agent.channel import HandlerChannel
 from rshell_agent.device import DeviceContext
@@ -242,7 +243,7 @@ class ConversationTests(DispatchCase):
         talk = self.pair.open("echo")
         talk.channel.write(bytes(1 << 20))
         self.pair.pump()
-        self.assertEqual((1 << 20) - (256 << 10), talk.channel.end.unsent)
+        self.assertEqual((1 << 20) - DEFAULT_WINDOW, talk.channel.end.unsent)
 
     def test_protocol(self) -> None:
         """Any Twisted protocol runs over the channel."""

@@ -11,6 +11,7 @@ from rshell.client import ConnectionFailed, Refused, RshellError, Session, Sessi
 from rshell.client.replays import Replays
 from rshell.handlers import Outcome
 from rshell.link.channel import StreamChannel
+from rshell.link.core.constants import DEFAULT_WINDOW
 from rshell.link.core.messages import Open, Positions
 from rshell.link.protocol import LinkProtocol
 from tests.client.memory_fleet import MemoryFleet, Receiver
@@ -106,7 +107,7 @@ class AttachTests(Base):
         request = self.device.opens[-1]
         self.assertEqual(request.session, self.first.session_id)
         self.assertEqual((request.attempt, request.view), (2, False))
-        self.assertEqual(request.resume, Positions(0, 262_144, 0))
+        self.assertEqual(request.resume, Positions(0, DEFAULT_WINDOW, 0))
         self.assertEqual((request.device, request.login), ("d-1", "root"))
         self.assertTrue(session.opened)
         # 100 bytes and the echo were taken by the first client.

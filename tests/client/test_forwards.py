@@ -19,6 +19,7 @@ from rshell.client import Outcome, Refused, RshellError
 from rshell.client.forward_connection import BROKEN_HERE, RETRIES, RETRY_SECONDS, ForwardConnection
 from rshell.client.forward_specs import Place, parse_place, parse_spec
 from rshell.client.forwards import BackForward, Forward
+from rshell.link.core.constants import DEFAULT_WINDOW
 
 PEER = IPv4Address("TCP", "127.0.0.1", 5000)
 OK = Outcome(status="ok")
@@ -344,7 +345,7 @@ class ForwardTests(ForwardCase):
             connection = ForwardConnection(forward, number)
             connection.makeConnection(local)
         windows = self.gateway.windows
-        self.assertEqual(256 * 1024, windows[0])
+        self.assertEqual(DEFAULT_WINDOW, windows[0])
         self.assertEqual(16 * 1024, windows[-1])
         self.assertLess(sum(windows), 20 * 1024 * 1024)
 

@@ -10,6 +10,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from rshell.client import Away, ConnectionFailed, Session
 from rshell.client.session import OPEN_SECONDS
+from rshell.link.core.constants import DEFAULT_WINDOW
 from rshell.link.core.messages import Positions
 from tests.client.memory_fleet import MemoryFleet, Receiver, Wire
 
@@ -148,7 +149,7 @@ class AwayTests(Base):
         self.assertEqual((first.attempt, first.age_ms, first.resume), (1, 0, None))
         self.assertEqual(second.attempt, 2)
         self.assertTrue(4200 <= second.age_ms <= 4201, "never less than it is")
-        self.assertEqual(second.resume, Positions(5, 262_144 + 5, 1))
+        self.assertEqual(second.resume, Positions(5, DEFAULT_WINDOW + 5, 1))
         self.assertEqual(second.session, session.session_id)
         self.assertEqual((second.request, second.login), (first.request, "root"))
 
@@ -435,7 +436,7 @@ class EndingTests(Base):
         self.assertTrue(session.opened)
         (request,) = self.device.opens
         self.assertEqual((request.attempt, request.resume, self.device.runs), (2, None, 1))
-        self.assertEqual(request.limit, 262_144)
+        self.assertEqual(request.limit, DEFAULT_WINDOW)
 
     def test_lost_opened(self) -> None:
         """An OPENED that never arrived: the same session is joined, from its beginning."""

@@ -10,14 +10,14 @@ from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
 from rshell.link.channel import StreamChannel
-from rshell.link.core.constants import EVENTS_UNACKNOWLEDGED, FrameType
+from rshell.link.core.constants import DEFAULT_WINDOW, EVENTS_UNACKNOWLEDGED, FrameType
 from rshell.link.core.events import DataReceived
 from rshell.link.core.messages import Open, Outcome
 from rshell.link.regulator import SEND_BUFFER_BYTES
 from tests.link.fakes import Application, Line, application
 from tests.link.pairs import request
 
-WINDOW = 262_144
+WINDOW = DEFAULT_WINDOW
 
 
 @implementer(IPushProducer)

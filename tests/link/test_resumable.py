@@ -7,6 +7,7 @@ from typing import Any
 from twisted.trial.unittest import SynchronousTestCase
 
 from rshell.link.channel import StreamChannel
+from rshell.link.core.constants import DEFAULT_WINDOW
 from rshell.link.core.ends import ResumeLost, StreamEnd
 from rshell.link.core.errors import LocalProtocolError
 from rshell.link.core.messages import Open, Outcome, Positions
@@ -15,7 +16,7 @@ from tests.link.fakes import Application, Line
 from tests.link.pairs import SESSION
 from tests.link.test_channel import Puller, Pusher
 
-WINDOW = 262_144
+WINDOW = DEFAULT_WINDOW
 
 
 class Lasting(Application):

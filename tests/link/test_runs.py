@@ -25,25 +25,30 @@ FULL = bytes(MAX_PAYLOAD)
 class RunTests(SynchronousTestCase):
     """What arrives together."""
 
-    def received(self, wire: bytes, size: int, window: int) -> tuple[int, list[LinkEvent]]:
-        """Feed a gateway by pieces; return how many bytes of data it told, and the rest."""
+    def received(
+        self, wire: bytes, size: int, window: int, *, dialler: bool = False
+    ) -> tuple[int, list[LinkEvent]]:
+        """Feed one side by pieces; return how many bytes of data it told, and the rest."""
         pair = ConnectionPair()
-        _, answerer, _ = converse(pair, window)
-        answerer.consuming = False
+        converse(pair, window)
+        core = (pair.dialler if dialler else pair.gateway).core
         events: list[LinkEvent] = []
         for at in range(0, len(wire), size):
-            events += pair.gateway.core.receive_data(wire[at : at + size], 0)
+            events += core.receive_data(wire[at : at + size], 0)
         told = sum(len(event.data) for event in events if isinstance(event, DataReceived))
         return told, [event for event in events if not isinstance(event, DataReceived)]
 
     @given(st.integers(0, 6 * MAX_PAYLOAD), st.integers(1, 12), st.integers(3000, 150_000))
     def test_overrun(self, window: int, frames: int, size: int) -> None:
-        """Frames within the limit are delivered, the one beyond it is fatal, in any cut (F1)."""
+        """Frames within the limit are delivered, the one beyond it is fatal, in any cut (F1).
+
+        So it is at either side of a link.
+        """
         window = max(window, 2048)
         wire = encode_frame(FrameType.DATA, 1, FULL) * frames
         fit = min(frames, window // MAX_PAYLOAD)
-        for piece in (size, len(wire)):
-            told, rest = self.received(wire, piece, window)
+        for piece, dialler in ((size, False), (len(wire), False), (size, True), (len(wire), True)):
+            told, rest = self.received(wire, piece, window, dialler=dialler)
             self.assertEqual(told, fit * MAX_PAYLOAD)
             if frames <= fit:
                 self.assertEqual(rest, [])
@@ -54,21 +59,47 @@ class RunTests(SynchronousTestCase):
 
     def test_together(self) -> None:
         """Eight full frames of one read are two events of four; their headers count."""
-        pair = ConnectionPair()
-        converse(pair)
-        core = pair.gateway.core
-        before = sum(core.traffic.received)
-        wire = encode_frame(FrameType.DATA, 1, FULL) * 8
-        events = core.receive_data(wire, 0)
-        self.assertEqual([len(event.data) for event in events], [RUN_FRAMES * MAX_PAYLOAD] * 2)  # type: ignore[attr-defined]  # DataReceived
-        self.assertEqual(sum(core.traffic.received) - before, 8 * RECORD_SIZE)
+        for dialler in (False, True):
+            pair = ConnectionPair()
+            converse(pair)
+            core = (pair.dialler if dialler else pair.gateway).core
+            before = sum(core.traffic.received)
+            wire = encode_frame(FrameType.DATA, 1, FULL) * 8
+            events = core.receive_data(wire, 0)
+            sizes = [len(event.data) for event in events if isinstance(event, DataReceived)]
+            self.assertEqual(sizes, [RUN_FRAMES * MAX_PAYLOAD] * 2)
+            self.assertEqual(sum(core.traffic.received) - before, 8 * RECORD_SIZE)
 
-    def test_diallers(self) -> None:
-        """A dialler is told frame by frame: what is behind its streams takes no more at once."""
+    @given(
+        st.lists(st.tuples(st.booleans(), st.integers(1, 40_000)), max_size=12),
+        st.integers(1, 70_000),
+        st.integers(0, 3 * RECORD_SIZE),
+    )
+    def test_same_bytes_both_ways(
+        self, writes: list[tuple[bool, int]], chunk: int, cut: int
+    ) -> None:
+        """Whatever is written, and wherever it is cut, either end gets it whole and in order."""
         pair = ConnectionPair()
-        converse(pair)
-        events = pair.dialler.core.receive_data(encode_frame(FrameType.DATA, 1, FULL) * 3, 0)
-        self.assertEqual([len(event.data) for event in events], [MAX_PAYLOAD] * 3)  # type: ignore[attr-defined]  # DataReceived
+        caller, answerer, _ = converse(pair)
+        for sender, receiver in ((caller, answerer), (answerer, caller)):
+            side = pair.dialler if sender is caller else pair.gateway
+            want = bytearray()
+            for number, (stderr, size) in enumerate(writes):
+                piece = bytes([number]) * size
+                want += piece
+                sender.end.write(piece, stderr=stderr)
+            while side.core.has_output:
+                wire = b"".join(side.core.next_record(RUN_FRAMES * RECORD_SIZE)[0] for _ in "12")
+                other = pair.other(side)
+                for piece in (wire[:cut], *_pieces(wire[cut:], chunk)):
+                    other.receive(piece, 0)
+                pair.step(other)
+            pair.run()
+            self.assertEqual(receiver.got, want)
+
+
+def _pieces(wire: bytes, size: int) -> list[bytes]:
+    return [wire[at : at + size] for at in range(0, len(wire), size)]
 
 
 class Asked(Talker):

@@ -5,9 +5,9 @@ from __future__ import annotations
 __all__ = ["Times"]
 
 WINDOW = (
-    256 * 1024
-)  # bytes kept per direction and session: 20 ms at 100 Mbit/s, little for a device
-ANNOUNCE = WINDOW // 4  # consumed input told at once: four LIMITs a window keep a sender going
+    16 * 16376
+)  # bytes kept per direction and session: 20 ms at 100 Mbit/s, little for a device; whole frames
+ANNOUNCE = 64 * 1024  # consumed input told at once: each 5th frame, or every second run of four
 MAX_CHUNKS = 4096  # pieces kept per session: alternating 1-byte stdout and stderr stay cheap
 SEND_HIGH = 128 * 1024  # bytes handed to a connection ahead of the kernel
 READ_PAUSE = 256 * 1024  # answers a peer does not read: then it is not read either

@@ -99,9 +99,7 @@ class LinkConnection:
         self.failure: RemoteProtocolError | None = None
         self.peer_max_streams = 0
         self.peer_features: frozenset[str] = frozenset()
-        # A dialler's streams take frames as they come: what is behind them (the keeper) has the
-        # same limit of size.
-        self._reader = FrameReader(1 if dialler else RUN_FRAMES)
+        self._reader = FrameReader(RUN_FRAMES)
         self._outgoing = Outgoing(self.streams, self._grant_limits)
         self.traffic = self._outgoing.traffic
         self._failure_told = False

@@ -40,19 +40,23 @@ MAX_DEPTH: Final = 16
 MAX_STREAM: Final = 2**31 - 1
 
 #: What an end lets the other be ahead: enough for 100 Mbit/s at 20 ms, and the keeper's ring size.
-DEFAULT_WINDOW: Final = 256 * 1024
+#: 256 KiB, in whole frames: who uses up its credit would send a crumb for the rest, which costs
+#: each hop what a full frame costs, and moves all that follows out of step with runs.
+DEFAULT_WINDOW: Final = 16 * MAX_PAYLOAD
 #: Below this a window costs more in LIMIT frames than it saves in memory (rule F8).
 MIN_WINDOW: Final = 2_048
 #: The largest window a receiver may grant at once; more is a broken peer (rule F2).
 MAX_WINDOW: Final = 16 * 1024 * 1024
-#: What a relay holds of one direction of one stream (rule F7).
-ALLOWANCE: Final = 64 * 1024
+#: What a relay holds of one direction of one stream (rule F7): 64 KiB, in whole frames likewise.
+ALLOWANCE: Final = 4 * MAX_PAYLOAD
 #: The same for a stream that nobody types on: a whole window, so that bulk need not stop and wait
 #: at each hop.  Who types waits for less to drain after ^C.
-WIDE_ALLOWANCE: Final = 256 * 1024
+WIDE_ALLOWANCE: Final = DEFAULT_WINDOW
 #: What all relays of a process may allow beyond the narrow allowance: 256 streams' both ways.
 RELAY_BUDGET: Final = 128 * 1024 * 1024
-#: A LIMIT is due when this much consumption, or half a window, waits to be told (rule F3).
+#: A LIMIT is due when this much consumption, or half a window, waits to be told (rule F3).  A run
+#: is a little less: where bulk comes in runs every second one is told of, which is half a window;
+#: on slower links each fifth frame.
 ANNOUNCE_BYTES: Final = 64 * 1024
 #: Unannounced consumption is told after this long at the latest (rule F3).
 ANNOUNCE_SECONDS: Final = 1.0
