@@ -181,11 +181,22 @@ class VolumeTests(FleetCase):
             "keeper": agent.keeper_pid(),
         }
 
+    def small_kb(self) -> int:
+        """Return the peak of a command whose first bytes have come back."""
+        program = self.fleet.start(self.fleet.cli("run", "pump-1", "--", "cat"))
+        stdin, stdout = program.process.stdin, program.process.stdout
+        assert stdin is not None
+        assert stdout is not None
+        stdin.write(b"warm up")
+        stdin.flush()
+        self.assertEqual(b"warm up", stdout.read(7))
+        program.sample()
+        self.assert_status(0, program.finish(b""))
+        return program.peak_kb
+
     def both_ways(self, size: int) -> None:
         """Send ``size`` bytes through `cat` and compare; watch everybody's memory."""
-        small = self.run_on("pump-1", "cat", data=b"warm up")
-        self.assert_status(0, small)
-        before = {}
+        before, small_kb = {}, self.small_kb()
         for name, pid in self.watched().items():
             reset_peak(pid)
             before[name] = rss_kb(pid)
@@ -208,7 +219,7 @@ class VolumeTests(FleetCase):
         seconds = time.monotonic() - began
         self.assertEqual((size, sent.digest()), (count, received.digest()))
         growth = {name: peak_kb(pid) - before[name] for name, pid in self.watched().items()}
-        growth["command"] = program.peak_kb - small.peak_kb
+        growth["command"] = program.peak_kb - small_kb
         program.kill()
         print(  # noqa: T201  # a measurement worth seeing
             f"\n{size >> 20} MB both ways: {seconds:.1f} s, growth in KB {growth}, "
