@@ -14,7 +14,7 @@ import attrs
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
-from rshell.gateway.presence import LiveDevice, State
+from rshell.gateway.presence import SUSPECT_SECONDS, LiveDevice
 from rshell.link.clock import WheelTimer
 
 if TYPE_CHECKING:
@@ -29,7 +29,8 @@ _WAIT_SECONDS = PROBE_SECONDS - 0.5
 FRESH_SECONDS = 1.0
 #: What was on its way, in a proxy or a busy machine, when a PING was sent has arrived after this.
 UNDER_WAY_SECONDS = 1.0
-SWEEP_SECONDS = 5.0
+#: Each device is looked at about so often, a part of them with every tick.
+SWEEP_SECONDS, SWEEP_PARTS = 5.0, 20
 
 
 @attrs.frozen
@@ -82,6 +83,9 @@ class Probes:
         #: By device id: the question that is out, or was answered a moment ago.
         self._questions: dict[str, _Question] = {}
         self._sweeping: WheelTimer | None = None
+        #: Of this sweep, who was not looked at yet; and how many a part are.
+        self._to_look_at: list[LiveDevice] = []
+        self._part = 0
 
     def start(self) -> None:
         """Begin to ask those that fell silent."""
@@ -98,6 +102,7 @@ class Probes:
             if question.timer is not None:
                 question.timer.cancel()
         self._questions.clear()
+        self._to_look_at.clear()
 
     def ask(self, live: LiveDevice) -> Deferred[Answer]:
         """Ask a live device; fires within `PROBE_SECONDS`, and never fails."""
@@ -154,10 +159,17 @@ class Probes:
     # -- those that fell silent ----------------------------------------------------------------
 
     def _sweep(self) -> None:
-        self._sweeping = self._wheel.call_later(SWEEP_SECONDS, self._sweep)
-        now = self._wheel.seconds()
-        for live in self._gateway.presence:
-            if live.state(now) is State.SUSPECT and live.asked_since != live.link.last_received:
-                # Once for each silence.
-                live.asked_since = live.link.last_received
-                self.ask(live)
+        """Look at a part of the devices: all of thousands at once would keep others waiting."""
+        self._sweeping = self._wheel.call_later(SWEEP_SECONDS / SWEEP_PARTS, self._sweep)
+        presence = self._gateway.presence
+        if not self._to_look_at:
+            self._to_look_at = list(presence)
+            self._part = -(-len(self._to_look_at) // SWEEP_PARTS)
+        heard_before = self._wheel.seconds() - SUSPECT_SECONDS
+        part, self._to_look_at = self._to_look_at[: self._part], self._to_look_at[self._part :]
+        for live in part:
+            heard = live.link.last_received
+            if heard < heard_before and live.asked_since != heard:
+                live.asked_since = heard  # once for each silence
+                if presence.find(live.device.id) is live:
+                    self.ask(live)
