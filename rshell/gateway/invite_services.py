@@ -22,6 +22,7 @@ from rshell.identity.join_string import JoinString, new_token, token_hash
 from rshell.identity.keys import fingerprint, read_fingerprint
 from rshell.identity.names import BadPeerName, PeerName
 from rshell.identity.sources import MAX_SOURCES, BadSource, check_source
+from rshell.store.errors import NotFound
 from rshell.store.pending_records import KnownKey
 from rshell.store.records import InviteMode, NewToken, Token
 from rshell.store.times import rfc3339
@@ -235,12 +236,24 @@ async def revoke_invite(gateway: Gateway, name: str) -> str:
         BadRequest: It is neither.
     """
     prefix = read_fingerprint(name)
-    if prefix is not None:
+    if prefix is not None and not await _is_invite(gateway, name):
         return fingerprint((await gateway.store.remove_token_key(prefix)).spki)
     token_id = _token_id(name)
     await gateway.store.revoke_token(token_id)
     await gateway.pending.sweep()
     return token_id.hex()
+
+
+async def _is_invite(gateway: Gateway, name: str) -> bool:
+    """Whether an invite has this id: one of a hundred ids can be read as a fingerprint, too.
+
+    Nobody chooses an id, so that a fingerprint is also that of an invite happens to nobody.
+    """
+    try:
+        await gateway.store.token(_token_id(name))
+    except (BadRequest, NotFound):
+        return False
+    return True
 
 
 def _token_id(text: str) -> bytes:

@@ -7,10 +7,18 @@ from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from rshell.gateway import invite_services
 from rshell.gateway.joining import OVERLOAD_TEXT, REFUSED_TEXT, WAIT_TEXT
 from rshell.gateway.pending import poll_seconds
 from rshell.identity.join_string import JoinString
-from rshell.identity.keys import PrivateKey, fingerprint, make_csr, new_key, spki_hash
+from rshell.identity.keys import (
+    PrivateKey,
+    fingerprint,
+    make_csr,
+    new_key,
+    read_fingerprint,
+    spki_hash,
+)
 from rshell.link.core.messages import GoAway, Join, Joined
 from rshell.store import pending as rows
 from tests.gateway.test_verbs import VerbTestCase
@@ -397,6 +405,17 @@ class KeyInviteTests(PendingCase):
         self.assertEqual((row["uses"], row["uses_max"], row["mode"]), (1, 2, "keys"))
         (audited,) = self.fleet.audit("join")
         self.assertEqual(audited.record.details["invite"], invite)
+
+    def test_id_like_a_fingerprint(self) -> None:
+        """An invite whose id could be read as a fingerprint is revoked by it all the same."""
+        token_id = bytes.fromhex("abcdef234567abcd")
+        self.assertIsNotNone(read_fingerprint(token_id.hex()))
+        self.patch(invite_services, "new_token", lambda: (token_id, bytes(16)))
+        one = new_key()
+        invite, string = self.invite_keys(one)
+        self.assertEqual(token_id.hex(), invite)
+        self.ask(self.end, "gateway.revoke", kind="invite", name=invite).answer()
+        self.assertEqual(self.join(string, one), _REFUSED)
 
     def test_revoked(self) -> None:
         """One key can be taken back, and the rest with the invite."""
