@@ -15,7 +15,7 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from rshell.gateway.presence import SUSPECT_SECONDS, LiveDevice
-from rshell.link.clock import WheelTimer
+from rshell.link.clock import TICK_SECONDS, WheelTimer
 
 if TYPE_CHECKING:
     from rshell.gateway.core import Gateway
@@ -30,7 +30,8 @@ FRESH_SECONDS = 1.0
 #: What was on its way, in a proxy or a busy machine, when a PING was sent has arrived after this.
 UNDER_WAY_SECONDS = 1.0
 #: Each device is looked at about so often, a part of them with every tick.
-SWEEP_SECONDS, SWEEP_PARTS = 5.0, 20
+SWEEP_SECONDS = 5.0
+SWEEP_PARTS = int(SWEEP_SECONDS / TICK_SECONDS)
 
 
 @attrs.frozen
@@ -160,7 +161,7 @@ class Probes:
 
     def _sweep(self) -> None:
         """Look at a part of the devices: all of thousands at once would keep others waiting."""
-        self._sweeping = self._wheel.call_later(SWEEP_SECONDS / SWEEP_PARTS, self._sweep)
+        self._sweeping = self._wheel.call_later(0.0, self._sweep)  # the next tick
         presence = self._gateway.presence
         if not self._to_look_at:
             self._to_look_at = list(presence)

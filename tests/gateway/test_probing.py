@@ -139,7 +139,7 @@ class ProbeTests(FleetTestCase):
 
     def test_who_fell_silent(self) -> None:
         """Each device that falls silent is asked once, within a sweep; nobody else is."""
-        ends = [self.fleet.dial(self.fleet.add_device(f"sim-{n}")) for n in range(SWEEP_PARTS + 5)]
+        ends = [self.fleet.dial(self.fleet.enrol(f"sim-{n}")) for n in range(SWEEP_PARTS + 5)]
         silent, talks = ends[:-5], ends[-5:]
         for end in silent:
             end.wire.held = True
@@ -153,7 +153,7 @@ class ProbeTests(FleetTestCase):
 
     def test_gone_before_it_is_looked_at(self) -> None:
         """A device that is lost, or newly linked, in the middle of a sweep is not asked."""
-        ends = [self.fleet.dial(self.fleet.add_device(f"sim-{n}")) for n in range(SWEEP_PARTS * 2)]
+        ends = [self.fleet.dial(self.fleet.enrol(f"sim-{n}")) for n in range(SWEEP_PARTS * 2)]
         for end in ends:
             end.wire.held = True
         self.fleet.advance(SUSPECT_SECONDS - 0.5)
