@@ -15,7 +15,7 @@ TITLE = "one command on many devices"
 AT_ONCE = 5_000
 ALONG = "devices"
 #: A gateway is at rest that uses less than this share of a core between two looks: heartbeats of
-#: 5,000 devices are 2 %.  It is not waited for any longer than that many looks.
+#: 5,000 devices are 5 %.  It is not waited for any longer than that many looks.
 LOOK_SECONDS, AT_REST, MOST_LOOKS = 0.1, 0.15, 100
 
 
