@@ -396,7 +396,8 @@ class DeviceLinks:
                 address=entry.address,
                 message=message or None,
                 details={"epoch": entry.epoch} | ({"left_out": left_out} if left_out else {}),
-            )
+            ),
+            patient=True,
         )
         written.addErrback(self._log_failure)
 
