@@ -9,6 +9,7 @@
     addresses.py  "host:port", and all addresses of a name
     sockets.py    those options (rule P8), and TLS as a factory wrapper
     tls_wire.py   TlsWire: that TLS, made for few calls and few wake-ups
+    tls_calls.py  the calls of OpenSSL that every byte takes
     tls_memory.py what OpenSSL keeps of an idle connection, given back
     tls_records.py how many whole records came, and what an error of TLS means
     tls_factory.py makes wires, and what speaks inside them
