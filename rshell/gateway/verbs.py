@@ -242,11 +242,17 @@ class Verbs:
         return entry.own(asker, decode_request(request.request, entry.request_type))
 
     def _reply(self, link: LinkProtocol, number: int, request: Open, body: bytes) -> None:
-        if link.waiting(number):
+        if not link.waiting(number):
+            return
+        wheel = self._gateway.wheel
+        wheel.turn.begin(wheel.seconds())
+        try:
             channel = StreamChannel(link, _DEAF)
             channel.accept(number, request)
             channel.write(body)
             channel.finish(Outcome(status="ok"))
+        finally:
+            wheel.turn.end()  # all of it leaves in one record
 
     def _refuse(self, link: LinkProtocol, number: int, failure: Failure) -> None:
         link.refuse(number, *self._told(failure))

@@ -31,6 +31,37 @@ class CountTests(FleetTestCase):
         kinds = [text.split()[0] for text in found]
         self.assertEqual(kinds, ["BEGIN", "SELECT", "INSERT", "UPDATE"] * 2, found)
 
+    def test_records(self) -> None:
+        """A command that is over at once is two records for its device and one for its operator."""
+        operator, device = self.both()
+        device.on_request = lambda _number, _request: device.accept().channel.finish(
+            Outcome(status="ok")
+        )
+        wires = [end.wire.gateway for end in (operator, device)]
+        before = [len(wire.sent) for wire in wires]
+        talk = operator.call("exec", device="pump-1")
+        talk.channel.loseConnection()
+        self.fleet.pump()
+        self.assertEqual(talk.closed, ("none", ""))
+        told, asked = (
+            [[frame.type for frame in frames_of(record)] for record in wire.sent[sent:]]
+            for wire, sent in zip(wires, before, strict=True)
+        )
+        self.assertEqual(told, [[FrameType.OPENED, FrameType.EVENT]])
+        self.assertEqual(asked, [[FrameType.OPEN], [FrameType.LIMIT]])
+
+    def test_answer(self) -> None:
+        """What the gateway answers itself is one record, if it is short."""
+        operator, _ = self.both()
+        before = len(operator.wire.gateway.sent)
+        for verb in ("gateway.whoami", "gateway.devices"):
+            operator.call(verb, session=verb.encode()[-16:].rjust(16))
+            self.fleet.pump()
+            (record,) = operator.wire.gateway.sent[before:]
+            kinds = [frame.type for frame in frames_of(record)]
+            self.assertEqual(kinds, [FrameType.OPENED, FrameType.DATA, FrameType.EVENT])
+            before += 1
+
     def test_arrival(self) -> None:
         """A device goes live with one query, one update, and one audit row that shares a commit."""
         self.fleet.dial(self.pump)
