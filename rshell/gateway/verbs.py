@@ -243,10 +243,15 @@ class Verbs:
 
     def _reply(self, link: LinkProtocol, number: int, request: Open, body: bytes) -> None:
         if link.waiting(number):
-            channel = StreamChannel(link, _DEAF)
-            channel.accept(number, request)
-            channel.write(body)
-            channel.finish(Outcome(status="ok"))
+            # One record instead of three: each costs a system call and wakes the peer.
+            link.together(lambda: self._tell(link, number, request, body))
+
+    @staticmethod
+    def _tell(link: LinkProtocol, number: int, request: Open, body: bytes) -> None:
+        channel = StreamChannel(link, _DEAF)
+        channel.accept(number, request)
+        channel.write(body)
+        channel.finish(Outcome(status="ok"))
 
     def _refuse(self, link: LinkProtocol, number: int, failure: Failure) -> None:
         link.refuse(number, *self._told(failure))
