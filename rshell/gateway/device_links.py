@@ -300,6 +300,7 @@ class DeviceLinks:
             self._refuse(link, ErrorCode.DUPLICATE, "a newer link of this device is connected")
             return
         self._entries[link] = entry
+        self._gateway.probes.silences.watch(entry)
         if other is not None:
             self._displace(other, entry)
         self._close_older(link)
@@ -395,7 +396,8 @@ class DeviceLinks:
                 address=entry.address,
                 message=message or None,
                 details={"epoch": entry.epoch} | ({"left_out": left_out} if left_out else {}),
-            )
+            ),
+            patient=True,
         )
         written.addErrback(self._log_failure)
 

@@ -18,6 +18,7 @@
     inbox.py      which event is which receiver's
     heartbeat.py  when to ask for a sign of life, and when to give a peer up
     pacing.py     records that fit a slow link, by what the kernel measures (kernel.py)
+    polling.py    a leaner round of the reactor
     turn.py       frames of one read leave together; no link keeps the others waiting
     channel.py    StreamChannel: one end of a stream as a Twisted transport, producer and consumer
     receivers.py  who uses a channel

@@ -24,7 +24,7 @@ from zope.interface import implementer
 
 from rshell.link.clock import TICK_SECONDS, TimerWheel, WheelTimer
 from rshell.link.contracts import LinkOwner, StreamReceiver
-from rshell.link.core.connection import LinkConnection
+from rshell.link.core.connection import LinkConnection, LinkState
 from rshell.link.core.constants import (
     ANNOUNCE_SECONDS,
     HELLO_SECONDS,
@@ -159,8 +159,10 @@ class LinkProtocol(Protocol):
             self._dispatch_events()
         finally:
             self._busy = False
-            self._budget.end(self._wheel.seconds())
-            self.flush()
+            now = self._wheel.seconds()
+            self._budget.end(now)
+            if not self._lost:
+                self._flush(now)
             self._wheel.turn.end()
 
     def _dispatch_events(self) -> None:
@@ -226,13 +228,16 @@ class LinkProtocol(Protocol):
 
     def flush(self) -> None:
         """Hand the transport records until it says stop; called at the end of what we did."""
-        if self._busy or self._lost:
-            return
-        self.core.now = self._wheel.seconds()
+        if not (self._busy or self._lost):
+            self._flush(self._wheel.seconds())
+
+    def _flush(self, now: float) -> None:
+        core = self.core
+        core.now = now
         # The last words of a link go out even to a transport that is full; they are a few bytes.
-        while self.core.has_output and (not self._paused or self.core.closed):
+        while core.has_output and (not self._paused or core.closed):
             self._write_record()
-        if self.core.closed:
+        if core.state is LinkState.CLOSED:
             self._close()
 
     def _write_record(self) -> None:

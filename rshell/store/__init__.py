@@ -9,6 +9,7 @@ this package or ``records`` does not import SQLAlchemy.
 
     store.py      Store: every call returns a Deferred, fired in the reactor's thread
       writer.py     group commit: what queued during one commit is the next transaction
+      alike.py      one statement for many of a kind
       lookups.py    look-ups of keys, several in one read
       threads.py    where work runs: inline (tests) or threads (the gateway)
       database.py   engines, pragmas, migrations, errors in plain words

@@ -27,6 +27,7 @@ from sqlalchemy import (
 )
 
 from rshell.store import keys, tokens
+from rshell.store.alike import Alike, Many
 from rshell.store.clauses import clauses_of
 from rshell.store.errors import LimitReached, NameTaken, NotFound, StoreError
 from rshell.store.narrowing import EVERYTHING, MAX_IDS, Narrowing
@@ -45,10 +46,10 @@ __all__ = [
     "find_devices",
     "quarantine",
     "record_heard",
-    "record_seen",
     "release",
     "rename",
     "revoke_device",
+    "seen_write",
     "set_labels",
 ]
 
@@ -102,6 +103,10 @@ class Heard:
     device_id: str
     epoch: int
     at: int
+
+
+_SEEN = tuple(field.name for field in attrs.fields(Seen))
+_Told = Mapping[str, Any]
 
 
 def device_by_spki(connection: Connection, spki: bytes) -> DeviceKey | None:
@@ -207,39 +212,48 @@ def enrol_device(connection: Connection, grant: TokenGrant, proposed: str, now: 
     return _must_find(connection, device_id)
 
 
-def record_seen(connection: Connection, device_id: str, epoch: int, seen: Seen, at: int) -> bool:
-    """Record what a link told, unless a newer link wrote already.
+def seen_write(device_id: str, epoch: int, seen: Seen, at: int) -> Alike:
+    """Return what records what a link told, unless a newer link wrote already.
+
+    Nothing is recorded of a revoked or an unknown device either.  It raises LimitReached if the
+    facts are larger than ``MAX_FACTS_BYTES``.
 
     Args:
         at: when the device was heard, which may be a while ago.
-
-    Returns:
-        Whether it was recorded: not for a lower epoch, a revoked or an unknown device.
-
-    Raises:
-        LimitReached: the facts are larger than ``MAX_FACTS_BYTES``.
     """
-    values: dict[str, Any] = attrs.asdict(
-        seen, recurse=False, filter=lambda _field, value: value is not None
-    )
-    if seen.facts is not None:
-        facts = msgspec.json.encode(seen.facts)
-        if len(facts) > MAX_FACTS_BYTES:
-            raise LimitReached(f"facts of more than {MAX_FACTS_BYTES} bytes")
-        values["facts"] = facts.decode()
-    told = {f"new_{name}": value for name, value in values.items()}
-    changed = connection.execute(
-        _seen_statement(tuple(values)), {"of": device_id, "link": epoch, "at": at, **told}
-    ).rowcount
-    return changed == 1
+    told = {name: value for name in _SEEN if (value := getattr(seen, name)) is not None}
+    return Alike(_seen_many(tuple(told)), device_id, (device_id, epoch, at, told))
 
 
 @cache
-def _seen_statement(names: tuple[str, ...]) -> Update:
-    """Return the statement of `record_seen` for these columns; every admission asks for one.
+def _seen_many(names: tuple[str, ...]) -> Many:
+    """Return what records several that tell these columns; there are a few of such sets."""
+    statement = _seen_statement(names)
 
-    There are as many as `Seen` is told apart in, which are a few.
-    """
+    def record(connection: Connection, rows: Sequence[tuple[str, int, int, _Told]]) -> None:
+        connection.execute(
+            statement,
+            [
+                {"of": of, "link": link, "at": at}
+                | {f"new_{name}": _column(name, value) for name, value in told.items()}
+                for of, link, at, told in rows
+            ],
+        )
+
+    return record
+
+
+def _column(name: str, value: Any) -> Any:
+    if name != "facts":
+        return value
+    facts = msgspec.json.encode(value)
+    if len(facts) > MAX_FACTS_BYTES:
+        raise LimitReached(f"facts of more than {MAX_FACTS_BYTES} bytes")
+    return facts.decode()
+
+
+def _seen_statement(names: tuple[str, ...]) -> Update:
+    """Return the statement of `seen_write` for these columns."""
     told: dict[str, Any] = {name: bindparam(f"new_{name}") for name in names}
     if "link_generation" in told:
         # Two links may be judged by one row: the lower number must not undo the higher.

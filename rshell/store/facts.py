@@ -13,11 +13,12 @@ import attrs
 import msgspec
 from sqlalchemy import Connection, Select, bindparam, insert, select, update
 
+from rshell.store.alike import Alike
 from rshell.store.errors import LimitReached
 from rshell.store.narrowing import MAX_IDS
 from rshell.store.schema import device_facts, devices
 
-__all__ = ["MAX_BYTES", "DeviceFacts", "all_facts", "facts_of", "keep"]
+__all__ = ["MAX_BYTES", "DeviceFacts", "all_facts", "facts_of", "facts_write"]
 
 #: Of one device, as JSON.  Agents tell half of it at most.
 MAX_BYTES = 16 * 1024
@@ -32,9 +33,17 @@ _CURRENT = select(devices.c.id).where(
 _REPLACE = (
     update(device_facts)
     .where(device_facts.c.device_id == bindparam("of"), _CURRENT.exists())
-    .values(received_at=bindparam("received_at"), body=bindparam("body"))
+    .values(received_at=bindparam("new_received_at"), body=bindparam("new_body"))
 )
-_ADD = insert(device_facts)
+_THERE = select(device_facts.c.device_id).where(device_facts.c.device_id == bindparam("of"))
+_ADD = insert(device_facts).from_select(
+    ["device_id", "received_at", "body"],
+    _CURRENT.with_only_columns(
+        devices.c.id,
+        bindparam("new_received_at", type_=device_facts.c.received_at.type),
+        bindparam("new_body", type_=device_facts.c.body.type),
+    ).where(~_THERE.exists()),
+)
 
 
 @attrs.frozen
@@ -49,29 +58,32 @@ class DeviceFacts:
     facts: Mapping[str, Any]
 
 
-def keep(
-    connection: Connection, device_id: str, epoch: int, facts: Mapping[str, Any], now: int
-) -> bool:
-    """Keep what a device told, in place of what it told before.
+def facts_write(device_id: str, epoch: int, facts: Mapping[str, Any], now: int) -> Alike:
+    """Return what keeps what a device told, in place of what it told before.
 
-    Returns:
-        Whether it was kept: not if a newer link has written, or the device is revoked or unknown.
-
-    Raises:
-        LimitReached: They are larger than ``MAX_BYTES``.
+    Nothing is kept if a newer link has written, or the device is revoked or unknown.  It raises
+    LimitReached if they are larger than ``MAX_BYTES``.
     """
+    return Alike(_keep, device_id, (device_id, epoch, facts, now))
+
+
+def _keep(connection: Connection, told: Sequence[tuple[str, int, Mapping[str, Any], int]]) -> None:
+    rows = [
+        {"of": of, "link": link, "new_received_at": now, "new_body": _body(facts)}
+        for of, link, facts, now in told
+    ]
+    # Not an upsert: that has no spelling which both engines know.  Most that come were here before.
+    if connection.execute(_REPLACE, rows).rowcount < len(rows):
+        connection.execute(_ADD, rows)
+        # Of a device that told twice the first was added.
+        connection.execute(_REPLACE, rows)
+
+
+def _body(facts: Mapping[str, Any]) -> str:
     body = msgspec.json.encode(facts)
     if len(body) > MAX_BYTES:
         raise LimitReached(f"facts of more than {MAX_BYTES} bytes")
-    told = {"received_at": now, "body": body.decode()}
-    of = {"of": device_id, "link": epoch}
-    # Not an upsert: that has no spelling which both engines know.  Most that come were here before.
-    if connection.execute(_REPLACE, {**of, **told}).rowcount:
-        return True
-    if connection.execute(_CURRENT, of).first() is None:
-        return False
-    connection.execute(_ADD, {"device_id": device_id, **told})
-    return True
+    return body.decode()
 
 
 def facts_of(connection: Connection, device_id: str) -> DeviceFacts | None:

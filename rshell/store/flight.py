@@ -13,9 +13,10 @@ import attrs
 import msgspec
 from sqlalchemy import Connection, bindparam, delete, insert, select
 
+from rshell.store.alike import Alike
 from rshell.store.schema import flight
 
-__all__ = ["FlightRow", "append", "rows"]
+__all__ = ["FlightRow", "flight_write", "rows"]
 
 #: Records of one device; the oldest go.
 MAX_ROWS = 500
@@ -63,27 +64,38 @@ class FlightRow:
     details: Mapping[str, Any] = attrs.field(factory=dict)
 
 
-def append(connection: Connection, device_id: str, records: Sequence[FlightRow]) -> None:
-    """Keep records of a device; what has a number that is there replaces it."""
-    mine = {"of": device_id}
-    numbers = [record.seq for record in records]
-    if numbers and numbers[-1] - numbers[0] + 1 == len(set(numbers)) == len(numbers):
-        run = {"first": numbers[0], "last": numbers[-1]}
-        connection.execute(_REPLACED_RUN, {**mine, **run})
-    else:
-        connection.execute(_REPLACED, {**mine, "numbers": numbers})
-    connection.execute(
-        _ADDED,
-        [
-            attrs.asdict(record, recurse=False)
-            | {
-                "device_id": device_id,
-                "details": msgspec.json.encode(record.details).decode(),
-            }
-            for record in records
-        ],
-    )
-    connection.execute(_SURPLUS, {**mine, "most": MAX_ROWS})
+_FIELDS = tuple(field.name for field in attrs.fields(FlightRow))
+
+
+def flight_write(device_id: str, records: Sequence[FlightRow]) -> Alike:
+    """Return what keeps records of a device; one with a number that is there replaces that."""
+    return Alike(_append, device_id, (device_id, records))
+
+
+def _append(connection: Connection, told: Sequence[tuple[str, Sequence[FlightRow]]]) -> None:
+    runs = []
+    #: By device and number: who tells twice replaces what it told.
+    added: dict[tuple[str, int], dict[str, Any]] = {}
+    for device_id, records in told:
+        numbers = [record.seq for record in records]
+        if numbers and numbers[-1] - numbers[0] + 1 == len(set(numbers)) == len(numbers):
+            runs.append({"of": device_id, "first": numbers[0], "last": numbers[-1]})
+        elif numbers:
+            connection.execute(_REPLACED, {"of": device_id, "numbers": numbers})
+        added.update(((device_id, record.seq), _values(device_id, record)) for record in records)
+    if runs:
+        connection.execute(_REPLACED_RUN, runs)
+    if added:
+        connection.execute(_ADDED, list(added.values()))
+    connection.execute(_SURPLUS, [{"of": device_id, "most": MAX_ROWS} for device_id in dict(told)])
+
+
+def _values(device_id: str, record: FlightRow) -> dict[str, Any]:
+    details = msgspec.json.encode(record.details).decode()
+    return {name: getattr(record, name) for name in _FIELDS} | {
+        "device_id": device_id,
+        "details": details,
+    }
 
 
 def rows(connection: Connection, device_id: str, limit: int) -> list[FlightRow]:

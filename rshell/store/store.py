@@ -54,7 +54,7 @@ from rshell.store.records import (
 from rshell.store.ssh_key_calls import SshKeyCalls
 from rshell.store.threads import Threads
 from rshell.store.times import utc_now
-from rshell.store.writer import GroupWriter
+from rshell.store.writer import LINGER_SECONDS, TOLD_LINGER_SECONDS, GroupWriter
 
 __all__ = ["MAX_READS", "Store"]
 
@@ -176,28 +176,35 @@ class Store(JoiningCalls, RecordingCalls, SshKeyCalls):
 
     def device(self, name_or_id: str) -> Deferred[Device | None]:
         """Return the device of that id (also revoked), or the active one of that name."""
-        return self._read(devices.find_device, name_or_id)
+        return self._read_told(devices.find_device, name_or_id)
 
     def find_devices(
         self, narrowing: Narrowing = EVERYTHING, *, revoked: bool = False
     ) -> Deferred[list[Device]]:
         """Return active devices by name, but what is narrowed out; with *revoked* those too."""
-        return self._read(devices.find_devices, narrowing, revoked=revoked)
+        return self._read_told(devices.find_devices, narrowing, revoked=revoked)
 
     def record_seen(
         self, device_id: str, epoch: int, seen: Seen, at: int | None = None
-    ) -> Deferred[bool]:
-        """Record what a link told, now or at *at*; False if a newer epoch wrote, or revoked."""
+    ) -> Deferred[None]:
+        """Record what a link told, now or at *at*, unless a newer epoch wrote, or revoked.
+
+        Nobody waits for it, nor for `record_heard`, `keep_facts` and `append_flight`: they may
+        share a commit that comes soon.  Reads of devices that are asked for later see them.
+        """
         when = self._now() if at is None else at
-        return self._write(devices.record_seen, device_id, epoch, seen, when)
+        write = devices.seen_write(device_id, epoch, seen, when)
+        return self._write_patiently(write, LINGER_SECONDS)
 
     def record_heard(self, heard: Collection[Heard]) -> Deferred[None]:
         """Move ``last_seen`` of live devices on; what a newer link wrote stays."""
-        return self._write(devices.record_heard, heard)
+        return self._write_patiently(
+            lambda connection: devices.record_heard(connection, heard), TOLD_LINGER_SECONDS
+        )
 
     def count_seen_since(self, since: int) -> Deferred[int]:
         """Return how many active devices were heard since then."""
-        return self._read(devices.count_seen_since, since)
+        return self._read_told(devices.count_seen_since, since)
 
     def quarantine(self, name_or_id: str, reason: str) -> Deferred[Device]:
         """Refuse a device until ``release``."""
@@ -308,35 +315,41 @@ class Store(JoiningCalls, RecordingCalls, SshKeyCalls):
 
     # -- facts -------------------------------------------------------------------------
 
-    def keep_facts(self, device_id: str, epoch: int, told: Mapping[str, Any]) -> Deferred[bool]:
-        """Keep what a device tells of itself; False if a newer epoch wrote, or revoked."""
-        return self._write(facts.keep, device_id, epoch, told, self._now())
+    def keep_facts(self, device_id: str, epoch: int, told: Mapping[str, Any]) -> Deferred[None]:
+        """Keep what a device tells of itself, unless a newer epoch wrote, or revoked."""
+        write = facts.facts_write(device_id, epoch, told, self._now())
+        return self._write_patiently(write, TOLD_LINGER_SECONDS)
 
     def facts_of(self, device_id: str) -> Deferred[DeviceFacts | None]:
         """Return what a device told of itself last, or None."""
-        return self._read(facts.facts_of, device_id)
+        return self._read_told(facts.facts_of, device_id)
 
     def all_facts(
         self, names: Collection[str], of: Sequence[str] | None = None
     ) -> Deferred[dict[str, dict[str, Any]]]:
         """Return these facts of each active device (*of* those with these ids) by id."""
-        return self._read(facts.all_facts, names, of)
+        return self._read_told(facts.all_facts, names, of)
 
     # -- flight records ----------------------------------------------------------------
 
     def append_flight(self, device_id: str, records: Sequence[FlightRow]) -> Deferred[None]:
         """Keep what a device's flight recorder told; the newest are kept."""
-        return self._write(flight.append, device_id, records)
+        return self._write_patiently(flight.flight_write(device_id, records), TOLD_LINGER_SECONDS)
 
     def flight_rows(self, device_id: str, limit: int) -> Deferred[list[FlightRow]]:
         """Return the newest flight records of a device, oldest first."""
-        return self._read(flight.rows, device_id, limit)
+        return self._read_told(flight.rows, device_id, limit)
 
     # -- the audit ---------------------------------------------------------------------
 
-    def append_audit(self, record: AuditRecord) -> Deferred[int]:
-        """Append a row; fires with its sequence number once it is on disk."""
-        return self._append(record)
+    def append_audit(self, record: AuditRecord, *, patient: bool = False) -> Deferred[int]:
+        """Append a row; fires with its sequence number once it is on disk.
+
+        Args:
+            record: What happened.
+            patient: As in `finish_audit`.
+        """
+        return self._append(record, patient=patient)
 
     def finish_audit(self, end: AuditEnd, *, patient: bool = False) -> Deferred[int]:
         """Append the end of an opening row; a repetition gives the first end's number.
@@ -379,7 +392,7 @@ class Store(JoiningCalls, RecordingCalls, SshKeyCalls):
 
     def link_audit(self, device_id: str, limit: int) -> Deferred[list[AuditRow]]:
         """Return the newest rows about a device's links, oldest first."""
-        return self._read(audit.link_rows, device_id, limit)
+        return self._read_audit(audit.link_rows, device_id, limit)
 
     def unfinished_audit(self) -> Deferred[list[AuditRow]]:
         """Return the opening rows without an end, oldest first."""
@@ -409,16 +422,34 @@ class Store(JoiningCalls, RecordingCalls, SshKeyCalls):
     def _append(self, entry: AuditRecord | AuditEnd, *, patient: bool = False) -> Deferred[int]:
         if self._closed is not None:
             return fail(StoreUnavailable("the store is closed"))
-        return self._writer.append(audit.Stamped(self._now(), entry), patient=patient)
+        stamped = audit.Stamped(self._now(), entry)
+        return self._writer.append(stamped, linger=LINGER_SECONDS if patient else 0.0)
+
+    def _write_patiently(self, work: Callable[[Connection], None], linger: float) -> Deferred[None]:
+        if self._closed is not None:
+            return fail(StoreUnavailable("the store is closed"))
+        return self._writer.write(work, linger=linger)
 
     def _read_audit(
         self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
     ) -> Deferred[T]:
-        caught_up = self._writer.caught_up()
+        caught_up = self._writer.caught_up(audit=True)
+        return self._read_after(caught_up, lambda: self._read(work, *args, **kwargs))
+
+    def _read_told(
+        self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> Deferred[T]:
+        caught_up = self._writer.caught_up(audit=False)
+        return self._read_after(caught_up, lambda: self._read(work, *args, **kwargs))
+
+    @staticmethod
+    def _read_after(
+        caught_up: Deferred[None] | None, begin: Callable[[], Deferred[T]]
+    ) -> Deferred[T]:
         if caught_up is None:
-            return self._read(work, *args, **kwargs)
+            return begin()
         read: Deferred[T] = Deferred()
-        caught_up.addCallback(lambda _: self._read(work, *args, **kwargs).chainDeferred(read))
+        caught_up.addCallback(lambda _: begin().chainDeferred(read))
         return read
 
     def _read(

@@ -3,9 +3,12 @@
 A commit costs an fsync (0.1 to 10 ms) whatever is in it, so under load the writes of that
 time share the next one, and at rest a write is committed at once.
 
-Ends of sessions are patient: nobody waits for them, and whoever begins another session right
-after one would wait for two commits.  So they wait `LINGER_SECONDS` for a write that somebody
-does wait for, and share its commit; at rest they are committed by themselves.
+Some writes are patient: nobody waits for them, so they wait a while for one that somebody does
+wait for, and share its commit; at rest they are committed by themselves.  Ends of sessions are
+(whoever begins another session right after one would wait for two commits), and so are devices that
+come and go, for `LINGER_SECONDS`; what devices tell of themselves, for `TOLD_LINGER_SECONDS`.
+
+What is alike is done by one statement for many (``alike.py``).
 
 One refused write takes none of its neighbours along: a batch is tried as it is, and if
 anything in it is refused, rolled back and done again with a savepoint for each write
@@ -29,12 +32,13 @@ from sqlalchemy import Connection, Engine
 from twisted.internet.defer import Deferred
 
 from rshell.store import audit
+from rshell.store.alike import Alike, Gathering
 from rshell.store.crash import crash_point
 from rshell.store.database import explain
 from rshell.store.errors import StoreError, StoreUnavailable
 from rshell.store.threads import Call, Threads
 
-__all__ = ["MAX_BATCH", "MAX_QUEUED", "GroupWriter"]
+__all__ = ["LINGER_SECONDS", "MAX_BATCH", "MAX_QUEUED", "TOLD_LINGER_SECONDS", "GroupWriter"]
 
 # Bounds how long the first in a batch waits for the last: ~50 ms on a small machine.
 MAX_BATCH = 1_000
@@ -45,18 +49,25 @@ MAX_QUEUED = 50_000
 # killed meanwhile has not written the end; as for one that dies during the commit (0.1 to
 # 10 ms), the device's report or the next start completes it.
 LINGER_SECONDS = 0.01
+# Facts and flight records: a device keeps what was not acknowledged, and tells it again.  Longer
+# would save little, and all that is acknowledged at once is a pause for everybody else.
+TOLD_LINGER_SECONDS = 0.03
 
 T = TypeVar("T")
 
 
 @attrs.define(eq=False)
 class _Queued:
-    """One write on its way: *work*, or an audit *entry* stamped with its time."""
+    """One write on its way: *work*, or an audit *entry* stamped with its time.
+
+    Attributes:
+        linger: For how many seconds it may wait for others; 0: somebody waits.
+    """
 
     deferred: Deferred[Any]
     work: Callable[[Connection], object] | None = None
     entry: audit.Stamped | None = None
-    patient: bool = False
+    linger: float = 0.0
     result: object = None
     error: StoreError | None = None
 
@@ -74,10 +85,10 @@ class GroupWriter:
         self._open_rows = audit.OpenRows()
         #: How many of the queue, from its front, are to be committed now.
         self._due = 0
-        #: Patient ones that are not committed.
-        self._patient = 0
-        self._lingering = False
-        self._stop_lingering: Call | None = None
+        #: Patient ones that are not committed: of the audit log, and others.
+        self._patient_entries = self._patient_works = 0
+        #: By their length the timers under way, of which there are two; each ends all lingering.
+        self._lingering: dict[float, Call] = {}
         self._idle_waiters: list[Deferred[None]] = []
         #: Told the number of the newest audit row after each commit, in the reactor's thread.
         self.watchers: list[Callable[[int], None]] = []
@@ -85,25 +96,34 @@ class GroupWriter:
     def __len__(self) -> int:
         return len(self._queue)
 
-    def write(self, work: Callable[[Connection], T]) -> Deferred[T]:
-        """Run *work* in a transaction; fires with its result after the commit."""
-        return self._add(_Queued(deferred=Deferred(), work=work))
+    def write(self, work: Callable[[Connection], T], *, linger: float = 0.0) -> Deferred[T]:
+        """Run *work* in a transaction; fires with its result after the commit.
 
-    def append(self, entry: audit.Stamped, *, patient: bool = False) -> Deferred[int]:
+        Args:
+            work: A function of the database, or an `Alike`.
+            linger: Seconds for which it may wait for a commit to share: nobody waits for it.
+        """
+        return self._add(_Queued(deferred=Deferred(), work=work, linger=linger))
+
+    def append(self, entry: audit.Stamped, *, linger: float = 0.0) -> Deferred[int]:
         """Append to the audit log; fires with the sequence number after the commit.
 
         Args:
             entry: The row.
-            patient: Nobody waits: it may linger for a commit to share.
+            linger: As in `write`.
         """
-        return self._add(_Queued(deferred=Deferred(), entry=entry, patient=patient))
+        return self._add(_Queued(deferred=Deferred(), entry=entry, linger=linger))
 
-    def caught_up(self) -> Deferred[None] | None:
+    def caught_up(self, *, audit: bool) -> Deferred[None] | None:
         """Return what fires once every patient write handed in is on disk, or has failed.
 
-        None: there is none, as nearly always.
+        Args:
+            audit: Of the audit log; else of everything but that.
+
+        Returns:
+            None if there is none, as nearly always.
         """
-        if not self._patient:
+        if not (self._patient_entries if audit else self._patient_works):
             return None
         return self.write(_nothing).addErrback(lambda _: None)
 
@@ -116,29 +136,41 @@ class GroupWriter:
         return waiter
 
     def stop(self) -> None:
-        """Cancel the timer; after `drained`."""
-        if self._stop_lingering is not None:
-            self._stop_lingering()
+        """Cancel the timers: nothing lingers."""
+        lingering, self._lingering = self._lingering, {}
+        for cancel in lingering.values():
+            cancel()
 
     def _add(self, item: _Queued) -> Deferred[Any]:
         if len(self._queue) >= MAX_QUEUED:
             item.deferred.errback(StoreUnavailable("the store cannot keep up: try again later"))
             return item.deferred
         self._queue.append(item)
-        if item.patient:
-            self._patient += 1
-        if not item.patient or len(self._queue) >= MAX_BATCH:
+        if item.linger:
+            self._count_patient(item, 1)
+        if not item.linger or len(self._queue) >= MAX_BATCH:
             self._due = len(self._queue)
-        self._commit_next()
+            self._commit_next()
+        else:
+            self._linger(item.linger)
         return item.deferred
 
-    def _linger(self) -> None:
-        if not self._lingering:
-            self._lingering = True
-            self._stop_lingering = self._threads.later(LINGER_SECONDS, self._lingered)
+    def _count_patient(self, item: _Queued, change: int) -> None:
+        if item.entry is None:
+            self._patient_works += change
+        else:
+            self._patient_entries += change
 
-    def _lingered(self) -> None:
-        self._lingering = False
+    def _linger(self, seconds: float) -> None:
+        # A shorter one under way, whoever began it, takes this write along.
+        if all(under_way > seconds for under_way in self._lingering):
+            self._lingering[seconds] = _nothing_to_cancel  # it may be over before it is known
+            cancel = self._threads.later(seconds, lambda: self._lingered(seconds))
+            if seconds in self._lingering:
+                self._lingering[seconds] = cancel
+
+    def _lingered(self, seconds: float) -> None:
+        del self._lingering[seconds]
         self._hurry()
 
     def _hurry(self) -> None:
@@ -147,14 +179,15 @@ class GroupWriter:
         self._commit_next()
 
     def _commit_next(self) -> None:
-        if self._committing or not self._queue:
-            return
-        if not self._due:
-            self._linger()
+        # What lingers has a timer.
+        if self._committing or not self._due:
             return
         self._committing = True
         batch = [self._queue.popleft() for _ in range(min(MAX_BATCH, len(self._queue)))]
         self._due = max(0, self._due - len(batch))
+        if not self._queue:
+            # Else the next one would linger for what is left of it, and have its own commit.
+            self.stop()
         self._threads.in_writer(lambda: self._run(batch))
 
     def _run(self, batch: list[_Queued]) -> None:
@@ -180,7 +213,9 @@ class GroupWriter:
 
     def _committed(self, batch: Sequence[_Queued]) -> None:
         self._committing = False
-        self._patient -= sum(item.patient for item in batch)
+        for item in batch:
+            if item.linger:
+                self._count_patient(item, -1)
         # The next transaction starts before callbacks run: they may take their time.
         self._commit_next()
         for item in batch:
@@ -212,6 +247,10 @@ def _nothing(_connection: Connection) -> None:
     pass
 
 
+def _nothing_to_cancel() -> None:
+    pass
+
+
 def _fresh(error: StoreError) -> StoreError:
     """Return a copy, because one exception raised in many coroutines collects tracebacks."""
     copy = type(error)(*error.args)
@@ -221,9 +260,14 @@ def _fresh(error: StoreError) -> StoreError:
 
 def _apply(connection: Connection, batch: Sequence[_Queued], open_rows: audit.OpenRows) -> None:
     """Do the whole batch; raises what the first refused write raises."""
+    alike = Gathering()
     for item in batch:
-        if item.work is not None:
+        if isinstance(item.work, Alike):
+            alike.add(connection, item.work)
+        elif item.work is not None:
+            alike.do(connection)
             item.result = item.work(connection)
+    alike.do(connection)
     _append(connection, [item for item in batch if item.entry is not None], open_rows)
 
 

@@ -87,7 +87,7 @@ class StoreTests(StoreTestCase):
         device = self.enrol("pump-1")
         self.assertIsNone(self.got(self.store.facts_of(device.id)))
         for os in ("debian", "arch"):
-            self.assertTrue(self.got(self.store.keep_facts(device.id, 1, {"os": os})))
+            self.got(self.store.keep_facts(device.id, 1, {"os": os}))
         self.reopen()
         told = self.got(self.store.facts_of(device.id))
         assert told is not None
@@ -97,11 +97,16 @@ class StoreTests(StoreTestCase):
         """An older link, a revoked device and one that does not exist change nothing."""
         device = self.enrol("pump-1")
         self.store._writer.write(lambda c: c.execute(devices.update().values(epoch=7)))
-        self.assertFalse(self.got(self.store.keep_facts(device.id, 6, FACTS)))
-        self.assertTrue(self.got(self.store.keep_facts(device.id, 7, FACTS)))
-        self.assertFalse(self.got(self.store.keep_facts("nobody", 7, FACTS)))
+        self.got(self.store.keep_facts(device.id, 6, FACTS))
+        self.assertIsNone(self.got(self.store.facts_of(device.id)))
+        self.got(self.store.keep_facts(device.id, 7, FACTS))
+        self.got(self.store.keep_facts("nobody", 7, FACTS))
+        self.assertIsNone(self.got(self.store.facts_of("nobody")))
         self.got(self.store.revoke_device("pump-1"))
-        self.assertFalse(self.got(self.store.keep_facts(device.id, 8, FACTS)))
+        self.got(self.store.keep_facts(device.id, 8, {"os": "later"}))
+        told = self.got(self.store.facts_of(device.id))
+        assert told is not None
+        self.assertEqual(told.facts, FACTS)
         self.assertEqual({}, self.got(self.store.all_facts(["os"])))
 
     def test_bounded(self) -> None:

@@ -9,7 +9,8 @@ from rshell.store.flight import MAX_ROWS, FlightRow
 from tests.store.fixture import StoreTestCase
 
 
-def _rows(numbers: Sequence[int], message: str = "") -> list[FlightRow]:
+def flight_rows(numbers: Sequence[int], message: str = "") -> list[FlightRow]:
+    """Return records with these numbers."""
     return [
         FlightRow(
             seq=number,
@@ -33,14 +34,14 @@ class Telling(StoreTestCase):
 
     def tell(self, numbers: Sequence[int], message: str = "") -> dict[int, str]:
         """Tell these; return the messages of all that is kept, by number."""
-        self.got(self.store.append_flight(self.device, _rows(numbers, message)))
+        self.got(self.store.append_flight(self.device, flight_rows(numbers, message)))
         kept = self.got(self.store.flight_rows(self.device, 10_000))
         return {row.seq: row.message for row in kept}
 
     def test_told_again(self) -> None:
         """What is told again replaces what was told, and nothing of another device."""
         other = self.enrol("valve", 2).id
-        self.got(self.store.append_flight(other, _rows((1, 2, 3), "other")))
+        self.got(self.store.append_flight(other, flight_rows((1, 2, 3), "other")))
         self.tell((1, 2, 3), "first")
         self.assertEqual(
             self.tell((2, 3, 4), "then"), {1: "first", 2: "then", 3: "then", 4: "then"}
@@ -69,14 +70,14 @@ class Facts(StoreTestCase):
     def test_current_link_only(self) -> None:
         """Facts of an older link, or of a revoked device, change nothing."""
         device = self.enrol("pump", 1).id
-        self.assertTrue(self.got(self.store.record_seen(device, 5, Seen())))
-        self.assertFalse(self.got(self.store.keep_facts(device, 4, {"os": "a"})))
+        self.got(self.store.record_seen(device, 5, Seen()))
+        self.got(self.store.keep_facts(device, 4, {"os": "a"}))
         self.assertIsNone(self.got(self.store.facts_of(device)))
-        self.assertTrue(self.got(self.store.keep_facts(device, 5, {"os": "b"})))
-        self.assertTrue(self.got(self.store.keep_facts(device, 6, {"os": "c"})))
-        self.assertFalse(self.got(self.store.keep_facts(device, 4, {"os": "d"})))
+        self.got(self.store.keep_facts(device, 5, {"os": "b"}))
+        self.got(self.store.keep_facts(device, 6, {"os": "c"}))
+        self.got(self.store.keep_facts(device, 4, {"os": "d"}))
         self.got(self.store.revoke_device("pump"))
-        self.assertFalse(self.got(self.store.keep_facts(device, 7, {"os": "e"})))
+        self.got(self.store.keep_facts(device, 7, {"os": "e"}))
         told = self.got(self.store.facts_of(device))
         assert told is not None
         self.assertEqual(told.facts, {"os": "c"})

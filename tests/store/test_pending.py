@@ -78,7 +78,7 @@ class WaitingTests(JoinCase):
         self.assertEqual(self.enrolled(grant)[0].id, device.id)
         self.now += DAY
         self.assertEqual(self.ask(token, "a").certificate, "PEM")
-        self.assertTrue(self.got(self.store.record_seen(device.id, 1, Seen())))
+        self.got(self.store.record_seen(device.id, 1, Seen()))
         self.assertEqual(self.reason(token, "a"), Refusal.TOO_LATE)
 
     def test_revoked_before_it_came(self) -> None:

@@ -60,7 +60,13 @@ from rshell.link.core.messages import (
 )
 from rshell.link.core.outgoing import LIMIT_FIELDS, Outgoing
 from rshell.link.core.sources import FrameSource
-from rshell.link.core.states import STREAM_FRAMES, LinkState, check_frame, choose_version
+from rshell.link.core.states import (
+    BEAT_FRAMES,
+    STREAM_FRAMES,
+    LinkState,
+    check_frame,
+    choose_version,
+)
 from rshell.link.core.streams import LinkStream, StreamState, check_window
 from rshell.link.core.table import StreamTable
 
@@ -120,7 +126,7 @@ class LinkConnection:
 
     def feed(self, data: bytes) -> None:
         """Take received bytes, cut anywhere; ask what they mean with `next_event`."""
-        if not self.closed:
+        if self.state is not LinkState.CLOSED:
             self._reader.feed(data)
 
     def next_event(self) -> LinkEvent | None:
@@ -133,8 +139,8 @@ class LinkConnection:
                 frame = self._reader.next_frame()
                 if frame is None:
                     break
-                usual = self.state is LinkState.OPEN and frame.stream
-                if not (usual and frame.type in STREAM_FRAMES):
+                usual = STREAM_FRAMES if frame.stream else BEAT_FRAMES
+                if self.state is not LinkState.OPEN or frame.type not in usual:
                     check_frame(frame, self.state)
                 event = _HANDLERS[frame.type](self, frame, self.now)
                 self._count(frame)
@@ -162,7 +168,8 @@ class LinkConnection:
             stream = self.streams.get(frame.stream)
             place = class_of(WEIGHT_NORMAL if stream is None else stream.flow.weight)
         size = len(frame.payload)
-        self.traffic.received[place] += HEADER_SIZE * frames_in(size) + size
+        frames = 1 if size <= MAX_PAYLOAD else frames_in(size)
+        self.traffic.received[place] += HEADER_SIZE * frames + size
 
     def fail(self, error: RemoteProtocolError) -> None:
         """Queue GOAWAY with the error's code and accept nothing more."""

@@ -130,13 +130,15 @@ class Outgoing:
         told: list[LinkStream] = []
         if not frames:
             self._frames = None
-            room = self._collect_attention(parts, room, told)
+            if self._attention:
+                room = self._collect_attention(parts, room, told)
             self.traffic.sent[CONTROL] += size - room
             if size > RECORD_SIZE:
                 # Control must not cut the last of several full frames: each relay would pass the
                 # pieces on, and cut anew.
                 room = min(size, room + _CONTROL_ROOM)
-            self._collect_streams(parts, room, now)
+            if self._scheduler is not None:
+                self._collect_streams(parts, room, now)
         else:
             self.traffic.sent[CONTROL] += size - room
         return b"".join(parts), told
