@@ -242,17 +242,16 @@ class Verbs:
         return entry.own(asker, decode_request(request.request, entry.request_type))
 
     def _reply(self, link: LinkProtocol, number: int, request: Open, body: bytes) -> None:
-        if not link.waiting(number):
-            return
-        wheel = self._gateway.wheel
-        wheel.turn.begin(wheel.seconds())
-        try:
-            channel = StreamChannel(link, _DEAF)
-            channel.accept(number, request)
-            channel.write(body)
-            channel.finish(Outcome(status="ok"))
-        finally:
-            wheel.turn.end()  # all of it leaves in one record
+        if link.waiting(number):
+            # One record instead of three: each costs a system call and wakes the peer.
+            link.together(lambda: self._tell(link, number, request, body))
+
+    @staticmethod
+    def _tell(link: LinkProtocol, number: int, request: Open, body: bytes) -> None:
+        channel = StreamChannel(link, _DEAF)
+        channel.accept(number, request)
+        channel.write(body)
+        channel.finish(Outcome(status="ok"))
 
     def _refuse(self, link: LinkProtocol, number: int, failure: Failure) -> None:
         link.refuse(number, *self._told(failure))

@@ -8,6 +8,7 @@
     proxy.py      the same through an HTTP proxy
     addresses.py  "host:port", and all addresses of a name
     sockets.py    those options (rule P8), and TLS as a factory wrapper
+    read_size.py  how much is read at once
     tls_wire.py   TlsWire: that TLS, made for few calls and few wake-ups
     tls_calls.py  the calls of OpenSSL that every byte takes
     tls_memory.py what OpenSSL keeps of an idle connection, given back

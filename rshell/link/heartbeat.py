@@ -116,6 +116,12 @@ class Heartbeat:
         self._unanswered_since = None
         self._reads += 1
 
+    def answered(self, now: float) -> None:
+        """A PING came, and its PONG went out."""
+        self.last_received = self._last_sent = now
+        self._unanswered_since = None
+        self._reads += 1
+
     def sent(self, now: float, *, data: bool) -> None:
         """Bytes went out; ``data`` if they were of a stream, which the peer will acknowledge."""
         self._last_sent = now

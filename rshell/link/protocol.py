@@ -24,7 +24,7 @@ from zope.interface import implementer
 
 from rshell.link.clock import TICK_SECONDS, TimerWheel, WheelTimer
 from rshell.link.contracts import LinkOwner, StreamReceiver
-from rshell.link.core.connection import LinkConnection, LinkState
+from rshell.link.core.connection import BEAT_SIZE, LinkConnection, LinkState
 from rshell.link.core.constants import (
     ANNOUNCE_SECONDS,
     HELLO_SECONDS,
@@ -144,11 +144,25 @@ class LinkProtocol(Protocol):
 
     def dataReceived(self, data: bytes) -> None:
         now = self._wheel.seconds()
+        if len(data) == BEAT_SIZE and self._answer_beat(data, now):
+            return
         self._heartbeat.received(now)
         self.core.feed(data)
         if not self._yielded:
             self._budget.begin(now)
             self._work(now)
+
+    def _answer_beat(self, data: bytes, now: float) -> bool:
+        """Answer a heartbeat on a link at rest at once; False if there is more to it."""
+        if self._yielded or self._paused or self._busy or self._lost:
+            return False
+        pong = self.core.answer_beat(data, now)
+        if pong is None:
+            return False
+        self._heartbeat.answered(now)
+        transport: Any = self.transport
+        transport.write(pong)
+        return True
 
     def _work(self, now: float) -> None:
         """Dispatch what was received; when it takes too long, go on in the next turn (rule Q5)."""
@@ -270,6 +284,18 @@ class LinkProtocol(Protocol):
         else:
             core.now = self._wheel.seconds()
             core.wake(number)
+            self.flush()
+
+    def together(self, work: Callable[[], None]) -> None:
+        """Do ``work``; what it sends leaves together, when it is done."""
+        if self._busy:
+            work()
+            return
+        self._busy = True
+        try:
+            work()
+        finally:
+            self._busy = False
             self.flush()
 
     def hello(self, hello: Hello) -> None:

@@ -35,6 +35,7 @@ from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from rshell.link.read_size import LARGE, SMALL
 from rshell.link.tls_calls import PLAIN_RECORD, TlsCalls, calls_for
 from rshell.link.tls_memory import give_back_buffers
 from rshell.link.tls_records import MANY, RecordCount, is_end_of_file
@@ -48,8 +49,9 @@ __all__ = ["TlsWire"]
 _WIRE_RECORD: Final = PLAIN_RECORD + 512
 #: What may be written before the handshake is complete; links write nothing then.
 _EARLY_BYTES: Final = 1024 * 1024
-#: OpenSSL's queues may stay as large as this: heartbeats and keystrokes are smaller.
-_SMALL_BYTES: Final = 512
+#: The kernel is asked what it has unsent when more than this was sent since it had nothing: keys
+#: and heartbeats are sent at once, or wait behind less than the smallest record (rule Q3).
+_UNASKED_BYTES: Final = 1024
 #: So much is encrypted before it is taken from OpenSSL: what a fast link hands over at once (four
 #: records, rule Q1) is the most that its buffer ever holds.
 _AT_ONCE: Final = 4 * PLAIN_RECORD + 1024
@@ -87,8 +89,10 @@ class TlsWire(Protocol):
         self._aborted = False
         self._reason: Failure | None = None
         self._early: list[bytes] = []
-        #: Whether OpenSSL's queues have grown: the handshake alone makes them.
+        #: Whether OpenSSL's queues have grown (the handshake makes them), and reads are large.
         self._grown = True
+        #: What was sent since the kernel was asked last, and had nothing unsent.
+        self._unasked = 0
 
     # -- IProtocol: from TCP -------------------------------------------------------------------
 
@@ -107,7 +111,8 @@ class TlsWire(Protocol):
         if tls is None or self._over or self._aborted:
             return
         whole = self._records.whole(data)
-        self._grown = self._grown or len(data) > _SMALL_BYTES
+        if not self._grown and len(data) >= SMALL:
+            self._grow()
         if self._shaken and not self._early:
             self._calls.put(tls, data)
             if whole:
@@ -188,6 +193,18 @@ class TlsWire(Protocol):
         """Give back memory: whoever speaks inside expects to be silent for a while."""
         if self._grown and self._tls is not None and not (self._over or self._early):
             self._grown = not give_back_buffers(self._tls)
+            if not self._grown:
+                self._read_at_once(SMALL)
+
+    def _grow(self) -> None:
+        """More than heartbeats passes."""
+        self._grown = True
+        self._read_at_once(LARGE)
+
+    def _read_at_once(self, size: int) -> None:
+        if self._socket is not None:
+            transport: Any = self.transport
+            transport.bufferSize = size
 
     # -- the end -------------------------------------------------------------------------------
 
@@ -262,7 +279,8 @@ class TlsWire(Protocol):
         if self._early or not self._shaken:
             self._keep(data)
             return
-        self._grown = self._grown or len(data) > _SMALL_BYTES
+        if not self._grown and len(data) >= SMALL:
+            self._grow()
         sent = 0
         while sent < len(data):
             piece = data if len(data) <= _AT_ONCE else data[sent : sent + _AT_ONCE]
@@ -325,13 +343,20 @@ class TlsWire(Protocol):
             took = 0
         except OSError:
             took = 0  # the transport will meet the same error, and say so
+        self._unasked += took
         if took < len(data):
             self._enqueue(bytes(data[took:]))
-        elif self._producer is not None and self._factory.unsent(sock):
+        elif self._unasked > _UNASKED_BYTES and self._producer is not None:
+            self._ask_for_unsent(sock)
+
+    def _ask_for_unsent(self, sock: socket.socket) -> None:
+        if self._factory.unsent(sock):
             # Nothing waits here, but the kernel has not sent all: it says when it wants more.
             self._pause()
             transport: Any = self.transport
             transport.startWriting()
+        else:
+            self._unasked = 0
 
     def _enqueue(self, data: bytes) -> None:
         transport: Any = self.transport
