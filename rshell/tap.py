@@ -36,6 +36,7 @@ from rshell.gateway.handshake_cost import affordable_rate, handshake_seconds
 from rshell.gateway.home import GatewayHome, HomeError, lock_home, prepare_home
 from rshell.identity.tls import GatewayTLS
 from rshell.link.clock import TimerWheel, use_monotonic_clock
+from rshell.link.polling import poll_lightly
 from rshell.store.errors import StoreError
 from rshell.store.store import Store
 from rshell.store.threads import PooledThreads
@@ -187,6 +188,7 @@ class GatewayService(service.Service):
             CannotStart: Nothing was left running.
         """
         use_monotonic_clock(self._reactor)
+        poll_lightly(self._reactor)
         self._home.remove_endpoints()
         try:
             self._store = Store.open(

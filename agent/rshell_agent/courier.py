@@ -389,7 +389,7 @@ class Courier:
                 head = OutData(head.data[begin:], head.stderr, head.eof)
         self._queued -= len(head.data)
         self._regulate()
-        return head
+        return head if self._queue else OutData(head.data, head.stderr, head.eof, last=True)
 
     # -- StreamReceiver: what arrives on the link ----------------------------------------------
 

@@ -13,6 +13,7 @@ from twisted.python import usage
 from rshell.identity.files import UnsafeDirectory
 from rshell.lazy import give_back_memory
 from rshell.link.clock import use_monotonic_clock
+from rshell.link.polling import poll_lightly
 from rshell_agent.home import HomeInUse, default_home
 from rshell_agent.service import AgentService, NotJoined
 from rshell_agent.watchdog import Watchdog
@@ -32,6 +33,7 @@ def _new(home: Path) -> Service:
     from twisted.internet import reactor
 
     use_monotonic_clock(reactor)
+    poll_lightly(reactor)
     try:
         clock: Any = reactor
         watchdog = Watchdog.from_environment(clock, os.environ)

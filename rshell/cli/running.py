@@ -15,6 +15,7 @@ from twisted.python.failure import Failure
 from rshell.access.printable import printable
 from rshell.client import Client, connect, find_profile
 from rshell.link.clock import use_monotonic_clock
+from rshell.link.polling import poll_lightly
 
 __all__ = ["Interrupts", "Surroundings", "run_on_reactor", "run_with_client"]
 
@@ -84,6 +85,7 @@ def run_on_reactor(verb: Callable[[Surroundings], Coroutine[Any, Any, int]]) -> 
 
     reactor: Any = global_reactor
     use_monotonic_clock(reactor)
+    poll_lightly(reactor)
     _begin_logging()
     results: list[Any] = []
 

@@ -12,6 +12,7 @@
     heap.py          memory that handshakes leave free, given back
     presence.py      which device is live, on which link, since when
     probing.py       is it there now: one PING, shared
+    silences.py      who fell silent
     clones.py        two machines with one identity: alert, quarantine
     switchboard.py   the one gate: policy, audit, route, stream
       callers.py         what a door and the gate say to each other

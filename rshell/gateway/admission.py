@@ -281,7 +281,7 @@ class AdmittingTLS(TlsWire):
 
     def dataReceived(self, data: bytes) -> None:
         if self._admitted:
-            super().dataReceived(data)
+            TlsWire.dataReceived(self, data)  # for each read: `super` would cost as much as a call
             return
         self._held += data
         if not _is_record_begun(self._held):

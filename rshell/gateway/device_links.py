@@ -300,6 +300,7 @@ class DeviceLinks:
             self._refuse(link, ErrorCode.DUPLICATE, "a newer link of this device is connected")
             return
         self._entries[link] = entry
+        self._gateway.probes.silences.watch(entry)
         if other is not None:
             self._displace(other, entry)
         self._close_older(link)

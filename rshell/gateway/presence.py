@@ -50,7 +50,7 @@ class LiveDevice:
         connected_at: aware, UTC.
         handlers: names, once its catalogue is known.
         told_ms: the reconnect spread that it was told last (rule L4).
-        asked_since: when it was last heard before a silence that it was asked about.
+        look_at: the slot of `silences.Silences` in which it is looked at next.
     """
 
     device: Device
@@ -61,7 +61,7 @@ class LiveDevice:
     connected_at: datetime
     handlers: tuple[str, ...] = ()
     told_ms: int = 0
-    asked_since: float = -1.0
+    look_at: int = -1
 
     def silent(self, now: float) -> float:
         """Return for how many seconds nothing was heard, at ``now`` of the link's clock."""
@@ -133,6 +133,10 @@ class Presence:
         del self._live[device_id]
         self._unname(current.device)
         return True
+
+    def of_id(self, device_id: str) -> LiveDevice | None:
+        """Return the live device of that id."""
+        return self._live.get(device_id)
 
     def find(self, name_or_id: str) -> LiveDevice | None:
         """Return the live device of that id or name."""

@@ -2,8 +2,7 @@
 
 The PONG proves life, and measures the round trip.  So do other bytes that come so long after the
 PING that they cannot have been on their way when it was sent.  A link that has been silent for
-longer than a heartbeat allows is asked once by itself, so that one that lives is not `suspect`
-for longer than its answer takes.
+longer than a heartbeat allows is asked once by itself (silences.py).
 """
 
 from __future__ import annotations
@@ -14,8 +13,9 @@ import attrs
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
-from rshell.gateway.presence import SUSPECT_SECONDS, LiveDevice
-from rshell.link.clock import TICK_SECONDS, WheelTimer
+from rshell.gateway.presence import LiveDevice
+from rshell.gateway.silences import Silences
+from rshell.link.clock import WheelTimer
 
 if TYPE_CHECKING:
     from rshell.gateway.core import Gateway
@@ -29,9 +29,6 @@ _WAIT_SECONDS = PROBE_SECONDS - 0.5
 FRESH_SECONDS = 1.0
 #: What was on its way, in a proxy or a busy machine, when a PING was sent has arrived after this.
 UNDER_WAY_SECONDS = 1.0
-#: Each device is looked at about so often, a part of them with every tick.
-SWEEP_SECONDS = 5.0
-SWEEP_PARTS = int(SWEEP_SECONDS / TICK_SECONDS)
 
 
 @attrs.frozen
@@ -74,7 +71,11 @@ class _Question:
 
 
 class Probes:
-    """Asks devices whether they are there."""
+    """Asks devices whether they are there.
+
+    Attributes:
+        silences: finds those that fell silent; told of each device that arrives.
+    """
 
     _log = Logger()
 
@@ -83,27 +84,21 @@ class Probes:
         self._wheel = gateway.wheel
         #: By device id: the question that is out, or was answered a moment ago.
         self._questions: dict[str, _Question] = {}
-        self._sweeping: WheelTimer | None = None
-        #: Of this sweep, who was not looked at yet; and how many a part are.
-        self._to_look_at: list[LiveDevice] = []
-        self._part = 0
+        self.silences = Silences(gateway, self._ask)
 
     def start(self) -> None:
         """Begin to ask those that fell silent."""
-        self._sweeping = self._wheel.call_later(SWEEP_SECONDS, self._sweep)
+        self.silences.start()
 
     def stop(self) -> None:
         """Ask no more; who waits is answered."""
-        if self._sweeping is not None:
-            self._sweeping.cancel()
-            self._sweeping = None
+        self.silences.stop()
         for question in list(self._questions.values()):
             if question.answer is None:
                 self._give(question, alive=False, message="the gateway is going down")
             if question.timer is not None:
                 question.timer.cancel()
         self._questions.clear()
-        self._to_look_at.clear()
 
     def ask(self, live: LiveDevice) -> Deferred[Answer]:
         """Ask a live device; fires within `PROBE_SECONDS`, and never fails."""
@@ -118,6 +113,9 @@ class Probes:
         else:
             question.waiting.append(told)
         return told
+
+    def _ask(self, live: LiveDevice) -> None:
+        self.ask(live)
 
     def _begin(self, live: LiveDevice) -> _Question:
         question = _Question(live, self._wheel.seconds(), live.link.last_received)
@@ -156,21 +154,3 @@ class Probes:
     def _forget(self, question: _Question) -> None:
         if self._questions.get(question.live.device.id) is question:
             del self._questions[question.live.device.id]
-
-    # -- those that fell silent ----------------------------------------------------------------
-
-    def _sweep(self) -> None:
-        """Look at a part of the devices: all of thousands at once would keep others waiting."""
-        self._sweeping = self._wheel.call_later(0.0, self._sweep)  # the next tick
-        presence = self._gateway.presence
-        if not self._to_look_at:
-            self._to_look_at = list(presence)
-            self._part = -(-len(self._to_look_at) // SWEEP_PARTS)
-        heard_before = self._wheel.seconds() - SUSPECT_SECONDS
-        part, self._to_look_at = self._to_look_at[: self._part], self._to_look_at[self._part :]
-        for live in part:
-            heard = live.link.last_received
-            if heard < heard_before and live.asked_since != heard:
-                live.asked_since = heard  # once for each silence
-                if presence.find(live.device.id) is live:
-                    self.ask(live)

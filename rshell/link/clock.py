@@ -64,6 +64,7 @@ class TimerWheel:
         tick_seconds: The precision.
 
     Attributes:
+        seconds: Returns the clock's seconds; the clock's own, since links ask with each read.
         turn: What the links of the process share of the current turn of the reactor.
     """
 
@@ -71,6 +72,7 @@ class TimerWheel:
 
     def __init__(self, clock: IReactorTime, tick_seconds: float = TICK_SECONDS) -> None:
         self.turn = Turn()
+        self.seconds: Callable[[], float] = clock.seconds
         self._clock = clock
         self._tick = tick_seconds
         self._slots: dict[int, list[WheelTimer]] = {}
@@ -81,14 +83,10 @@ class TimerWheel:
         self._call: Any = None
         self._call_slot = 0
 
-    def seconds(self) -> float:
-        """Return the clock's seconds."""
-        return float(self._clock.seconds())
-
     def call_later(self, delay_seconds: float, call: Callable[[], None]) -> WheelTimer:
         """Call ``call`` after at least ``delay_seconds``; the owner of the timer cancels it."""
         timer = WheelTimer(call)
-        slot = int((self._clock.seconds() + max(0.0, delay_seconds)) / self._tick) + 1
+        slot = int((self.seconds() + max(0.0, delay_seconds)) / self._tick) + 1
         timers = self._slots.get(slot)
         if timers is None:
             timers = self._slots[slot] = []
@@ -118,7 +116,7 @@ class TimerWheel:
             if self._call_slot <= slot:
                 return
             self._call.cancel()
-        delay = max(0.0, slot * self._tick - self._clock.seconds())
+        delay = max(0.0, slot * self._tick - self.seconds())
         self._call_slot = slot
         self._call = self._clock.callLater(delay, self._turn)
 
@@ -137,7 +135,7 @@ class TimerWheel:
 
     def _fire_some(self) -> None:
         # 1e-6: a clock that reads a hair before the tick it was set for counts as there.
-        now = int(self._clock.seconds() / self._tick + 1e-6)
+        now = int(self.seconds() / self._tick + 1e-6)
         left = TIMERS_A_TURN
         while left and (self._firing or (self._due and self._due[0] <= now)):
             if not self._firing:

@@ -26,8 +26,9 @@ __all__ = ["Heartbeat"]
 UNANSWERED_SECONDS: Final = 15.0
 #: On a link too busy for heartbeats the round trip is measured this often.
 SAMPLE_SECONDS: Final = 60.0
-#: So many reads since the last sample are more than heartbeats.
-_BUSY_READS: Final = 10
+#: So many reads in about that time are more than heartbeats, and what a device tells of itself when
+#: it has arrived.
+_BUSY_READS: Final = 16
 #: A timer that is so late says that this process did not run.
 STALL_SECONDS: Final = 5.0
 #: What it then gets to read what the peer said meanwhile.
@@ -115,6 +116,12 @@ class Heartbeat:
         self._unanswered_since = None
         self._reads += 1
 
+    def answered(self, now: float) -> None:
+        """A PING came, and its PONG went out."""
+        self.last_received = self._last_sent = now
+        self._unanswered_since = None
+        self._reads += 1
+
     def sent(self, now: float, *, data: bool) -> None:
         """Bytes went out; ``data`` if they were of a stream, which the peer will acknowledge."""
         self._last_sent = now
@@ -189,9 +196,13 @@ class Heartbeat:
                 return
             self._idle()
             self.probe()
-        elif self._reads >= _BUSY_READS and now - self._sampled_at >= SAMPLE_SECONDS:
+        elif now - self._sampled_at < SAMPLE_SECONDS:
+            self._idle()
+        elif self._reads >= _BUSY_READS:
             self.probe()
         else:
+            # Counted anew: in the end heartbeats alone would be as many.
+            self._sampled_at, self._reads = now, 0
             self._idle()
         if self._timer is None:
             self._sleep()

@@ -7,13 +7,16 @@ from typing import Final
 
 from rshell.link.core.constants import RECORD_SIZE
 from rshell.link.core.figures import CLASSES, LinkFigures, Traffic
-from rshell.link.core.pace import Pace
+from rshell.link.core.pace import STEPS, Pace
 from rshell.link.kernel import set_low_water, tcp_facts
 
 __all__ = ["Pacing"]
 
 #: The kernel is asked how fast the link is at most this often, and only while we send.
 MEASURE_SECONDS: Final = 0.25
+#: Who sent less than the smallest record since then was never held up by the link, so there is
+#: nothing to ask: heartbeats and keys.  Bulk hands over a record at least between two measures.
+LEAST_BYTES: Final = STEPS[-1].size
 
 
 class Pacing:
@@ -44,15 +47,20 @@ class Pacing:
         """
         if self._socket is not None and now - self._measured_at >= MEASURE_SECONDS:
             self._measure(self._socket, now)
-        if self._pace.judge(now - self._traffic.sparse_sent_at):
-            set_low_water(self._socket, self._pace.size)
         pace = self._pace
+        if pace.slow and pace.judge(now - self._traffic.sparse_sent_at):
+            set_low_water(self._socket, pace.size)
         return pace.size * pace.records if pace.size == RECORD_SIZE else pace.size
 
     def _measure(self, sock: socket.socket, now: float) -> None:
-        sent = sum(self._traffic.sent)
-        rate = (sent - self._sent_before) * 8 / (now - self._measured_at)
-        self._measured_at, self._sent_before = now, sent
+        total = sum(self._traffic.sent)
+        sent, seconds = total - self._sent_before, now - self._measured_at
+        self._measured_at, self._sent_before = now, total
+        rate = sent * 8 / seconds
+        if sent < LEAST_BYTES:
+            if self._pace.records > 1:  # of a link that was fast before it fell silent
+                self._pace.measured(0.0, limited_by_us=True, sent_bits_per_second=rate)
+            return
         facts = tcp_facts(sock)
         if facts is not None:
             self._pace.measured(

@@ -24,7 +24,7 @@ from zope.interface import implementer
 
 from rshell.link.clock import TICK_SECONDS, TimerWheel, WheelTimer
 from rshell.link.contracts import LinkOwner, StreamReceiver
-from rshell.link.core.connection import LinkConnection
+from rshell.link.core.connection import BEAT_SIZE, LinkConnection, LinkState
 from rshell.link.core.constants import (
     ANNOUNCE_SECONDS,
     HELLO_SECONDS,
@@ -144,11 +144,25 @@ class LinkProtocol(Protocol):
 
     def dataReceived(self, data: bytes) -> None:
         now = self._wheel.seconds()
+        if len(data) == BEAT_SIZE and self._answer_beat(data, now):
+            return
         self._heartbeat.received(now)
         self.core.feed(data)
         if not self._yielded:
             self._budget.begin(now)
             self._work(now)
+
+    def _answer_beat(self, data: bytes, now: float) -> bool:
+        """Answer a heartbeat on a link at rest at once; False if there is more to it."""
+        if self._yielded or self._paused or self._busy or self._lost:
+            return False
+        pong = self.core.answer_beat(data, now)
+        if pong is None:
+            return False
+        self._heartbeat.answered(now)
+        transport: Any = self.transport
+        transport.write(pong)
+        return True
 
     def _work(self, now: float) -> None:
         """Dispatch what was received; when it takes too long, go on in the next turn (rule Q5)."""
@@ -159,8 +173,10 @@ class LinkProtocol(Protocol):
             self._dispatch_events()
         finally:
             self._busy = False
-            self._budget.end(self._wheel.seconds())
-            self.flush()
+            now = self._wheel.seconds()
+            self._budget.end(now)
+            if not self._lost:
+                self._flush(now)
             self._wheel.turn.end()
 
     def _dispatch_events(self) -> None:
@@ -226,13 +242,16 @@ class LinkProtocol(Protocol):
 
     def flush(self) -> None:
         """Hand the transport records until it says stop; called at the end of what we did."""
-        if self._busy or self._lost:
-            return
-        self.core.now = self._wheel.seconds()
+        if not (self._busy or self._lost):
+            self._flush(self._wheel.seconds())
+
+    def _flush(self, now: float) -> None:
+        core = self.core
+        core.now = now
         # The last words of a link go out even to a transport that is full; they are a few bytes.
-        while self.core.has_output and (not self._paused or self.core.closed):
+        while core.has_output and (not self._paused or core.closed):
             self._write_record()
-        if self.core.closed:
+        if core.state is LinkState.CLOSED:
             self._close()
 
     def _write_record(self) -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import socket
-from typing import Any, Final
+from typing import Any
 
 from twisted.internet.interfaces import IProtocolFactory
 
+from rshell.link.read_size import LARGE
 from rshell.link.tls_factory import TlsWireFactory
 from rshell.link.tls_wire import TlsWire
 
@@ -44,29 +45,10 @@ def tcp_socket_of(transport: Any) -> tuple[Any, socket.socket | None]:
     return transport, handle if isinstance(handle, socket.socket) else None
 
 
-class _AnyByteIsFull(int):
-    """A ``bufferSize`` that reads a burst at once and yet calls one record a full send buffer.
-
-    Twisted's TCP transports use the one attribute for both: ``recv(bufferSize)``, and
-    ``queued > bufferSize`` to pause the producer.  A plain 1 would read byte by byte.  Python asks
-    the right side of a comparison first when its class is a subclass of the left side's.
-    """
-
-    __slots__ = ()
-
-    def __lt__(self, queued: int) -> bool:
-        return queued > 1
-
-
-#: The most that a fast link hands over at once (rule Q1): four records of 16 KiB, what TLS adds to
-#: each, and a few control frames.  With 64 KiB the last bytes of each would cost a wake-up.
-_BUFFER_SIZE: Final = _AnyByteIsFull(4 * (16_384 + 256) + 1024)
-
-
 def own_the_queue(transport: Any) -> None:
     """Make the transport ask for each record: nothing is queued below the multiplexer."""
     tcp, _ = tcp_socket_of(transport)
-    tcp.bufferSize = _BUFFER_SIZE
+    tcp.bufferSize = LARGE
 
 
 def wrap_tls(creator: Any, *, client: bool, factory: IProtocolFactory) -> TlsWireFactory:

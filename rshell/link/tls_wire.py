@@ -35,6 +35,8 @@ from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from rshell.link.read_size import LARGE, SMALL
+from rshell.link.tls_calls import PLAIN_RECORD, TlsCalls, calls_for
 from rshell.link.tls_memory import give_back_buffers
 from rshell.link.tls_records import MANY, RecordCount, is_end_of_file
 
@@ -43,17 +45,16 @@ if TYPE_CHECKING:
 
 __all__ = ["TlsWire"]
 
-#: RFC 8446 section 5.1: no record holds more, so no read returns and no write takes more.
-_PLAIN_RECORD: Final = 16_384
 #: A full record and what TLS adds to it; a flight of handshake messages comes in several.
-_WIRE_RECORD: Final = _PLAIN_RECORD + 512
+_WIRE_RECORD: Final = PLAIN_RECORD + 512
 #: What may be written before the handshake is complete; links write nothing then.
 _EARLY_BYTES: Final = 1024 * 1024
-#: OpenSSL's queues may stay as large as this: heartbeats and keystrokes are smaller.
-_SMALL_BYTES: Final = 512
+#: The kernel is asked what it has unsent when more than this was sent since it had nothing: keys
+#: and heartbeats are sent at once, or wait behind less than the smallest record (rule Q3).
+_UNASKED_BYTES: Final = 1024
 #: So much is encrypted before it is taken from OpenSSL: what a fast link hands over at once (four
 #: records, rule Q1) is the most that its buffer ever holds.
-_AT_ONCE: Final = 4 * _PLAIN_RECORD + 1024
+_AT_ONCE: Final = 4 * PLAIN_RECORD + 1024
 
 
 @implementer(ISystemHandle, ITransport, IConsumer, IPushProducer)
@@ -74,6 +75,7 @@ class TlsWire(Protocol):
         self._factory = factory
         self._inner = inner
         self._tls: SSL.Connection | None = None
+        self._calls: TlsCalls
         self._socket: socket.socket | None = None
         self._producer: Any = None
         #: Whether the producer was told to wait.
@@ -87,8 +89,10 @@ class TlsWire(Protocol):
         self._aborted = False
         self._reason: Failure | None = None
         self._early: list[bytes] = []
-        #: Whether OpenSSL's queues have grown: the handshake alone makes them.
+        #: Whether OpenSSL's queues have grown (the handshake makes them), and reads are large.
         self._grown = True
+        #: What was sent since the kernel was asked last, and had nothing unsent.
+        self._unasked = 0
 
     # -- IProtocol: from TCP -------------------------------------------------------------------
 
@@ -98,6 +102,7 @@ class TlsWire(Protocol):
         if isinstance(handle, socket.socket) and hasattr(transport, "startWriting"):
             self._socket = handle
         self._tls = self._factory.new_connection(self)
+        self._calls = calls_for(self._tls)
         self._inner.makeConnection(self)
         self._shake_hands()
 
@@ -106,16 +111,17 @@ class TlsWire(Protocol):
         if tls is None or self._over or self._aborted:
             return
         whole = self._records.whole(data)
-        self._grown = self._grown or len(data) > _SMALL_BYTES
+        if not self._grown and len(data) >= SMALL:
+            self._grow()
         if self._shaken and not self._early:
-            tls.bio_write(data)
+            self._calls.put(tls, data)
             if whole:
                 self._receive(tls, whole)
             return
         self._handshake_received(tls, data)
 
     def _handshake_received(self, tls: SSL.Connection, data: bytes) -> None:
-        tls.bio_write(data)
+        self._calls.put(tls, data)
         fresh = not self._shaken
         if fresh:
             self._shake_hands()
@@ -170,39 +176,35 @@ class TlsWire(Protocol):
                 tickets that nobody uses: they go with what is written first, instead of in a
                 packet of their own that wakes the peer for nothing.
         """
-        parts: list[bytes] = []
-        failure: Failure | None = None
-        goodbye = False
-        answers = False
-        while whole and not (self._over or self._aborted):
-            whole -= 1
-            try:
-                parts.append(tls.recv(_PLAIN_RECORD))
-            except SSL.WantReadError:
-                answers = True
-                break
-            except SSL.ZeroReturnError:
-                goodbye = True
-                break
-            except SSL.Error:
-                failure = Failure()
-                break
-        if parts:
-            self._inner.dataReceived(parts[0] if len(parts) == 1 else b"".join(parts))
-        if self._over or self._aborted:
+        data, stopped = self._calls.decrypt(tls, whole)
+        if data:
+            self._inner.dataReceived(data)
+        if self._over or self._aborted or stopped is None:
             return
-        if goodbye:
+        if isinstance(stopped, SSL.ZeroReturnError):
             self._shut_down(tls)
             self._ended(tls, None)
-        elif failure is not None:
-            self._ended(tls, failure)
-        elif answers and (self._factory.client or not fresh):
+        elif not isinstance(stopped, SSL.WantReadError):
+            self._ended(tls, Failure(stopped))
+        elif self._factory.client or not fresh:
             self._flush_tls(tls)  # a KeyUpdate is answered by reading
 
     def idle(self) -> None:
         """Give back memory: whoever speaks inside expects to be silent for a while."""
         if self._grown and self._tls is not None and not (self._over or self._early):
             self._grown = not give_back_buffers(self._tls)
+            if not self._grown:
+                self._read_at_once(SMALL)
+
+    def _grow(self) -> None:
+        """More than heartbeats passes."""
+        self._grown = True
+        self._read_at_once(LARGE)
+
+    def _read_at_once(self, size: int) -> None:
+        if self._socket is not None:
+            transport: Any = self.transport
+            transport.bufferSize = size
 
     # -- the end -------------------------------------------------------------------------------
 
@@ -277,26 +279,26 @@ class TlsWire(Protocol):
         if self._early or not self._shaken:
             self._keep(data)
             return
-        self._grown = self._grown or len(data) > _SMALL_BYTES
-        parts: list[bytes] = []
+        if not self._grown and len(data) >= SMALL:
+            self._grow()
         sent = 0
-        view = memoryview(data)
         while sent < len(data):
+            piece = data if len(data) <= _AT_ONCE else data[sent : sent + _AT_ONCE]
+            done = 0
             try:
-                begun, stop = sent, min(len(data), sent + _AT_ONCE)
-                while sent < stop:  # OpenSSL takes a record at a time
-                    sent += tls.send(view[sent:stop])
+                while done < len(piece):
+                    done += self._calls.encrypt(tls, piece[done:] if done else piece)
                 # And what records add, and what waited (tickets): less than a record.
-                parts.append(tls.bio_read(stop - begun + _WIRE_RECORD))
+                encrypted = self._calls.fetch(tls, done + _WIRE_RECORD)
             except SSL.WantReadError:
-                self._send(parts)
                 self._flush_tls(tls)
-                self._keep(bytes(view[sent:]))
+                self._keep(data[sent + done :])
                 return
-            except SSL.Error:
-                self._ended(tls, Failure())
+            except SSL.Error as error:
+                self._ended(tls, Failure(error))
                 return
-        self._send(parts)
+            self._send(encrypted)
+            sent += done
 
     def _keep(self, data: bytes) -> None:
         self._early.append(data)
@@ -319,47 +321,49 @@ class TlsWire(Protocol):
 
     def _flush_tls(self, tls: SSL.Connection) -> None:
         """Send what OpenSSL has to say of its own accord."""
-        parts: list[bytes] = []
         while True:
             try:
-                parts.append(tls.bio_read(_WIRE_RECORD))
-            except SSL.WantReadError:
-                break
-            except SSL.Error:  # after bio_shutdown the queue says "end" in place of "later"
-                break
-            if len(parts[-1]) < _WIRE_RECORD:
-                break
-        if parts:
-            self._send(parts)
+                encrypted = self._calls.fetch(tls, _WIRE_RECORD)
+            except SSL.Error:  # nothing; after bio_shutdown the queue says "end" instead of "later"
+                return
+            size = len(encrypted)
+            self._send(encrypted)
+            if size < _WIRE_RECORD:
+                return
 
-    def _send(self, parts: list[bytes]) -> None:
+    def _send(self, data: Any) -> None:
         """Give encrypted bytes to the kernel, and what it does not take to the transport."""
         sock = self._socket
         if sock is None or self._queued:
-            self._enqueue(parts)
+            self._enqueue(bytes(data))
             return
-        size = sum(map(len, parts))
         try:
-            took = sock.sendmsg(parts) if len(parts) > 1 else sock.send(parts[0]) if parts else 0
+            took = sock.send(data)
         except BlockingIOError:
             took = 0
         except OSError:
             took = 0  # the transport will meet the same error, and say so
-        if took < size:
-            self._enqueue([b"".join(parts)[took:]])
-        elif self._producer is not None and self._factory.unsent(sock):
+        self._unasked += took
+        if took < len(data):
+            self._enqueue(bytes(data[took:]))
+        elif self._unasked > _UNASKED_BYTES and self._producer is not None:
+            self._ask_for_unsent(sock)
+
+    def _ask_for_unsent(self, sock: socket.socket) -> None:
+        if self._factory.unsent(sock):
             # Nothing waits here, but the kernel has not sent all: it says when it wants more.
             self._pause()
             transport: Any = self.transport
             transport.startWriting()
+        else:
+            self._unasked = 0
 
-    def _enqueue(self, parts: list[bytes]) -> None:
+    def _enqueue(self, data: bytes) -> None:
         transport: Any = self.transport
         if self._socket is not None:
             self._queued = True
             self._pause()
-        for part in parts:
-            transport.write(part)
+        transport.write(data)
 
     # -- the producer --------------------------------------------------------------------------
 

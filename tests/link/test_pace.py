@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import socket
+import struct
+from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from rshell.link.core.constants import RECORD_SIZE
-from rshell.link.core.figures import DelayWindow
+from rshell.link.core.figures import DelayWindow, Traffic
 from rshell.link.core.pace import LEAVE_FACTOR, SPARSE_SECONDS, STEPS, Pace
 from rshell.link.kernel import set_low_water, tcp_facts
+from rshell.link.pacing import LEAST_BYTES, MEASURE_SECONDS, Pacing
 from tests.link.fakes import Line
 
 MEGA = 1e6
@@ -127,6 +130,86 @@ class PaceTests(SynchronousTestCase):
             self.assertLessEqual(believed, LEAVE_FACTOR * STEPS[place].bits_per_second)
             if place + 1 < len(STEPS):
                 self.assertGreaterEqual(believed, STEPS[place + 1].bits_per_second)
+
+
+class ToldSocket(socket.socket):
+    """A socket whose link delivers so many bytes a second, and held us up.
+
+    Attributes:
+        asked: How often it was asked.
+    """
+
+    def __init__(self, bytes_per_second: int) -> None:
+        super().__init__()
+        self.rate = bytes_per_second
+        self.asked = 0
+
+    def getsockopt(self, level: int, option: int, *size: Any) -> Any:
+        self.asked += 1
+        return struct.pack("=160xQ", self.rate)
+
+
+class PacingTests(SynchronousTestCase):
+    """When the kernel is asked, and what follows."""
+
+    def setUp(self) -> None:
+        self.traffic, self.now = Traffic(), 0.0
+        self.pacing = Pacing(self.traffic)
+
+    def use(self, bytes_per_second: int) -> ToldSocket:
+        sock = ToldSocket(bytes_per_second)
+        self.addCleanup(sock.close)
+        self.pacing.use(sock)
+        return sock
+
+    def send(self, size: int) -> int:
+        """Let a measure's time pass, send, and return how much was handed over at once."""
+        self.now += MEASURE_SECONDS
+        room = self.pacing.fit(self.now)
+        self.traffic.sent[3] += size
+        return room
+
+    def test_bulk(self) -> None:
+        """While bulk goes out the kernel is asked each time, and told to keep little of it."""
+        sock = self.use(10**9)
+        rooms = [self.send(4 * RECORD_SIZE) for _ in range(4)]
+        self.assertEqual(rooms, [RECORD_SIZE] + [4 * RECORD_SIZE] * 3)
+        self.assertEqual(sock.asked, 3)
+
+    def test_little(self) -> None:
+        """Who sends next to nothing does not ask."""
+        sock = self.use(10**9)
+        for _ in range(50):
+            self.assertEqual(self.send(LEAST_BYTES - 1), RECORD_SIZE)
+        self.assertEqual(sock.asked, 0)
+
+    def test_smallest_records(self) -> None:
+        """A link that is so slow that it gets the smallest records is still asked."""
+        sock = self.use(50_000)
+        self.traffic.sparse_sent_at = float("inf")
+        rooms = [self.send(LEAST_BYTES) for _ in range(9)]
+        self.assertEqual((rooms[0], rooms[-1]), (RECORD_SIZE, STEPS[-1].size))
+        self.assertEqual(sock.asked, 8)
+
+    def test_silence_after_bulk(self) -> None:
+        """A link that was fast by what went over it begins anew with one record after a silence."""
+        self.use(0)
+        pace = self.pacing._pace
+        pace.measured(9e9, limited_by_us=True, sent_bits_per_second=400e6)
+        self.assertEqual(self.pacing.fit(0.1), 4 * RECORD_SIZE)
+        self.assertEqual(self.send(40), RECORD_SIZE)
+
+    def test_typing_on_a_slow_link_ends(self) -> None:
+        """Records are full again ten seconds after the last key, whether or not anybody asks."""
+        sock = self.use(50_000)
+        self.traffic.sparse_sent_at = 0.0
+        for _ in range(20):
+            self.send(LEAST_BYTES)
+        self.assertEqual(self.send(0), STEPS[-1].size)
+        asked, self.now = sock.asked, SPARSE_SECONDS + 1
+        self.assertEqual((self.send(0), sock.asked), (RECORD_SIZE, asked))
+        self.traffic.sparse_sent_at = self.now
+        self.assertEqual(self.send(0), STEPS[-1].size)
 
 
 class KernelTests(SynchronousTestCase):

@@ -328,14 +328,14 @@ class RelaySideTests(SynchronousTestCase):
         take = relay.operator.next_frame
         self.assertEqual(take(4, 100), OutData(b"abcd", True, False))
         self.assertIsNone(take(100, 0))
-        self.assertEqual(take(100, 100), OutData(b"ef", True, True))
+        self.assertEqual(take(100, 100), OutData(b"ef", True, True, last=True))
         self.assertIsNone(take(100, 100))
 
     def test_eof_alone(self) -> None:
         """EOF without bytes passes without credit."""
         relay = self.relay()
         relay.operator.data(DataReceived(1, b"", False, True))
-        self.assertEqual(relay.operator.next_frame(100, 0), OutData(b"", False, True))
+        self.assertEqual(relay.operator.next_frame(100, 0), OutData(b"", False, True, last=True))
 
     def test_events_unchanged(self) -> None:
         """An event's payload is passed on byte by byte; an urgent one overtakes bytes (V3)."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import tempfile
 from pathlib import Path
@@ -27,6 +28,7 @@ from twisted.trial.unittest import SynchronousTestCase, TestCase
 from zope.interface.verify import verifyObject
 
 from rshell.link.dialling import LinkEndpoint
+from rshell.link.read_size import LARGE, SMALL
 from rshell.link.sockets import tcp_socket_of, wrap_tls
 from tests.functional.processes import require
 from tests.identity.dev_fleet import client_tls, fleet, gateway_tls
@@ -295,6 +297,47 @@ class QueueTests(WireCase):
         tcp.ready()
         pair.wires[0].write(bytes(RECORD))
         self.assertEqual((producer.told, tcp.asked), (["pause", "resume"], False))
+
+    def test_small_writes(self) -> None:
+        """Of keys the kernel is asked now and then; while it has them unsent, each time."""
+        pair = self.pair(sockets=True)
+        tcp, producer = pair.tcp[0], Producer()
+        unsent, asked = [0], [0]
+
+        def ask(sock: socket.socket) -> int:
+            asked[0] += 1
+            return unsent[0]
+
+        pair.factories[0].unsent = ask
+        pair.wires[0].registerProducer(producer, True)
+        pair.wires[0].write(bytes(2000))
+        self.assertEqual(asked, [1])
+        for _ in range(100):
+            pair.wires[0].write(b"k")
+        self.assertEqual((asked, producer.told), ([3], []))
+        unsent[0] = 1
+        while not producer.told:
+            pair.wires[0].write(b"k")
+        self.assertEqual((asked, producer.told), ([4], ["pause"]))
+        tcp.ready()
+        pair.wires[0].write(b"k")
+        self.assertEqual((asked, producer.told), ([5], ["pause", "resume", "pause"]))
+
+    def test_read_size(self) -> None:
+        """A link that is silent reads little at once, until more comes or goes."""
+        pair = self.pair(sockets=True)
+        wire, tcp = pair.wires[1], pair.tcp[1]
+        wire.write(b"tickets of the handshake go with this")
+        pair.carry()
+        for more in (lambda: pair.wires[0].write(bytes(600)), lambda: wire.write(bytes(600))):
+            wire.idle()
+            self.assertEqual(tcp.bufferSize, SMALL)
+            pair.wires[0].write(b"a heartbeat")
+            pair.carry()
+            self.assertEqual(tcp.bufferSize, SMALL)
+            more()
+            pair.carry()
+            self.assertEqual(tcp.bufferSize, LARGE)
 
     def test_broken(self) -> None:
         """A broken socket is the transport's to tell."""

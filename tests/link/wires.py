@@ -103,7 +103,10 @@ class MemoryTcp:
         queue: What waits in the transport.
         closing: ``lost``, ``aborted``, or "".
         asked: Whether it was asked to say when the kernel wants more.
+        bufferSize: How much is read at once; nobody here does.
     """
+
+    bufferSize = 0
 
     def __init__(self, sock: FakeSocket | None = None) -> None:
         self.sock = sock

@@ -45,7 +45,7 @@ from rshell.link.core.events import (
     WelcomeReceived,
 )
 from rshell.link.core.figures import CONTROL, class_of
-from rshell.link.core.frames import Frame, FrameReader, encode_frame, frames_in
+from rshell.link.core.frames import Frame, FrameReader, encode_frame, frames_in, pack_header
 from rshell.link.core.limits import LinkLimits, Quotas
 from rshell.link.core.messages import (
     Advice,
@@ -60,13 +60,23 @@ from rshell.link.core.messages import (
 )
 from rshell.link.core.outgoing import LIMIT_FIELDS, Outgoing
 from rshell.link.core.sources import FrameSource
-from rshell.link.core.states import STREAM_FRAMES, LinkState, check_frame, choose_version
+from rshell.link.core.states import (
+    BEAT_FRAMES,
+    STREAM_FRAMES,
+    LinkState,
+    check_frame,
+    choose_version,
+)
 from rshell.link.core.streams import LinkStream, StreamState, check_window
 from rshell.link.core.table import StreamTable
 
-__all__ = ["LinkConnection", "LinkState", "choose_version"]
+__all__ = ["BEAT_SIZE", "LinkConnection", "LinkState", "choose_version"]
 
 _PING_SIZE: Final = 8
+#: The bytes of a PING or PONG on the wire.
+BEAT_SIZE: Final = HEADER_SIZE + _PING_SIZE
+_PING_HEADER: Final = pack_header(FrameType.PING, 0, _PING_SIZE, 0)
+_PONG_HEADER: Final = pack_header(FrameType.PONG, 0, _PING_SIZE, 0)
 #: As numbers: arithmetic of enum members calls Python code, here for each frame.
 _EOF: Final = int(FrameFlag.EOF)
 _STDERR: Final = int(FrameFlag.STDERR)
@@ -120,8 +130,34 @@ class LinkConnection:
 
     def feed(self, data: bytes) -> None:
         """Take received bytes, cut anywhere; ask what they mean with `next_event`."""
-        if not self.closed:
+        if self.state is not LinkState.CLOSED:
             self._reader.feed(data)
+
+    def answer_beat(self, data: bytes, now: float) -> bytes | None:
+        """Return the PONG for bytes that are a PING and nothing else, when nothing else waits.
+
+        It is what `feed`, `next_event` and `next_record` would come to, for a tenth of the calls:
+        idle links do nothing else.
+
+        Returns:
+            None: they are for `feed`; nothing was done.
+        """
+        if (
+            not data.startswith(_PING_HEADER)
+            or len(data) != BEAT_SIZE
+            or self.state is not LinkState.OPEN
+            or self._reader.buffered
+            or self._outgoing
+        ):
+            return None
+        try:
+            self._quotas.ping(now)
+        except RemoteProtocolError:
+            return None  # `feed` will say so
+        traffic = self.traffic
+        traffic.received[CONTROL] += BEAT_SIZE
+        traffic.sent[CONTROL] += BEAT_SIZE
+        return _PONG_HEADER + data[HEADER_SIZE:]
 
     def next_event(self) -> LinkEvent | None:
         """Return what the received bytes mean next, or None when more of them are needed.
@@ -133,8 +169,8 @@ class LinkConnection:
                 frame = self._reader.next_frame()
                 if frame is None:
                     break
-                usual = self.state is LinkState.OPEN and frame.stream
-                if not (usual and frame.type in STREAM_FRAMES):
+                usual = STREAM_FRAMES if frame.stream else BEAT_FRAMES
+                if self.state is not LinkState.OPEN or frame.type not in usual:
                     check_frame(frame, self.state)
                 event = _HANDLERS[frame.type](self, frame, self.now)
                 self._count(frame)
@@ -162,7 +198,8 @@ class LinkConnection:
             stream = self.streams.get(frame.stream)
             place = class_of(WEIGHT_NORMAL if stream is None else stream.flow.weight)
         size = len(frame.payload)
-        self.traffic.received[place] += HEADER_SIZE * frames_in(size) + size
+        frames = 1 if size <= MAX_PAYLOAD else frames_in(size)
+        self.traffic.received[place] += HEADER_SIZE * frames + size
 
     def fail(self, error: RemoteProtocolError) -> None:
         """Queue GOAWAY with the error's code and accept nothing more."""

@@ -112,7 +112,8 @@ class FrameReader:
             if allowed is not None:
                 if length == MAX_PAYLOAD and type_ == _DATA and not flags & _EOF:
                     return Frame(type_, flags, stream, self._run(start - HEADER_SIZE))
-                return Frame(type_, flags, stream, data[start:end])
+                # Its own constructor would be a call of Python code for each frame.
+                return tuple.__new__(Frame, (type_, flags, stream, data[start:end]))
         # An idle link must not keep the memory of its last large read.
         self._data = data[position:]
         self._position = 0

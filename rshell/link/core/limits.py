@@ -136,7 +136,8 @@ class Quotas:
         if self._limits.ping_rate is not None:
             if self._pings is None:
                 self._pings = _bucket(self._limits.ping_rate)
-            _spend(self._pings, now, "PING")
+            if not self._pings.take(now):
+                raise _too_many(self._pings, "PING")
 
     def event(self, now: float) -> None:
         """Charge an EVENT."""
@@ -164,9 +165,13 @@ def _bucket(rate: float, burst: float = 0.0) -> TokenBucket:
 
 def _spend(bucket: TokenBucket, now: float, what: str) -> None:
     if not bucket.take(now):
-        raise RemoteProtocolError(
-            ErrorCode.OVERLOAD, f"more than {bucket.rate:g} {what} frames a second"
-        )
+        raise _too_many(bucket, what)
+
+
+def _too_many(bucket: TokenBucket, what: str) -> RemoteProtocolError:
+    return RemoteProtocolError(
+        ErrorCode.OVERLOAD, f"more than {bucket.rate:g} {what} frames a second"
+    )
 
 
 AT_GATEWAY_FROM_DEVICE = LinkLimits(

@@ -21,7 +21,7 @@ from rshell.link.core.constants import (
 )
 from rshell.link.core.figures import CONTROL, Traffic, class_of
 from rshell.link.core.frames import encode_frame, frames_in, pack_header
-from rshell.link.core.scheduler import Scheduler
+from rshell.link.core.scheduler import Flow, Scheduler
 from rshell.link.core.sources import OutData, OutEvent, OutLimit
 from rshell.link.core.streams import LinkStream
 
@@ -130,13 +130,15 @@ class Outgoing:
         told: list[LinkStream] = []
         if not frames:
             self._frames = None
-            room = self._collect_attention(parts, room, told)
+            if self._attention:
+                room = self._collect_attention(parts, room, told)
             self.traffic.sent[CONTROL] += size - room
             if size > RECORD_SIZE:
                 # Control must not cut the last of several full frames: each relay would pass the
                 # pieces on, and cut anew.
                 room = min(size, room + _CONTROL_ROOM)
-            self._collect_streams(parts, room, now)
+            if self._scheduler is not None:
+                self._collect_streams(parts, room, now)
         else:
             self.traffic.sent[CONTROL] += size - room
         return b"".join(parts), told
@@ -185,8 +187,7 @@ class Outgoing:
                 else None
             )
             if item is None:
-                if scheduler.idle(flow):
-                    self.traffic.sparse_sent(now, max(0.0, flow.sent_at - flow.woken_at))
+                self._idle(scheduler, flow, now)
                 continue
             if isinstance(item, OutData):
                 used = self._add_data(parts, stream, item)
@@ -200,6 +201,13 @@ class Outgoing:
             room -= used
             flow.sent_at = now
             scheduler.sent(flow, used)
+            if type(item) is OutData and item.last and scheduler.current() is flow:
+                self._idle(scheduler, flow, now)
+
+    def _idle(self, scheduler: Scheduler, flow: Flow, now: float) -> None:
+        """The flow whose turn it is has nothing to send."""
+        if scheduler.idle(flow):
+            self.traffic.sparse_sent(now, max(0.0, flow.sent_at - flow.woken_at))
 
     def _add_data(self, parts: list[bytes | memoryview], stream: LinkStream, item: OutData) -> int:
         size = len(item.data)

@@ -56,14 +56,17 @@ class Pace:
         size: Bytes of a record, now.
         bits_per_second: What the link delivers; None while it was never the limit.
         records: How many records of full size may be handed over at once.
+        slow: Whether records are small, or would be if somebody typed: else there is nothing to
+            `judge`.
     """
 
-    __slots__ = ("_step", "bits_per_second", "records", "size")
+    __slots__ = ("_step", "bits_per_second", "records", "size", "slow")
 
     def __init__(self) -> None:
         self.size = RECORD_SIZE
         self.bits_per_second: float | None = None
         self.records = 1
+        self.slow = False
         self._step = 0
 
     def measured(
@@ -106,6 +109,7 @@ class Pace:
             self._step += 1
         while self._step and rate > LEAVE_FACTOR * STEPS[self._step].bits_per_second:
             self._step -= 1
+        self.slow = self._step > 0 or self.size != RECORD_SIZE
 
     def judge(self, sparse_ago: float) -> bool:
         """Set `size`; say whether it changed.
@@ -116,4 +120,5 @@ class Pace:
         size = STEPS[self._step].size if sparse_ago <= SPARSE_SECONDS else RECORD_SIZE
         changed = size != self.size
         self.size = size
+        self.slow = self._step > 0
         return changed

@@ -136,7 +136,7 @@ class RelaySide:
         else:
             self._queue.popleft()
         self._took(len(head.data))
-        return head
+        return head if self._queue else OutData(head.data, head.stderr, head.eof, last=True)
 
     def _took(self, size: int) -> None:
         self.queued -= size

@@ -8,11 +8,20 @@ __all__ = ["FrameSource", "OutData", "OutEvent", "OutFrame", "OutLimit"]
 
 
 class OutData(NamedTuple):
-    """Bytes to send; at most the room and the credit that were offered."""
+    """Bytes to send; at most the room and the credit that were offered.
+
+    Attributes:
+        data: The bytes.
+        stderr: Whether they belong to the second channel.
+        eof: Whether none follow.
+        last: Whether nothing waits behind them, so that the source need not be asked before it
+            wakes the link again.
+    """
 
     data: bytes | memoryview
     stderr: bool
     eof: bool
+    last: bool = False
 
 
 class OutEvent(NamedTuple):

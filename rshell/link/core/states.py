@@ -49,6 +49,8 @@ _LINK_FRAMES: Final = frozenset(
 STREAM_FRAMES: Final = frozenset(
     int(type_) for type_ in _ALLOWED[LinkState.OPEN] if type_ not in _LINK_FRAMES
 )
+#: What else passes while nothing happens.
+BEAT_FRAMES: Final = frozenset({int(FrameType.PING), int(FrameType.PONG)})
 
 
 def check_frame(frame: Frame, state: LinkState) -> None:
