@@ -77,7 +77,9 @@ class PlainCalls:
             try:
                 parts.append(tls.recv(PLAIN_RECORD))
             except SSL.Error as error:
-                stopped = error
+                # Its traceback holds this frame, which would hold it: garbage that waits for a
+                # search, with the connection.
+                stopped = error.with_traceback(None)
         return b"".join(parts), stopped
 
     def encrypt(self, tls: SSL.Connection, data: bytes) -> int:
