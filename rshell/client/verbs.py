@@ -89,12 +89,15 @@ class GatewayVerbs(Evidence, JoinVerbs, RoleVerbs, SshCaVerbs):
             Refused: It did not, or said why not.
             ConnectionFailed: There is no link, or it broke.
         """
+        return _decoded(await self._answer(verb, request), verb)
+
+    async def _answer(self, verb: str, request: Mapping[str, Any] | None) -> bytes:
         wheel, first_lost = self._uplink.wheel, None
         while True:
             session, collected = self._open_verb(verb, request)
             outcome = await session.outcome
             if outcome.status == "ok":
-                return _decoded(collected.stdout, verb)
+                return collected.stdout
             sent = session.attempt > 0
             first_lost = wheel.seconds() if first_lost is None else first_lost
             again = sent and verb in _READ_ONLY and outcome.code == ErrorCode.LINK_LOST
@@ -111,15 +114,7 @@ class GatewayVerbs(Evidence, JoinVerbs, RoleVerbs, SshCaVerbs):
         return session, collected
 
     async def _ask(self, verb: str, kind: Any, request: Mapping[str, Any]) -> Any:
-        answer = await self.call_gateway(verb, request)
-        try:
-            return msgspec.convert(answer, kind)
-        except msgspec.ValidationError as error:
-            raise Refused(
-                "version",
-                f"the gateway's answer to {verb} is not understood: {error}",
-                "upgrade rshell here or on the gateway",
-            ) from None
+        return _decoded(await self._answer(verb, request), verb, kind)
 
     async def devices(self, selector: str = "", *, facts: Iterable[str] = ()) -> list[Device]:
         """Return the devices that a selector picks; all that may be seen if it is empty.
@@ -322,9 +317,18 @@ class GatewayVerbs(Evidence, JoinVerbs, RoleVerbs, SshCaVerbs):
         return text if isinstance(text, str) else ""
 
 
-def _decoded(document: bytes, verb: str) -> Any:
+def _decoded(document: bytes, verb: str, kind: Any = Any) -> Any:
     try:
-        return msgspec.json.decode(document)
+        try:
+            # At once into what it shall be: by way of lists and maps it is twice the work.
+            return msgspec.json.decode(document, type=kind)
+        except msgspec.ValidationError as error:
+            msgspec.json.decode(document)  # it is JSON at all
+            raise Refused(
+                "version",
+                f"the gateway's answer to {verb} is not understood: {error}",
+                "upgrade rshell here or on the gateway",
+            ) from None
     except (msgspec.DecodeError, RecursionError):  # a device's schema is within some answers
         raise Refused("protocol", f"the gateway's answer to {verb} cannot be read", "") from None
 

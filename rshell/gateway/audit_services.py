@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
+from itertools import islice
 from typing import TYPE_CHECKING, Annotated, Any
 
 import attrs
@@ -12,6 +13,7 @@ from msgspec import Meta, Struct
 from rshell.access.audit_key import BadAuditKey, fingerprint, read_public, verifier
 from rshell.gateway.callers import OpenRefused
 from rshell.gateway.chosen import check_named
+from rshell.gateway.long_answers import ROWS_A_TURN, LongAnswer
 from rshell.gateway.summaries import summary
 from rshell.gateway.verbs import Asker, verb
 from rshell.handlers import BadRequest
@@ -32,6 +34,8 @@ MAX_WAIT_SECONDS = 25.0
 MAX_FOLLOWED = 1_000
 #: Rows with their files, 15 KiB each at most, in one answer.
 MAX_WITH_FILES = 1_000
+#: Rows that may have that much: so many are told in one turn of the reactor.
+LARGE_A_TURN = 10
 #: Half of what a client takes as an answer.
 MAX_ANSWER_BYTES = 16 * 1024 * 1024
 
@@ -126,17 +130,28 @@ async def _readable(gateway: Gateway, asker: Asker, rows: list[AuditRow]) -> lis
 @verb("gateway.audit", AuditRequest, open_to_all=True)
 async def audit(gateway: Gateway, asker: Asker, request: AuditRequest) -> Any:
     """List the audit log, newest row first; who is no administrator sees their own rows."""
-    rows = await gateway.store.audit_rows(
-        limit=min(request.limit, MAX_WITH_FILES) if request.files else request.limit,
-        before=request.before,
-        **attrs.asdict(await _filter(gateway, asker, request)),
-    )
-    tell = _told_with(request)
-    rows = await _readable(gateway, asker, rows)
-    if not rows and request.before is None:
-        named = {"operator": request.operator, "device": request.device}
-        await check_named(gateway, asker.operator, **named)
-    return [tell(row) for row in rows]
+    return LongAnswer(_newest_first(gateway, asker, request))
+
+
+async def _newest_first(
+    gateway: Gateway, asker: Asker, request: AuditRequest
+) -> AsyncGenerator[list[Any], None]:
+    """Yield rows a page at a time; what is written meanwhile is newer than all of them."""
+    wanted = attrs.asdict(await _filter(gateway, asker, request))
+    left = min(request.limit, MAX_WITH_FILES) if request.files else request.limit
+    before, tell, found = request.before, _told_with(request), False
+    while left > 0:
+        size = min(left, _rows_a_turn(request))
+        rows = await gateway.store.audit_rows(limit=size, before=before, **wanted)
+        left = left - size if len(rows) == size else 0
+        before = rows[-1].seq if rows else before
+        rows = await _readable(gateway, asker, rows)
+        found = found or bool(rows)
+        if not (found or left) and request.before is None:
+            named = {"operator": request.operator, "device": request.device}
+            await check_named(gateway, asker.operator, **named)
+        await gateway.slices.turn(len(rows))
+        yield [tell(row) for row in rows]
 
 
 @verb("gateway.audit-rows", FollowRequest, open_to_all=True)
@@ -153,7 +168,7 @@ async def audit_rows(gateway: Gateway, asker: Asker, request: FollowRequest) -> 
         rows = await _readable(gateway, asker, rows)
         left = until - gateway.wheel.seconds()
         if rows or left <= 0 or gateway.stopping:
-            return _bounded(rows, through, _told_with(request), whole=request.whole)
+            return _Followed(gateway, rows, through, request).answer()
         after = through
         await gateway.audit_feed.wait(left)
 
@@ -174,22 +189,47 @@ def _told_with(request: AuditRequest) -> Callable[[AuditRow], dict[str, Any]]:
     return tell
 
 
-def _bounded(
-    rows: list[AuditRow], through: int, tell: Callable[[AuditRow], dict[str, Any]], *, whole: bool
-) -> dict[str, Any]:
-    """Return an answer that is not too long; the next one goes on where it ends."""
-    told: list[dict[str, Any]] = []
-    size = 0
-    for row in rows:
-        fields = tell(row)
-        size += len(str(fields.get("files", "")))
-        if whole:
-            fields |= _whole(row)
-            size += len(str(fields["details"]))
-        if told and size > MAX_ANSWER_BYTES:
-            return {"rows": told, "through": told[-1]["seq"]}
-        told.append(fields)
-    return {"rows": told, "through": through}
+class _Followed:
+    """An answer that is not too long; the next one goes on where it ends."""
+
+    def __init__(
+        self, gateway: Gateway, rows: Sequence[AuditRow], through: int, request: FollowRequest
+    ) -> None:
+        self._gateway = gateway
+        self._rows = rows
+        self._through = through
+        self._request = request
+
+    def answer(self) -> LongAnswer:
+        return LongAnswer(self._slices(), b'{"rows":[', self._tail)
+
+    async def _slices(self) -> AsyncGenerator[list[Any], None]:
+        tell, left = _told_with(self._request), iter(self._rows)
+        last, size = None, 0
+        while some := list(islice(left, _rows_a_turn(self._request))):
+            await self._gateway.slices.turn(len(some))
+            told: list[Any] = []
+            for row in some:
+                fields = tell(row)
+                size += len(str(fields.get("files", "")))
+                if self._request.whole:
+                    fields |= _whole(row)
+                    size += len(str(fields["details"]))
+                if last is not None and size > MAX_ANSWER_BYTES:
+                    self._through = last
+                    yield told
+                    return
+                told.append(fields)
+                last = row.seq
+            yield told
+
+    def _tail(self) -> bytes:
+        return b'],"through":%d}' % self._through
+
+
+def _rows_a_turn(request: AuditRequest) -> int:
+    whole = isinstance(request, FollowRequest) and request.whole
+    return LARGE_A_TURN if whole or request.files else ROWS_A_TURN
 
 
 @verb("gateway.audit-verify", VerifyRequest)

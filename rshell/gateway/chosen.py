@@ -6,7 +6,8 @@ Facts of devices are read only where somebody asks for them.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import AsyncGenerator, Collection, Mapping
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -15,11 +16,13 @@ from rshell.access import selectors
 from rshell.access.narrowing import conditions_of
 from rshell.access.printable import printable
 from rshell.gateway.callers import OpenRefused
-from rshell.gateway.device_rows import device_state
-from rshell.gateway.presence import State
+from rshell.gateway.device_rows import state_of
+from rshell.gateway.long_answers import ROWS_A_TURN
+from rshell.gateway.presence import LiveDevice, State
 from rshell.gateway.rights import no_such_device
 from rshell.handlers import BadRequest
 from rshell.link.core.errors import ErrorCode
+from rshell.store.listing import Page
 from rshell.store.narrowing import Narrowing
 from rshell.store.records import Device, Operator
 
@@ -28,7 +31,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Chosen", "check_named", "chosen", "selector_of"]
 
-#: Devices that are looked up one by one; of more, the whole table is read at once.
+#: Devices that are looked up one by one; for more, every row that can be meant is read.
 MAX_AMONG = 2_000
 _AWAY = (State.LOST.value, State.NEVER.value)
 _FACT_NAME = re.compile(r"[a-z][a-z0-9_]{0,62}", re.ASCII)
@@ -39,10 +42,12 @@ class Chosen:
     """A device that a selector picked.
 
     Attributes:
+        live: Its link at this moment.
         facts: Those that were asked for, and the few of HELLO.
     """
 
     device: Device
+    live: LiveDevice | None
     facts: Mapping[str, Any]
 
 
@@ -66,10 +71,12 @@ async def chosen(
     selector: selectors.Selector | None,
     facts: Collection[str] = (),
     among: Collection[str] | None = None,
-) -> list[Chosen]:
-    """Return the active devices that a selector picks, by name.
+) -> AsyncGenerator[list[Chosen], None]:
+    """Yield the active devices that a selector picks, by name, a page at a time.
 
-    The store is asked only for rows that can be meant; the selector decides on each of them.
+    The store is asked only for rows that can be meant; the selector decides on each of them, as it
+    is when its page is read.  Whoever asks for the next page has a turn for it
+    (`rshell.gateway.long_answers`).
 
     Args:
         gateway: Its store and who is live.
@@ -77,26 +84,25 @@ async def chosen(
         selector: None picks all.
         facts: Names of facts that are wanted besides those that the selector needs.
         among: Ids of the only devices of interest; None does not limit them.
+
+    Raises:
+        OpenRefused: Too many such listings are under way; before the first page.
     """
     asked = frozenset(facts) | (selector.fact_names if selector else frozenset())
     names = [name for name in sorted(asked) if _FACT_NAME.fullmatch(name)]
-    devices = gateway.rights.seen(operator, await _candidates(gateway, selector, among))
-    told: Mapping[str, Mapping[str, Any]] = {}
-    if names and devices:
-        told = await _facts(gateway, devices, names)
-    found = []
-    for device in devices:
-        live = gateway.presence.find(device.id)
-        own = {**(live.hello.facts if live else device.facts), **told.get(device.id, {})}
-        if selector is None or selector.matches(
-            device.name,
-            device.labels,
-            state=device_state(gateway, device).value,
-            device_id=device.id,
-            facts=own,
-        ):
-            found.append(Chosen(device, own))
-    return found
+    if among is None and selector is not None and selector.single_name is not None:
+        yield _picked(gateway, operator, selector, await _one(gateway, selector.single_name, names))
+        return
+    narrowing = _narrowing(gateway, selector, among)
+    page, left = await gateway.store.first_page(narrowing, ROWS_A_TURN, names)
+    slices = gateway.slices
+    with slices.lasting() if left else nullcontext():
+        while True:
+            await slices.turn(len(page.devices))
+            yield _picked(gateway, operator, selector, page)
+            if not left:
+                break
+            page = await gateway.store.page(left.take(), names)
 
 
 async def check_named(
@@ -122,27 +128,43 @@ async def check_named(
         raise no_such_device(device)
 
 
-async def _candidates(
+async def _one(gateway: Gateway, name: str, names: Collection[str]) -> Page:
+    device = await gateway.store.device(name)
+    if device is None or not device.active:
+        return Page((), {})
+    facts = await gateway.store.all_facts(names, [device.id]) if names else {}
+    return Page((device,), facts)
+
+
+def _narrowing(
     gateway: Gateway, selector: selectors.Selector | None, among: Collection[str] | None
-) -> list[Device]:
-    """Return the devices to look at: one, if the selector is one plain name."""
-    if among is None and selector is not None:
-        if selector.single_name is not None:
-            device = await gateway.store.device(selector.single_name)
-            return [] if device is None or not device.active else [device]
-        if len(gateway.presence) <= MAX_AMONG and not selector.state_allows(*_AWAY):
-            among = [live.device.id for live in gateway.presence]
-    return await gateway.store.find_devices(
-        Narrowing(
-            () if selector is None else conditions_of(selector),
-            None if among is None or len(among) > MAX_AMONG else frozenset(among),
-        )
+) -> Narrowing:
+    """Return what the database need not look at."""
+    few = len(gateway.presence) <= MAX_AMONG
+    if among is None and selector is not None and few and not selector.state_allows(*_AWAY):
+        among = [live.device.id for live in gateway.presence]
+    return Narrowing(
+        () if selector is None else conditions_of(selector),
+        None if among is None or len(among) > MAX_AMONG else frozenset(among),
     )
 
 
-async def _facts(
-    gateway: Gateway, devices: list[Device], names: list[str]
-) -> Mapping[str, Mapping[str, Any]]:
-    if len(devices) > MAX_AMONG:
-        return await gateway.store.all_facts(names)
-    return await gateway.store.all_facts(names, [device.id for device in devices])
+def _picked(
+    gateway: Gateway, operator: Operator, selector: selectors.Selector | None, page: Page
+) -> list[Chosen]:
+    found = []
+    for device in gateway.rights.seen(operator, page.devices):
+        live = gateway.presence.of_id(device.id)
+        own: Mapping[str, Any] = device.facts if live is None else live.hello.facts
+        told = page.facts.get(device.id)
+        if told:
+            own = {**own, **told}
+        if selector is None or selector.matches(
+            device.name,
+            device.labels,
+            state=state_of(gateway, device, live).value,
+            device_id=device.id,
+            facts=own,
+        ):
+            found.append(Chosen(device, live, own))
+    return found

@@ -74,8 +74,11 @@ class Clones:
 
     def alerts(self, device_id: str) -> list[str]:
         """Return what there is to tell of a device, in one line each."""
+        told = self._alerts.get(device_id)
+        if told is None:
+            return []
         oldest = self._seconds() - QUIET_SECONDS
-        return [text for at, text in self._alerts.get(device_id, {}).values() if at >= oldest]
+        return [text for at, text in told.values() if at >= oldest]
 
     # -- signs ---------------------------------------------------------------------------------
 

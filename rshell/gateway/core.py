@@ -43,6 +43,7 @@ from rshell.gateway.flights import Flights
 from rshell.gateway.heap import HeapTrim
 from rshell.gateway.home import GatewayHome
 from rshell.gateway.joining import Joiner, JoinExchange
+from rshell.gateway.long_answers import Slices
 from rshell.gateway.metrics import Metrics, ReactorLag
 from rshell.gateway.pending import Pending
 from rshell.gateway.presence import Presence
@@ -116,7 +117,10 @@ class Catalogues:
     """What devices can do, by digest: those asked for last, the rest is in the store."""
 
     def __init__(self, max_bytes: int = MAX_CATALOGUES_BYTES) -> None:
-        self._known: OrderedDict[str, tuple[list[HandlerDescription], int]] = OrderedDict()
+        #: Entries, the names of those that the device allows, size of the text.
+        self._known: OrderedDict[str, tuple[list[HandlerDescription], list[str], int]] = (
+            OrderedDict()
+        )
         self._max_bytes = max_bytes
         self._bytes = 0
 
@@ -128,6 +132,10 @@ class Catalogues:
         self._known.move_to_end(digest)
         return found[0]
 
+    def allowed(self, digest: str) -> list[str]:
+        """Return the names of the handlers that a device with this catalogue allows, if known."""
+        return [] if self.get(digest) is None else self._known[digest][1]
+
     def keep(self, digest: str, body: str) -> list[HandlerDescription]:
         """Keep a catalogue's JSON text, which the caller has checked against its digest."""
         entries = [
@@ -135,10 +143,11 @@ class Catalogues:
             msgspec.structs.replace(entry, summary=printable(entry.summary, 200))
             for entry in msgspec.json.decode(body, type=list[HandlerDescription])
         ]
-        self._bytes += len(body) - self._known.pop(digest, ((), 0))[1]
-        self._known[digest] = (entries, len(body))
+        self._bytes += len(body) - self._known.pop(digest, ((), (), 0))[2]
+        names = [entry.name for entry in entries if entry.allowed]
+        self._known[digest] = (entries, names, len(body))
         while self._bytes > self._max_bytes and len(self._known) > 1:
-            _, (_, size) = self._known.popitem(last=False)
+            _, (_, _, size) = self._known.popitem(last=False)
             self._bytes -= size
         return entries
 
@@ -216,6 +225,8 @@ class Gateway:
         self.shipper = AuditShipper(self, syslog) if syslog else None
         self.recordings = Recordings(self, recording, recording_threads or InlineThreads())
         self.switchboard = Switchboard(self, tell_watched=tell_watched)
+        #: Of turns, for answers that are long.
+        self.slices = Slices(wheel)
         self.verbs = Verbs(self)
         self.revocation = Revocation(self)
         self.devices = DeviceLinks(self, wall)

@@ -14,12 +14,16 @@ from rshell.store.times import rfc3339
 if TYPE_CHECKING:
     from rshell.gateway.core import Gateway
 
-__all__ = ["device_row", "device_state"]
+__all__ = ["device_row", "device_state", "row_of", "state_of"]
 
 
 def device_state(gateway: Gateway, device: Device) -> State:
     """Return what the gateway knows of a device's connection."""
-    live = gateway.presence.find(device.id)
+    return state_of(gateway, device, gateway.presence.of_id(device.id))
+
+
+def state_of(gateway: Gateway, device: Device, live: LiveDevice | None) -> State:
+    """Return the same for a device whose link was looked up already."""
     if live is not None:
         return live.state(gateway.wheel.seconds())
     return State.NEVER if device.last_seen is None else State.LOST
@@ -35,13 +39,22 @@ def device_row(
         device: Its row.
         facts: What to tell of it; None tells what was in its HELLO.
     """
-    live = gateway.presence.find(device.id)
+    return row_of(gateway, device, gateway.presence.of_id(device.id), facts)
+
+
+def row_of(
+    gateway: Gateway,
+    device: Device,
+    live: LiveDevice | None,
+    facts: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Return the same for a device whose link was looked up already."""
     row: dict[str, Any] = {
         "id": device.id,
         "name": device.name,
         "name_provisional": device.name_provisional,
-        "state": device_state(gateway, device).value,
-        "labels": dict(device.labels),
+        "state": state_of(gateway, device, live).value,
+        "labels": device.labels,
         "gateway": None,
         "epoch": device.epoch or None,
         "address": device.last_address,
@@ -49,8 +62,8 @@ def device_row(
         "last_seen": None if device.last_seen is None else rfc3339(device.last_seen),
         "silent_ms": None,
         "agent_version": device.agent_version,
-        "handlers": _handler_names(gateway, device.catalogue),
-        "facts": dict(device.facts),
+        "handlers": gateway.catalogues.allowed(device.catalogue or ""),
+        "facts": device.facts,
         "policy_error": None,
         "problems": [],
         "alerts": gateway.clones.alerts(device.id),
@@ -58,7 +71,9 @@ def device_row(
     }
     if live is not None:
         row |= _live_part(gateway, live)
-    return row if facts is None else row | {"facts": dict(facts)}
+    if facts is not None:
+        row["facts"] = facts
+    return row
 
 
 def _live_part(gateway: Gateway, live: LiveDevice) -> dict[str, Any]:
@@ -74,17 +89,12 @@ def _live_part(gateway: Gateway, live: LiveDevice) -> dict[str, Any]:
         "last_seen": _rfc3339(seen),
         "silent_ms": round(silent * 1000),
         "agent_version": printable(live.hello.software, 64),
-        "handlers": _handler_names(gateway, live.hello.catalogue),
+        "handlers": gateway.catalogues.allowed(live.hello.catalogue),
         "facts": live.hello.facts,
         "policy_error": printable(policy.error) if policy and policy.error else None,
         "problems": live.hello.problems,
         "rtt_ms": None if rtt is None else round(rtt * 1000, 1),
     }
-
-
-def _handler_names(gateway: Gateway, digest: str | None) -> list[str]:
-    known = gateway.catalogues.get(digest or "") or ()
-    return [entry.name for entry in known if entry.allowed]
 
 
 def _rfc3339(moment: datetime) -> str:

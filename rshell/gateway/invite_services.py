@@ -16,6 +16,7 @@ from msgspec import Meta, Struct
 from rshell.access.labels import BadLabel, parse_label
 from rshell.access.names import BadName, check_name
 from rshell.access.printable import printable
+from rshell.gateway.long_answers import LongAnswer, in_slices
 from rshell.gateway.verbs import Asker, verb
 from rshell.handlers import BadRequest
 from rshell.identity.join_string import JoinString, new_token, token_hash
@@ -224,8 +225,10 @@ async def invites(gateway: Gateway, asker: Asker, request: InvitesRequest) -> An
         keys = await gateway.store.token_keys(token_id)
         told = [{"fingerprint": fingerprint(key.spki), "name": key.name} for key in keys]
         return [_told(token, gateway.now_us()) | {"keys": told}]
-    rows = [_told(token, gateway.now_us()) for token in await gateway.store.tokens()]
-    return rows if request.all else [row for row in rows if row["state"] == "open"]
+    now = gateway.now_us()
+    tokens = await gateway.store.tokens()
+    wanted = (token for token in tokens if request.all or _state(token, now) == "open")
+    return LongAnswer(in_slices(gateway.slices, wanted, lambda token: _told(token, now)))
 
 
 async def revoke_invite(gateway: Gateway, name: str) -> str:
@@ -266,19 +269,20 @@ def _token_id(text: str) -> bytes:
     return token_id
 
 
-def _told(token: Token, now: int) -> dict[str, Any]:
-    state = "open"
+def _state(token: Token, now: int) -> str:
     if token.revoked:
-        state = "revoked"
-    elif token.uses >= token.uses_max:
-        state = "spent"
-    elif token.expires_at <= now and not token.waiting:
-        state = "expired"
+        return "revoked"
+    if token.uses >= token.uses_max:
+        return "spent"
+    return "expired" if token.expires_at <= now and not token.waiting else "open"
+
+
+def _told(token: Token, now: int) -> dict[str, Any]:
     return {
         "id": token.id.hex(),
         "kind": token.kind,
         "mode": token.mode,
-        "state": state,
+        "state": _state(token, now),
         "public": token.public,
         "name": token.name,
         "pattern": token.name_pattern,

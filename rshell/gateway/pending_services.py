@@ -16,6 +16,7 @@ from rshell.access.audit import AuditRecord
 from rshell.access.labels import BadLabel, parse_label
 from rshell.access.names import BadName, check_name
 from rshell.access.printable import printable
+from rshell.gateway.long_answers import LongAnswer, in_slices
 from rshell.gateway.verbs import Asker, verb
 from rshell.handlers import BadRequest
 from rshell.identity.keys import fingerprint, read_fingerprint
@@ -70,7 +71,9 @@ async def pending(gateway: Gateway, asker: Asker, request: PendingRequest) -> An
         }
         return [which for which, is_full in reached.items() if is_full]
 
-    return [_told(device) | {"full": full(device)} for device in waiting]
+    return LongAnswer(
+        in_slices(gateway.slices, waiting, lambda one: _told(one) | {"full": full(one)})
+    )
 
 
 @verb("gateway.accept", AcceptRequest, changes=True)

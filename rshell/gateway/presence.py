@@ -134,6 +134,10 @@ class Presence:
         self._unname(current.device)
         return True
 
+    def of_id(self, device_id: str) -> LiveDevice | None:
+        """Return the live device of that id."""
+        return self._live.get(device_id)
+
     def find(self, name_or_id: str) -> LiveDevice | None:
         """Return the live device of that id or name."""
         return self._live.get(name_or_id) or self._live.get(self._ids.get(name_or_id, ""))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 import attrs
@@ -12,6 +13,7 @@ from rshell.access.audit import AuditRecord
 from rshell.access.printable import printable
 from rshell.gateway.callers import OpenRefused
 from rshell.gateway.chosen import check_named
+from rshell.gateway.long_answers import LongAnswer, in_slices
 from rshell.gateway.recording_files import read_part
 from rshell.gateway.verbs import Asker, verb
 from rshell.handlers import BadRequest
@@ -66,7 +68,7 @@ async def recordings(gateway: Gateway, asker: Asker, request: RecordingsRequest)
     if not rows:
         named = {"operator": request.operator, "device": request.device}
         await check_named(gateway, asker.operator, **named)
-    return [_row(gateway, row) for row in rows]
+    return LongAnswer(in_slices(gateway.slices, rows, partial(_row, gateway)))
 
 
 def _row(gateway: Gateway, row: Recording) -> dict[str, Any]:

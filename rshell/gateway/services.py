@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,10 +12,11 @@ from msgspec import Meta, Struct
 
 from rshell.access.labels import BadLabel, parse_label_changes
 from rshell.access.names import BadName, check_name
-from rshell.gateway.chosen import chosen, selector_of
-from rshell.gateway.device_rows import device_row
+from rshell.gateway.chosen import Chosen, chosen, selector_of
+from rshell.gateway.device_rows import device_row, row_of
 from rshell.gateway.invite_services import revoke_invite
 from rshell.gateway.joining import issue
+from rshell.gateway.long_answers import LongAnswer
 from rshell.gateway.switchboard import OpenRefused
 from rshell.gateway.verbs import Asker, descriptions, verb
 from rshell.handlers import BadRequest
@@ -98,8 +101,19 @@ async def whoami(gateway: Gateway, asker: Asker, request: Nothing) -> Any:
 async def devices(gateway: Gateway, asker: Asker, request: DevicesRequest) -> Any:
     """List the devices that you may see, their state and what they are."""
     selector = selector_of(request.selector)
-    found = await chosen(gateway, asker.operator, selector, request.facts)
-    return [device_row(gateway, one.device, one.facts if request.facts else None) for one in found]
+    pages = chosen(gateway, asker.operator, selector, request.facts)
+    return LongAnswer(_rows(gateway, pages, with_facts=bool(request.facts)))
+
+
+async def _rows(
+    gateway: Gateway, pages: AsyncGenerator[list[Chosen], None], *, with_facts: bool
+) -> AsyncGenerator[list[Any], None]:
+    async with aclosing(pages):
+        async for page in pages:
+            yield [
+                row_of(gateway, one.device, one.live, one.facts if with_facts else None)
+                for one in page
+            ]
 
 
 @verb("gateway.label", LabelRequest, changes=True)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from msgspec import Meta, Struct
 
 from rshell.access.printable import printable
 from rshell.gateway.callers import OpenRefused
-from rshell.gateway.chosen import check_named, chosen, selector_of
+from rshell.gateway.chosen import Chosen, check_named, chosen, selector_of
 from rshell.gateway.live_sessions import LiveSession
+from rshell.gateway.long_answers import LongAnswer, in_slices
 from rshell.gateway.presence import State
 from rshell.gateway.session_table import TableEntry
 from rshell.gateway.verbs import Asker, verb
@@ -64,18 +67,39 @@ async def sessions(gateway: Gateway, asker: Asker, request: SessionsRequest) -> 
     if not wanted:
         await check_named(gateway, asker.operator, operator=request.operator)
         return []
-    on = {entry.device_id for entry in wanted}
-    found = await chosen(gateway, asker.operator, selector, among=on)
-    devices = {one.device.id: one.device for one in found}
-    rows = []
+    on: dict[str, list[TableEntry]] = {}
     for entry in wanted:
-        device = devices.get(entry.device_id)
-        if device is None or not _theirs_to_see(gateway, asker, entry, device):
-            continue
-        row = _row(gateway, entry, device, _device_state(gateway, device))
-        if request.state in ("", row["state"]):
-            rows.append(row)
-    return sorted(rows, key=lambda row: (row["device"], row["started_at"], row["session"]))
+        on.setdefault(entry.device_id, []).append(entry)
+    pages = chosen(gateway, asker.operator, selector, among=on.keys())
+    return LongAnswer(_rows(gateway, asker, request, on, pages))
+
+
+async def _rows(
+    gateway: Gateway,
+    asker: Asker,
+    request: SessionsRequest,
+    on: Mapping[str, list[TableEntry]],
+    pages: AsyncGenerator[list[Chosen], None],
+) -> AsyncGenerator[list[Any], None]:
+    """Yield the rows of sessions, by device, a few devices at a time."""
+    async with aclosing(pages):
+        async for page in pages:
+            theirs = (
+                (entry, one.device)
+                for one in page
+                for entry in sorted(on.get(one.device.id, ()), key=_by_start)
+                if _theirs_to_see(gateway, asker, entry, one.device)
+            )
+            async for rows in in_slices(
+                gateway.slices,
+                theirs,
+                lambda pair: _row(gateway, *pair, _device_state(gateway, pair[1])),
+            ):
+                yield [row for row in rows if request.state in ("", row["state"])]
+
+
+def _by_start(entry: TableEntry) -> tuple[float, bytes]:
+    return entry.began, entry.session
 
 
 def _theirs_to_see(gateway: Gateway, asker: Asker, entry: TableEntry, device: Device) -> bool:

@@ -6,7 +6,8 @@ There is no other way from a stream's handler name to code of the gateway: names
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -17,6 +18,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from rshell.gateway.callers import Caller, OpenRefused
+from rshell.gateway.long_answers import AnswerPour, LongAnswer
 from rshell.gateway.verb_audit import VerbAudit, told
 from rshell.handlers import HandlerDescription, Outcome, decode_request, describe
 from rshell.identity.tls import PeerCertificate
@@ -91,7 +93,10 @@ def verb(
     throttled: bool = False,
     own: Callable[[Asker, Any], bool] | None = None,
 ) -> Callable[[Work], Work]:
-    """Register ``work(gateway, asker, request)`` as the answer to a name; returns JSON values."""
+    """Register ``work(gateway, asker, request)`` as the answer to a name.
+
+    It returns JSON values, or a `LongAnswer` of them, which no verb does that changes something.
+    """
 
     def register(work: Work) -> Work:
         summary = (work.__doc__ or "").strip().splitlines()[0]
@@ -138,14 +143,49 @@ class Verbs:
         self._answer(link, number, request, Asker(peer=link.peer, caller=caller))
 
     def _answer(self, link: LinkProtocol, number: int, request: Open, asker: Asker) -> None:
-        working = Deferred.fromCoroutine(self._work(request, asker))
-        working.addCallbacks(
-            lambda value: self._reply(link, number, request, value),
-            lambda failure: self._refuse(link, number, failure),
-        )
+        working = Deferred.fromCoroutine(self._answered(link, number, request, asker))
+        working.addErrback(lambda failure: self._refuse(link, number, failure))
         working.addErrback(lambda failure: self._log.failure("a verb failed", failure))
 
-    async def _work(self, request: Open, asker: Asker) -> bytes:
+    async def _answered(self, link: LinkProtocol, number: int, request: Open, asker: Asker) -> None:
+        answer = await self._work(request, asker)
+        if isinstance(answer, bytes):
+            self._reply(link, number, request, answer)
+            return
+        async with aclosing(answer.rows), aclosing(answer.pieces()) as pieces:
+            piece, last = await anext(pieces)  # what is wrong with the request comes out here
+            if last:
+                self._reply(link, number, request, piece)
+            elif link.waiting(number):
+                await self._pour(link, number, request, piece, pieces)
+
+    async def _pour(
+        self,
+        link: LinkProtocol,
+        number: int,
+        request: Open,
+        piece: bytes,
+        pieces: AsyncGenerator[tuple[bytes, bool], None],
+    ) -> None:
+        """Answer as the pieces come; an error among them ends it with that outcome."""
+        channel = StreamChannel(link, _DEAF)
+        channel.accept(number, request)
+        pour = AnswerPour(channel)
+        outcome = Outcome(status="ok")
+        try:
+            await pour.write(piece)
+            while not pour.gone:
+                piece, last = await anext(pieces)
+                await pour.write(piece)
+                if last:
+                    break
+        except Exception as error:
+            code, message = self._told(Failure(error))
+            outcome = Outcome(status="error", code=code, message=message)
+        pour.close()
+        channel.finish(outcome)
+
+    async def _work(self, request: Open, asker: Asker) -> bytes | LongAnswer:
         entry = VERBS.get(request.handler)
         if entry is None or asker.peer.name.kind not in entry.peers:
             raise OpenRefused(ErrorCode.NOT_FOUND, f"the gateway does not answer {request.handler}")
@@ -154,7 +194,8 @@ class Verbs:
         if entry.throttled and self._gateway.renewals.admit(asker.name) is None:
             raise OpenRefused(ErrorCode.OVERLOAD, "too often: try again in an hour")
         if not entry.changes:
-            return msgspec.json.encode(await self._run(entry, asker, typed))
+            found = await self._run(entry, asker, typed)
+            return found if isinstance(found, LongAnswer) else msgspec.json.encode(found)
         row = await self._audit.opening(asker.peer, asker.caller, request, rule)
         try:
             # While the row was written the role may have changed.
@@ -202,17 +243,25 @@ class Verbs:
 
     def _reply(self, link: LinkProtocol, number: int, request: Open, body: bytes) -> None:
         if link.waiting(number):
-            channel = StreamChannel(link, _DEAF)
-            channel.accept(number, request)
-            channel.write(body)
-            channel.finish(Outcome(status="ok"))
+            # One record instead of three: each costs a system call and wakes the peer.
+            link.together(lambda: self._tell(link, number, request, body))
+
+    @staticmethod
+    def _tell(link: LinkProtocol, number: int, request: Open, body: bytes) -> None:
+        channel = StreamChannel(link, _DEAF)
+        channel.accept(number, request)
+        channel.write(body)
+        channel.finish(Outcome(status="ok"))
 
     def _refuse(self, link: LinkProtocol, number: int, failure: Failure) -> None:
+        link.refuse(number, *self._told(failure))
+
+    def _told(self, failure: Failure) -> tuple[str, str]:
         refused = told(failure.value)
-        if refused is None:
-            self._log.failure("the gateway failed to answer", failure)
-            refused = ErrorCode.INTERNAL.value, "the gateway failed; its log says why"
-        link.refuse(number, *refused)
+        if refused is not None:
+            return refused
+        self._log.failure("the gateway failed to answer", failure)
+        return ErrorCode.INTERNAL.value, "the gateway failed; its log says why"
 
 
 class _Deaf:

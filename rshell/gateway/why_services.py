@@ -15,6 +15,7 @@ from rshell.access.printable import printable
 from rshell.gateway.callers import OpenRefused
 from rshell.gateway.device_rows import device_state
 from rshell.gateway.flights import Refusal, placed
+from rshell.gateway.long_answers import LongAnswer, in_slices
 from rshell.gateway.verbs import Asker, verb
 from rshell.handlers.flight import FlightReport
 from rshell.link.core.errors import ErrorCode
@@ -95,7 +96,7 @@ async def why(gateway: Gateway, asker: Asker, request: WhyRequest) -> Any:
     entries += [_from_refusal(refusal) for refusal in gateway.flights.refusals(device.id)]
     entries.sort(key=lambda entry: (entry.at, entry.source, entry.order))
     entries = [*entries, _as_of_now(gateway, device)][-request.limit :]
-    return [entry.told() for entry in entries]
+    return LongAnswer(in_slices(gateway.slices, entries, Entry.told))
 
 
 def _from_agent(row: FlightRow) -> Entry:

@@ -281,6 +281,18 @@ class LinkProtocol(Protocol):
             core.wake(number)
             self.flush()
 
+    def together(self, work: Callable[[], None]) -> None:
+        """Do ``work``; what it sends leaves together, when it is done."""
+        if self._busy:
+            work()
+            return
+        self._busy = True
+        try:
+            work()
+        finally:
+            self._busy = False
+            self.flush()
+
     def hello(self, hello: Hello) -> None:
         """Dialler: introduce ourselves."""
         self.core.send_hello(hello)

@@ -77,9 +77,7 @@ class PlainCalls:
             try:
                 parts.append(tls.recv(PLAIN_RECORD))
             except SSL.Error as error:
-                # Its traceback holds this frame, which would hold it: garbage that waits for a
-                # search, with the connection.
-                stopped = error.with_traceback(None)
+                stopped = error.with_traceback(None)  # as in _why
         return b"".join(parts), stopped
 
     def encrypt(self, tls: SSL.Connection, data: bytes) -> int:
@@ -138,7 +136,8 @@ def _why(tls: Any, result: int) -> SSL.Error:
     try:
         tls._raise_ssl_error(tls._ssl, result)
     except SSL.Error as error:
-        return error
+        # Its frames would hold it, and the connection, until the next search for cyclic garbage.
+        return error.with_traceback(None)
     return SSL.Error("OpenSSL does not say what is wrong")
 
 

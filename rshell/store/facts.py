@@ -7,6 +7,7 @@ policy.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import attrs
@@ -22,6 +23,8 @@ __all__ = ["MAX_BYTES", "DeviceFacts", "all_facts", "facts_of", "facts_write"]
 
 #: Of one device, as JSON.  Agents tell half of it at most.
 MAX_BYTES = 16 * 1024
+#: Sets of names whose decoder is kept: a listing asks for one set, a page at a time.
+MAX_DECODERS = 16
 
 
 # Built once, with parameters: every device that comes tells some.
@@ -111,8 +114,7 @@ def all_facts(
         .where(devices.c.status == "active")
     )
     fields = {f"f{index}": name for index, name in enumerate(names)}
-    wanted = msgspec.defstruct("Wanted", [(field, Any, None) for field in fields], rename=fields)
-    decoder = msgspec.json.Decoder(wanted)
+    decoder = _decoder(tuple(names))
     found: dict[str, dict[str, Any]] = {}
     for device_id, body in _bodies(connection, query, of):
         told = decoder.decode(body)
@@ -122,6 +124,14 @@ def all_facts(
             if (value := getattr(told, field)) is not None
         }
     return found
+
+
+@lru_cache(maxsize=MAX_DECODERS)
+def _decoder(names: tuple[str, ...]) -> msgspec.json.Decoder[Any]:
+    """Return what reads these facts of a body and skips the others."""
+    fields = {f"f{index}": name for index, name in enumerate(names)}
+    wanted = msgspec.defstruct("Wanted", [(field, Any, None) for field in fields], rename=fields)
+    return msgspec.json.Decoder(wanted)
 
 
 def _bodies(

@@ -22,6 +22,7 @@ from rshell.store import (
     facts,
     flight,
     keys,
+    listing,
     meta,
     operators,
     roles,
@@ -183,6 +184,16 @@ class Store(JoiningCalls, RecordingCalls, SshKeyCalls):
     ) -> Deferred[list[Device]]:
         """Return active devices by name, but what is narrowed out; with *revoked* those too."""
         return self._read_told(devices.find_devices, narrowing, revoked=revoked)
+
+    def first_page(
+        self, narrowing: Narrowing, size: int, names: Collection[str] = ()
+    ) -> Deferred[tuple[listing.Page, listing.PagesLeft]]:
+        """Return the first active devices by name, and what is left; see ``store.listing``."""
+        return self._read(listing.first_page, narrowing, size, names)
+
+    def page(self, ids: Sequence[str], names: Collection[str] = ()) -> Deferred[listing.Page]:
+        """Return one more page of devices."""
+        return self._read(listing.page, ids, names)
 
     def record_seen(
         self, device_id: str, epoch: int, seen: Seen, at: int | None = None

@@ -8,13 +8,14 @@ from twisted.internet.interfaces import IPushProducer
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
+from rshell.link.channel import StreamChannel
 from rshell.link.core.constants import FrameType
 from rshell.link.core.errors import ErrorCode, LocalProtocolError
 from rshell.link.core.frames import encode_frame
-from rshell.link.core.messages import GoAway, Open, Opened, Reset, Sessions, encode
+from rshell.link.core.messages import GoAway, Open, Opened, Outcome, Reset, Sessions, encode
 from rshell.link.protocol import LinkProtocol
-from tests.link.fakes import FakeTransport, Line, Owner, Receiver
-from tests.link.pairs import hello, request, welcome
+from tests.link.fakes import Application, FakeTransport, Line, Owner, Receiver
+from tests.link.pairs import frames_of, hello, request, welcome
 
 GARBAGE = b"GET / HTTP/1.1\r\n\r\n"
 
@@ -441,3 +442,56 @@ class FaultTests(SynchronousTestCase):
         line.run()
         self.assertTrue(line.wire(line.gateway).aborted)
         self.assertEqual(len(self.flushLoggedErrors(KeyError)), 2)
+
+
+class TogetherTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.line = Line()
+        self.asked: list[tuple[int, Open]] = []
+        self.line.gateway_owner.on_request = lambda _link, number, opening: self.asked.append(
+            (number, opening)
+        )
+        self.caller = Receiver()
+        self.line.dialler.open_stream(request(), self.caller)
+        self.line.run()
+
+    def answer(self) -> None:
+        (asked,) = self.asked
+        channel = StreamChannel(self.line.gateway, Application())
+        channel.accept(*asked)
+        channel.write(b"all of it")
+        channel.finish(Outcome(status="ok"))
+
+    def test_one_record(self) -> None:
+        """An answer that is complete leaves in one record, at once."""
+        self.line.gateway.together(self.answer)
+        records = self.line.wire(self.line.gateway).records
+        self.assertEqual(len(records), 1)
+        types = [FrameType(frame.type).name for frame in frames_of(records[0])]
+        self.assertEqual(types[0], "OPENED")
+        self.assertEqual(types[-2:], ["DATA", "EVENT"])
+        self.assertEqual(len(types), len(set(types)))
+
+    def test_nested(self) -> None:
+        """Within another one it adds to that."""
+        link = self.line.gateway
+
+        def twice() -> None:
+            link.together(self.answer)
+            self.assertEqual(self.line.wire(link).records, [])
+
+        link.together(twice)
+        self.assertEqual(len(self.line.wire(link).records), 1)
+
+    def test_failing(self) -> None:
+        """What was sent before an error leaves, and the link goes on."""
+        link = self.line.gateway
+
+        def fail() -> None:
+            self.answer()
+            raise KeyError("a bug")
+
+        self.assertRaises(KeyError, link.together, fail)
+        self.assertEqual(len(self.line.wire(link).records), 1)
+        link.sessions(Sessions())
+        self.assertEqual(len(self.line.wire(link).records), 2)

@@ -14,6 +14,7 @@ READ_PAUSE = 256 * 1024  # answers a peer does not read: then it is not read eit
 READS_PER_TURN = 2  # reads of 64 KiB from a process before others get their turn
 PIPE_MAX = 1 << 20  # no pipe holds more (fs.pipe-max-size): after this much, old output is read
 MAX_ARGUMENT = 8 * 1024  # JSON for a worker: half a frame, the rest is for the other fields
+HEAP_STEP = 512 * 1024  # of the heap comes and goes in bulk: two windows; twice that may stay free
 WORKER_PIPE = 256 * 1024  # a pipe to or from a worker: a window, so that bulk needs few wake-ups
 MAX_TOLD = 512  # bytes of a child's story why it could not start
 
