@@ -21,6 +21,7 @@ from rshell.client import Client, Session, connect, find_profile
 from rshell.client.commands import Collected
 from rshell.handlers import ExecRequest, TerminalSize
 from rshell.link.clock import use_monotonic_clock
+from rshell.link.polling import poll_lightly
 
 __all__ = ["main"]
 
@@ -226,6 +227,7 @@ class _Commands(LineReceiver):
 
 async def _main(reactor: Any, home: str) -> None:
     use_monotonic_clock(reactor)
+    poll_lightly(reactor)  # as the `rshell` program does
     client = await connect(reactor, find_profile(home, {}), renew=False)
     StandardIO(_Commands(_Operator(client), reactor))
 

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.defer import TimeoutError as TookTooLong  # not the built-in one
 from twisted.internet.endpoints import UNIXClientEndpoint
 from twisted.internet.error import ConnectError, ConnectingCancelledError
@@ -23,6 +23,7 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from rshell.link.unix_sockets import connect_at_once
 from rshell_agent import __version__
 from rshell_agent.keeper import wire
 from rshell_agent.keeper.command import spawn_keeper_command
@@ -363,6 +364,8 @@ class KeeperClient:
 
     def _connect(self, protocol: Protocol) -> Deferred[Any]:
         address = f"/proc/self/fd/{self._directory}/keeper.sock"
+        if connect_at_once(self._reactor, address, protocol):
+            return succeed(protocol)
         endpoint = UNIXClientEndpoint(self._reactor, address, timeout=CALL_SECONDS)
         factory = Factory.forProtocol(lambda: protocol)
         factory.noisy = False

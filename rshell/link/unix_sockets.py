@@ -1,4 +1,4 @@
-"""Unix sockets: as files that a killed process leaves behind, and written to without delay."""
+"""Unix sockets: as files that a killed process leaves behind; connected and written to at once."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ import socket
 import stat
 from typing import Any
 
-__all__ = ["remove_stale", "write_at_once"]
+from twisted.internet.protocol import Factory, Protocol
+
+__all__ = ["connect_at_once", "remove_stale", "write_at_once"]
 
 
 def remove_stale(path: str) -> None:
@@ -29,6 +31,29 @@ def remove_stale(path: str) -> None:
         probe.setblocking(False)
         if probe.connect_ex(path) == errno.ECONNREFUSED:
             os.unlink(path)
+
+
+def connect_at_once(reactor: Any, path: str, protocol: Protocol) -> bool:
+    """Connect a protocol to a Unix socket, without a turn of the reactor and its timers.
+
+    The kernel connects such sockets in the call, or says why not; Twisted's endpoint, which is made
+    for networks, only begins to in the next turn.
+
+    Returns:
+        False when it did not connect, for whatever reason; the endpoint finds it out again, and
+        waits where there is something to wait for.
+    """
+    adopt = getattr(reactor, "adoptStreamConnection", None)
+    if adopt is None:
+        return False
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+        sock.setblocking(False)
+        if sock.connect_ex(path):
+            return False
+        factory = Factory.forProtocol(lambda: protocol)
+        factory.noisy = False
+        adopt(sock.fileno(), socket.AF_UNIX, factory)  # a duplicate of it
+    return True
 
 
 def write_at_once(transport: Any, data: bytes) -> None:

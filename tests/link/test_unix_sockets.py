@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
-from twisted.internet.testing import StringTransport
-from twisted.trial.unittest import SynchronousTestCase
+import os
+import socket
+from typing import Any
 
-from rshell.link.unix_sockets import write_at_once
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred
+from twisted.internet.protocol import Protocol, connectionDone
+from twisted.internet.task import Clock
+from twisted.internet.testing import StringTransport
+from twisted.python.failure import Failure
+from twisted.trial.unittest import SynchronousTestCase, TestCase
+
+from rshell.link.unix_sockets import connect_at_once, write_at_once
 
 
 class Socket:
@@ -34,6 +43,79 @@ class Transport(StringTransport):
         self.socket = Socket(room)
         self.dataBuffer = b""
         self._tempDataBuffer: list[bytes] = []
+
+
+class Caller(Protocol):
+    """Says hello, and fires with what it hears."""
+
+    def __init__(self) -> None:
+        self.heard: Deferred[bytes] = Deferred()
+        self.over: Deferred[None] = Deferred()
+
+    def connectionMade(self) -> None:
+        transport: Any = self.transport
+        transport.write(b"hello")
+
+    def dataReceived(self, data: bytes) -> None:
+        self.heard.callback(data)
+        transport: Any = self.transport
+        transport.loseConnection()
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self.over.callback(None)
+
+
+class ConnectTests(TestCase):
+    def listen(self, backlog: int = 5) -> tuple[str, socket.socket]:
+        """Return where somebody listens, and who."""
+        path = f"/proc/self/fd/{self.directory()}/s"  # a path may have 107 bytes
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.addCleanup(listener.close)
+        listener.bind(path)
+        listener.listen(backlog)
+        return path, listener
+
+    def directory(self) -> int:
+        """Return a new directory, open."""
+        name = self.mktemp()
+        os.makedirs(name)
+        number = os.open(name, os.O_RDONLY)
+        self.addCleanup(os.close, number)
+        return number
+
+    async def test_connected(self) -> None:
+        """It is connected when the call returns, hears what is said, and lets go of it all."""
+        path, listener = self.listen()
+        caller = Caller()
+        self.assertTrue(connect_at_once(reactor, path, caller))
+        self.assertIsNotNone(caller.transport)
+        peer, _ = listener.accept()
+        peer.settimeout(10)
+        peer.send(b"welcome")
+        self.assertEqual(await caller.heard, b"welcome")
+        await caller.over
+        self.assertEqual(peer.recv(100), b"hello")
+        self.assertEqual(peer.recv(100), b"", "no duplicate of its socket stays open")
+        peer.close()
+
+    def test_nobody(self) -> None:
+        """Where nobody listens, or the queue is full, it leaves all to who can wait."""
+        before = len(os.listdir("/proc/self/fd"))
+        self.assertFalse(connect_at_once(reactor, f"/proc/self/fd/{before}/none", Caller()))
+        self.assertEqual(len(os.listdir("/proc/self/fd")), before)
+        path, listener = self.listen(0)
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as first:
+            first.connect(path)
+            caller = Caller()
+            self.assertFalse(connect_at_once(reactor, path, caller))
+            self.assertIsNone(caller.transport)
+        listener.close()
+        self.assertFalse(connect_at_once(reactor, path, Caller()))
+
+    def test_other_reactors(self) -> None:
+        """A reactor that cannot take a connected socket is not asked to."""
+        path, _ = self.listen()
+        self.assertFalse(connect_at_once(Clock(), path, Caller()))
 
 
 class WriteAtOnceTests(SynchronousTestCase):
