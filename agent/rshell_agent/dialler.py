@@ -45,6 +45,8 @@ MIN_SECONDS = 0.2
 WATCHDOG_SECONDS = 45.0
 #: A welcomed link of this age proves that the trouble is over (rule C6).
 STABLE_SECONDS = 60.0
+#: Of the spread: who is cut off at its end may wait for so much, not for all of it again.
+AGAIN_SHARE = 0.25
 #: After an answer that only a person can change: 15 to 60 min (rule C6).
 REFUSED_SECONDS = (900.0, 3600.0)
 #: Told ``duplicate`` on the current link: 60 s, doubling to 15 min (rule H3).
@@ -143,6 +145,9 @@ class Dialler:
         self._retry_spread = 0.0
         #: What the upper bound is at least, from an unexpected loss to the next WELCOME (C6).
         self._loss_spread = 0.0
+        #: Clock seconds by which all have come who draw from the same spread; None: none of ours
+        #: may be shorter.
+        self._spread_ends: float | None = None
         #: Whether the wait in hand is one that a gateway asked for.
         self._told = False
         self._goaway: GoAway | None = None
@@ -215,6 +220,7 @@ class Dialler:
         self._welcomed_at = self._clock.seconds()
         self._retry_spread = min(retry_spread_seconds, MAX_HINT_SECONDS)
         self._loss_spread = 0.0
+        self._spread_ends = None
         self._avoided = None
         self.useless_since = None
         if self.target is not None:
@@ -345,7 +351,8 @@ class Dialler:
             elif self._welcomed_at is not None:
                 lived = self._clock.seconds() - self._welcomed_at
                 self._targets.lived(target, healthy=lived >= STABLE_SECONDS)
-        delay = self._delay()
+        greeting = self.state is DiallerState.GREETING
+        delay = self._delay(cut_off=greeting and self._goaway is None)
         self.last_error = f"{target}: {reason}" if target is not None else reason
         self._log.warn(
             "no link to {target}: {reason}; next attempt in {delay:.1f} s",
@@ -366,8 +373,13 @@ class Dialler:
         self._timer = self._clock.callLater(delay, self._attempt)
         self._enter(DiallerState.WAITING, None)
 
-    def _delay(self) -> float:
-        """Return how long to wait, in seconds, and count what happened."""
+    def _delay(self, cut_off: bool) -> float:
+        """Return how long to wait, in seconds, and count what happened.
+
+        Args:
+            cut_off: Whether a gateway was there, and ended the attempt before its WELCOME without
+                a word.
+        """
         lived = None if self._welcomed_at is None else self._clock.seconds() - self._welcomed_at
         if lived is not None and lived >= STABLE_SECONDS:
             self._failures = 0
@@ -383,8 +395,18 @@ class Dialler:
             # the gateway steers a mass reconnect even if it died without a word
             self._loss_spread = max(self._loss_spread, self._retry_spread)
         upper = min(CAP_SECONDS, BASE_SECONDS * 2 ** min(self._failures, 16))
-        self._failures += 1
-        return self._random.uniform(MIN_SECONDS, max(upper, self._loss_spread))
+        now, ends = self._clock.seconds(), self._spread_ends
+        if cut_off and ends is not None:
+            # The gateway serves others, and whom it expects comes until then: all of them but few
+            # that are cut off.  Only once, and no failure: something in between may end connections
+            # for a gateway that is away, and then the whole fleet comes anew.
+            self._spread_ends = None
+            spread = max(ends - now, self._loss_spread * AGAIN_SHARE)
+        else:
+            self._failures += 1
+            spread = self._loss_spread
+            self._spread_ends = now + spread if spread and not cut_off else None
+        return self._random.uniform(MIN_SECONDS, max(upper, spread))
 
     def _delay_told(self, goaway: GoAway, was_welcomed: bool) -> float | None:
         """Return the delay that a GOAWAY asks for; None if it leaves it to the back-off."""
@@ -402,6 +424,8 @@ class Dialler:
             elsewhere = self._avoided is not None and len(self._gateways()) > 1
             least = 0.0 if elsewhere else goaway.retry_min_ms / 1000
             self._failures += 1
+            if was_welcomed:
+                self._spread_ends = self._clock.seconds() + least + spread
             delay = least + self._random.uniform(0.0, spread)
             return min(MAX_HINT_SECONDS, max(MIN_SECONDS, delay))
         return None

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import msgspec
+from msgspec.structs import FieldInfo
 
 from rshell.client.errors import Refused
 from rshell.link.core.constants import MAX_OFFSET
@@ -15,6 +17,8 @@ __all__ = ["check_deadline", "check_size", "encode_request"]
 
 #: What an OPEN can say: 34 years.
 _MAX_TIMEOUT_MS = 2**40
+#: Types of requests whose fields are kept; a program uses a few.
+_MAX_TYPES = 64
 
 
 def check_size(opening: Open) -> None:
@@ -58,10 +62,17 @@ def encode_request(request: Any) -> dict[str, Any]:
         return built
     # What equals its default is left out: a device may be older than this client.
     encoded: dict[str, Any] = msgspec.to_builtins(request)
-    for field in msgspec.structs.fields(request):
+    kind: Any = type(request)
+    for field in _fields(kind):
         default = field.default
         if field.default_factory is not msgspec.NODEFAULT:
             default = field.default_factory()
         if default is not msgspec.NODEFAULT and getattr(request, field.name) == default:
             del encoded[field.encode_name]
     return encoded
+
+
+@lru_cache(_MAX_TYPES)
+def _fields(kind: type[msgspec.Struct]) -> tuple[FieldInfo, ...]:
+    """Return what msgspec knows of a type; it reads every annotation anew each time."""
+    return msgspec.structs.fields(kind)

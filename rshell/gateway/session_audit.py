@@ -73,10 +73,10 @@ class SessionAudit:
 
         It tells by which rule that was granted, and whose the session is if not the caller's.
         """
-        row = self._row(caller, device, request, opens=True)
-        whose = {} if owner == caller.operator.name else {"session_of": owner}
-        granted = {**row.details, **whose, "rule": rule}
-        return await self._gateway.store.append_audit(attrs.evolve(row, details=granted))
+        granted: dict[str, Any] = {} if owner == caller.operator.name else {"session_of": owner}
+        granted["rule"] = rule
+        row = self._row(caller, device, request, granted)
+        return await self._gateway.store.append_audit(row)
 
     async def refusal(
         self, caller: Caller, device: Device | None, request: Open, error: OpenRefused
@@ -85,7 +85,7 @@ class SessionAudit:
         left_out = self._refusals.admit(caller.operator.name)
         if left_out is None:
             return
-        row = self._row(caller, device, request, opens=False)
+        row = self._row(caller, device, request)
         more = {"left_out": left_out} if left_out else {}
         await self._gateway.store.append_audit(
             attrs.evolve(
@@ -98,12 +98,21 @@ class SessionAudit:
         )
 
     def _row(
-        self, caller: Caller, device: Device | None, request: Open, *, opens: bool
+        self,
+        caller: Caller,
+        device: Device | None,
+        request: Open,
+        granted: Mapping[str, Any] | None = None,
     ) -> AuditRecord:
-        view = {"view": True} if request.view else {}
+        """Return a row about a request; ``granted`` is more about one that opens an attempt."""
+        details: dict[str, Any] = {"request": kept(request.request)}
+        if request.view:
+            details["view"] = True
+        if granted is not None:
+            details |= granted
         return AuditRecord(
             kind="session",
-            opens=opens,
+            opens=granted is not None,
             operator=caller.operator.name,
             device=device.id if device else None,
             device_name=device.name if device else printable(request.device or "", 64),
@@ -113,7 +122,7 @@ class SessionAudit:
             attempt=request.attempt,
             door=caller.door,
             address=caller.address,
-            details={"request": kept(request.request), **view},
+            details=details,
         )
 
     def passed(self, session: LiveSession, outcome: Outcome) -> None:

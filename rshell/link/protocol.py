@@ -254,6 +254,11 @@ class LinkProtocol(Protocol):
         if core.state is LinkState.CLOSED:
             self._close()
 
+    def _flush_with_turn(self) -> None:
+        """Flush once the read that is being dealt with, of whatever link, is over (rule Q4)."""
+        if not self._wheel.turn.postpone(self):
+            self.flush()
+
     def _write_record(self) -> None:
         core, now = self.core, self.core.now
         transport: Any = self.transport
@@ -322,7 +327,7 @@ class LinkProtocol(Protocol):
         if self.closed:
             return
         self.core.send_sessions(sessions)
-        self.flush()
+        self._flush_with_turn()
 
     def abort(self, reason: str) -> None:
         """End the link at once; nothing more is sent."""
@@ -337,7 +342,7 @@ class LinkProtocol(Protocol):
         """Gateway: steer the dialler's next reconnect."""
         if not self.closed:
             self.core.send_advice(advice)
-            self.flush()
+            self._flush_with_turn()
 
     # -- streams -----------------------------------------------------------------------------
 
@@ -355,7 +360,7 @@ class LinkProtocol(Protocol):
             receiver = tap(request, receiver)
         number = self.core.open_stream(request, receiver, weight)
         self.watch(number, receiver)
-        self.flush()
+        self._flush_with_turn()
         return number
 
     def accept(
@@ -369,7 +374,7 @@ class LinkProtocol(Protocol):
         """Accept a stream that the peer asked for."""
         self.core.accept(number, request, opened, receiver, weight)
         self.watch(number, receiver)
-        self.flush()
+        self._flush_with_turn()
 
     def watch(self, number: int, receiver: StreamReceiver) -> None:
         """Tell ``receiver`` if the peer gives up a stream that waits for its answer."""
@@ -384,13 +389,13 @@ class LinkProtocol(Protocol):
         if self.waiting(number):
             self._receivers.take(number)
             self.core.refuse(number, code, message)
-            self.flush()
+            self._flush_with_turn()
 
     def reset(self, number: int, code: ErrorCode | str, message: str = "") -> None:
         """End a stream at once; its receiver is told nothing more."""
         self._receivers.take(number)
         self.core.reset(number, code, message)
-        self.flush()
+        self._flush_with_turn()
 
     def announce_later(self, number: int, announce: Callable[[], None]) -> None:
         """Call ``announce`` within a second: some consumption waits to be told (rule F3)."""

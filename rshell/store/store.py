@@ -189,10 +189,10 @@ class Store(JoiningCalls, RecordingCalls, SshKeyCalls):
         self, narrowing: Narrowing, size: int, names: Collection[str] = ()
     ) -> Deferred[tuple[listing.Page, listing.PagesLeft]]:
         """Return the first active devices by name, and what is left; see ``store.listing``."""
-        return self._read(listing.first_page, narrowing, size, names)
+        return self._read_told(listing.first_page, narrowing, size, names)
 
     def page(self, ids: Sequence[str], names: Collection[str] = ()) -> Deferred[listing.Page]:
-        """Return one more page of devices."""
+        """Return one more page of devices; what was told before the first is in it."""
         return self._read(listing.page, ids, names)
 
     def record_seen(

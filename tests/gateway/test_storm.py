@@ -45,14 +45,18 @@ class Storm:
         rate: Handshakes a second that the gateway believes it can do.
         capacity: What it can do.
         seed: Of all chance.
+        proxy: Whether something else listens while it does not, and ends what comes.
     """
 
-    def __init__(self, rate: float, capacity: float = CAPACITY, seed: int = 1) -> None:
+    def __init__(
+        self, rate: float, capacity: float = CAPACITY, seed: int = 1, *, proxy: bool = False
+    ) -> None:
         self.clock = Clock()
         self.wheel = TurnWheel(self.clock)
         self.capacity = capacity
         self.rate = rate
         self.listening = True
+        self.proxy = proxy
         self.dials = self.refused = 0
         self.back: dict[int, float] = {}
         self._began = 0
@@ -72,9 +76,12 @@ class Storm:
 
     def _dial(self, device: int, target: Target, number: int) -> Deferred[Any]:
         self.dials += 1
+        link = SimLink()
+        if not self.listening and self.proxy:
+            self.clock.callLater(0, self.diallers[device].lost, link, "closed")
+            return succeed(link)
         if not self.listening:
             return fail(ConnectionRefusedError())
-        link = SimLink()
         # After the dialler knows that TCP is up.
         self.clock.callLater(0, partial(self._arrive, device, link))
         return succeed(link)
@@ -177,3 +184,21 @@ class StormTests(SynchronousTestCase):
         seconds, dials = storm.strike(60.0)
         self.assertLess(seconds, 60 + 120 + DEVICES / CAPACITY)
         self.assertLess(dials, 6)
+
+    def test_suddenly_slower(self) -> None:
+        """Who is cut off by a gateway that lacks the time comes sooner, and not all at once."""
+        storm = Storm(CAPACITY)
+        storm.settle()
+        storm.capacity = CAPACITY / 1.5
+        seconds, dials = storm.strike()
+        self.assertLess(seconds, DOWN_SECONDS + DEVICES / storm.capacity * 1.7)
+        self.assertLess(dials, 2.0)
+
+    def test_proxy_in_front(self) -> None:
+        """What ends connections for a gateway that is away makes no herd of its fleet."""
+        storm = Storm(CAPACITY, proxy=True)
+        storm.settle()
+        seconds, dials = storm.strike(60.0)
+        self.assertLess(storm.refused, DEVICES / 4)
+        self.assertLess(seconds, 60 + 120 + DEVICES / CAPACITY)
+        self.assertLess(dials, 7)

@@ -241,9 +241,18 @@ class IncomingTests(SynchronousTestCase):
 
     def test_overrun(self) -> None:
         """One byte beyond the limit is an error; the limit itself is not."""
-        into = Incoming()
-        into.accept(b"x" * constants.WINDOW, False)
-        self.assertRaises(WireError, into.accept, b"x", False)
+        for wide, window in ((False, constants.WINDOW), (True, constants.WIDE_WINDOW)):
+            into = Incoming(wide)
+            into.accept(b"x" * window, False)
+            self.assertRaises(WireError, into.accept, b"x", False)
+
+    def test_wide_output(self) -> None:
+        """Of files twice as much is kept as of other output, and no more (K21)."""
+        for wide, window in ((False, constants.WINDOW), (True, constants.WIDE_WINDOW)):
+            out = Outgoing(0, wide)
+            self.assertEqual(out.room, window)
+            out.add(0, b"x" * (window + 10), overwrite=True)
+            self.assertEqual((out.end - out.base, out.room), (window, 0))
 
     def test_rewind(self) -> None:
         """An attach forgets bytes and end which were not consumed (K23)."""

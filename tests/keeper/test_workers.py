@@ -14,7 +14,7 @@ from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from rshell_agent.keeper import wire
+from rshell_agent.keeper import constants, wire
 from rshell_agent.keeper.worker import drop_protection
 from tests.keeper.client import AGENT_FOLDER, Keeper, Stream
 from tests.keeper.test_streams import KeeperCase, alive
@@ -78,6 +78,12 @@ class WorkerCase(KeeperCase):
 
 
 class WorkerTests(WorkerCase):
+    def test_wide_window(self) -> None:
+        """A worker that moves files is given twice the credit of other processes (K22)."""
+        worker, other = self.worker("wait"), self.keeper.open(self.session, "cat")
+        self.assertEqual(worker.opened["limit"], constants.WIDE_WINDOW)
+        self.assertEqual(other.opened["limit"], constants.WINDOW)
+
     def test_what_it_has(self) -> None:
         """It has three pipes, the policy's roots and nothing else of the keeper's."""
         idle = self.keeper.open(self.session, "cat")  # the keeper holds the pipes of another one

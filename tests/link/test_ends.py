@@ -6,7 +6,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from rshell.link.core.constants import EVENTS_UNACKNOWLEDGED, MAX_PAYLOAD
+from rshell.link.core.constants import (
+    BULK_WINDOW,
+    DEFAULT_WINDOW,
+    EVENTS_UNACKNOWLEDGED,
+    MAX_PAYLOAD,
+)
 from rshell.link.core.ends import StreamEnd
 from rshell.link.core.errors import LocalProtocolError
 from rshell.link.core.limits import CreditBudget
@@ -183,13 +188,14 @@ class ReceivingTests(SynchronousTestCase):
         self.assertIsNone(self.limit(end))
 
     def test_at_most_64_kib_wait(self) -> None:
-        """Of a large window 64 KiB are enough to be announced."""
-        end = connected(1024 * 1024)
-        end.received(200_000)
-        end.consumed(64 * 1024 - 1)
-        self.assertIsNone(self.limit(end))
-        end.consumed(1)
-        self.assertEqual(self.limit(end), OutLimit(65536, 65536 + 1024 * 1024, 0))
+        """Of the usual window 64 KiB are enough to be announced, of a larger one it takes 192."""
+        for window, enough in ((DEFAULT_WINDOW, 65_536), (BULK_WINDOW, 196_608)):
+            end = connected(window)
+            end.received(200_000)
+            end.consumed(enough - 1)
+            self.assertIsNone(self.limit(end))
+            end.consumed(1)
+            self.assertEqual(self.limit(end), OutLimit(enough, enough + window, 0))
 
     def test_announce(self) -> None:
         """Any consumption is told when the owner's second is over, and only once."""

@@ -337,6 +337,21 @@ class RelaySideTests(SynchronousTestCase):
         relay.operator.data(DataReceived(1, b"", False, True))
         self.assertEqual(relay.operator.next_frame(100, 0), OutData(b"", False, True, last=True))
 
+    def test_after_the_outcome(self) -> None:
+        """Bytes for a device whose outcome has passed by go nowhere; what waited before, does."""
+        relay = self.relay()
+        relay.device.data(DataReceived(1, b"before", False, False))
+        outcome = Event(1, 0, "outcome", {"status": "ok"})
+        relay.operator.event(EventReceived(1, outcome, False, b"{}"))
+        woken: list[bool] = []
+        relay.device.wake = lambda: woken.append(True)
+        relay.device.data(DataReceived(1, b"behind", False, True))
+        self.assertEqual((woken, relay.device.queued), ([], 6))
+        frame = relay.device.next_frame(100, 100)
+        self.assertEqual(frame, OutData(b"before", False, False, last=True))
+        self.assertIsNone(relay.device.next_frame(100, 100))
+        self.assertEqual(relay.operator.next_frame(0, 0), OutEvent(b"{}", 1, False, True))
+
     def test_events_unchanged(self) -> None:
         """An event's payload is passed on byte by byte; an urgent one overtakes bytes (V3)."""
         relay = self.relay()

@@ -13,6 +13,7 @@ from rshell.store.alike import Alike, Gathering
 from rshell.store.devices import Seen
 from rshell.store.errors import LimitReached
 from rshell.store.facts import MAX_BYTES
+from rshell.store.narrowing import EVERYTHING
 from tests.store.fixture import HeldThreads, StoreTestCase, statements
 from tests.store.test_flight import flight_rows
 
@@ -189,7 +190,7 @@ class LingerTests(StoreTestCase):
 
     def test_reads_see_it(self) -> None:
         """Whoever asks about devices, facts or flights gets what was told before."""
-        for number in (1, 2, 3, 4, 5):
+        for number in (1, 2, 3, 4, 5, 6):
             self.store.record_seen(self.pump.id, number, Seen())
             self.store.keep_facts(self.pump.id, number, {"n": number})
             self.store.append_flight(self.pump.id, flight_rows((number,)))
@@ -199,15 +200,17 @@ class LingerTests(StoreTestCase):
                 self.store.facts_of(self.pump.id),
                 self.store.all_facts(["n"]),
                 self.store.flight_rows(self.pump.id, 1),
+                self.store.first_page(EVERYTHING, 10),
             ]
             read = reads[number - 1]
             self.assertNoResult(read)
             while self.threads.held:
                 self.threads.release()
-            device, listed, told, all_told, flights = (self.got(one) for one in reads)
+            device, listed, told, all_told, flights, paged = (self.got(one) for one in reads)
             self.assertEqual((device.epoch, listed[0].epoch), (number, number))
             self.assertEqual((told.facts, all_told), ({"n": number}, {self.pump.id: {"n": number}}))
             self.assertEqual(flights[0].seq, number)
+            self.assertEqual(paged[0].devices[0].epoch, number)
 
     def test_log_does_not_wait(self) -> None:
         """The audit log has nothing of them: its reads do not wait for them."""

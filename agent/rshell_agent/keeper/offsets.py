@@ -46,9 +46,11 @@ class Outgoing:
 
     Args:
         history: Bytes before `base` to be kept for viewers. They are no part of the counting.
+        wide: Whether a wide window is kept, not the usual one.
     """
 
-    def __init__(self, history: int = 0) -> None:
+    def __init__(self, history: int = 0, wide: bool = False) -> None:
+        self._window = c.WIDE_WINDOW if wide else c.WINDOW
         self.largest = wire.MAX_PAYLOAD  # bytes of one DATA to who is attached
         self._history: deque[Piece] = deque()  # [base - _remembered, base)
         self._remembered, self._memory = 0, history
@@ -67,7 +69,7 @@ class Outgoing:
         """Bytes that may be added without overwriting."""
         if len(self._waiting) + len(self._unread) >= c.MAX_CHUNKS:
             return 0
-        return max(0, c.WINDOW - (self.end - self.base))
+        return max(0, self._window - (self.end - self.base))
 
     def add(self, flags: int, data: bytes, overwrite: bool = False) -> None:
         """Append output; with `overwrite` (only while detached) the oldest makes room."""
@@ -76,7 +78,7 @@ class Outgoing:
         if overwrite:
             while len(self._waiting) > c.MAX_CHUNKS:
                 self.drop(len(self._waiting[0][1]))
-            self.drop(max(0, self.end - self.base - c.WINDOW))
+            self.drop(max(0, self.end - self.base - self._window))
 
     def drop(self, count: int) -> None:
         """Forget the oldest `count` bytes; only while detached, when nothing is unread."""
@@ -203,9 +205,15 @@ class Outgoing:
 
 
 class Incoming:
-    """Input on its way to the process: `consumed` is what it took, `received` what is here."""
+    """Input on its way to the process: `consumed` is what it took, `received` what is here.
 
-    def __init__(self) -> None:
+    Args:
+        wide: Whether a wide window is granted, not the usual one.
+    """
+
+    def __init__(self, wide: bool = False) -> None:
+        self.announce = c.WIDE_ANNOUNCE if wide else c.ANNOUNCE  # so much untold is told at once
+        self._window = c.WIDE_WINDOW if wide else c.WINDOW
         self.consumed = self.received = self.events = 0
         self.ended = False  # the end flag came
         self.closed = False  # the process's side is closed: by that end, or it reads no more
@@ -216,7 +224,7 @@ class Incoming:
     @property
     def limit(self) -> int:
         """The offset up to which the peer may send."""
-        return self.consumed + c.WINDOW
+        return self.consumed + self._window
 
     def accept(self, data: bytes, end: bool) -> None:
         """Take DATA.

@@ -27,7 +27,7 @@ _NAME = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz_0123456
 _TERM = _NAME | frozenset(b"+.-")
 SIGNALS = {s.name[3:]: int(s) for s in signal.Signals if not s.name.startswith("SIGRT")}
 
-TOLD = ("files", "sftp")  # the workers that tell what they touch
+FILES = ("files", "sftp")  # the workers that tell what they touch, and move bulk
 
 
 class Account:
@@ -92,7 +92,7 @@ class Command:
         if len(wire.dump(self.argument)) > c.MAX_ARGUMENT:
             raise WireError(f"argument: more than {c.MAX_ARGUMENT} bytes")
         self.rules: Map = {"read": [], "write": []}
-        self.told = self.worker in TOLD and value.get("touched") is True  # K54
+        self.told = self.worker in FILES and value.get("touched") is True  # K54
         self.argv = [wire.unbase64(a, "argv") for a in wire.array(value, "argv")]
         line, cwd = value.get("line"), value.get("cwd")
         self.line = None if line is None else wire.unbase64(line, "line")

@@ -44,7 +44,9 @@ class Session:
         self._begin(sessions, opening.id, opening.operator, opening.handler)
         self.login = account.name
         self.detach_allowed = opening.detach
-        self.out = Outgoing(c.HISTORY if command.size else 0)
+        wide = command.worker in processes.FILES
+        self.out = Outgoing(c.HISTORY if command.size else 0, wide)
+        self.into = Incoming(wide)
         self._command, self._account = command, account
         if self.process.status is None:
             self.state = RUNNING
@@ -236,7 +238,7 @@ class Session:
     def _announce(self) -> None:
         if self.connection is None or self._welcome is not None or not self.into.untold:
             return
-        if self.into.untold >= c.ANNOUNCE:
+        if self.into.untold >= self.into.announce:
             self._tell()
         elif "announce" not in self._timers:
             self._after("announce", self._times.announce, self._tell)

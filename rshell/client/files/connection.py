@@ -37,7 +37,7 @@ from rshell.client.files.records import Entry, FilesError, Hello
 from rshell.client.outcomes import Outcome, describe_of
 from rshell.client.session import SessionReceiver
 from rshell.handlers.files import FilesRequest
-from rshell.link.core.constants import DEFAULT_WINDOW, MAX_PAYLOAD
+from rshell.link.core.constants import BULK_WINDOW, MAX_PAYLOAD
 
 __all__ = ["MAX_UNANSWERED", "Exchange", "FilesConnection", "FilesSession", "Receiver"]
 
@@ -133,7 +133,7 @@ class FilesConnection:
         login: str | None = None,
         *,
         priority: str = "bulk",
-        window: int = DEFAULT_WINDOW,
+        window: int = BULK_WINDOW,
     ) -> FilesConnection:
         """Open a session of the handler ``files`` and greet its worker.
 

@@ -12,6 +12,7 @@ from rshell.doors.ssh.logins import Limits
 from rshell.doors.ssh.names import BadUserName, Destination, read_user_name
 from rshell.gateway.callers import Caller
 from rshell.gateway.core import Gateway
+from rshell.link.core.constants import BULK_WINDOW, DEFAULT_WINDOW
 
 __all__ = ["ConsoleFactory", "NoDestination", "Visit"]
 
@@ -101,5 +102,12 @@ class Visit:
         login: str | None,
     ) -> DoorSession:
         return LocalSession(
-            self.gateway, self.caller, device, handler, receiver, login=login, request=request
+            self.gateway,
+            self.caller,
+            device,
+            handler,
+            receiver,
+            login=login,
+            request=request,
+            window=BULK_WINDOW if handler == "sftp" else DEFAULT_WINDOW,
         )

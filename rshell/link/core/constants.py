@@ -7,6 +7,7 @@ from typing import Final
 
 __all__ = [
     "ALLOWANCE",
+    "BULK_WINDOW",
     "EVENTS_UNACKNOWLEDGED",
     "HEADER_SIZE",
     "MAX_OFFSET",
@@ -17,6 +18,7 @@ __all__ = [
     "RELAY_BUDGET",
     "RUN_FRAMES",
     "WIDE_ALLOWANCE",
+    "WIDE_ANNOUNCE_BYTES",
     "FrameFlag",
     "FrameType",
 ]
@@ -43,6 +45,8 @@ MAX_STREAM: Final = 2**31 - 1
 #: 256 KiB, in whole frames: who uses up its credit would send a crumb for the rest, which costs
 #: each hop what a full frame costs, and moves all that follows out of step with runs.
 DEFAULT_WINDOW: Final = 16 * MAX_PAYLOAD
+#: The same for files, whose ends have memory for it: 100 Mbit/s at 40 ms, and half as many LIMITs.
+BULK_WINDOW: Final = 2 * DEFAULT_WINDOW
 #: Below this a window costs more in LIMIT frames than it saves in memory (rule F8).
 MIN_WINDOW: Final = 2_048
 #: The largest window a receiver may grant at once; more is a broken peer (rule F2).
@@ -51,13 +55,15 @@ MAX_WINDOW: Final = 16 * 1024 * 1024
 ALLOWANCE: Final = 4 * MAX_PAYLOAD
 #: The same for a stream that nobody types on: a whole window, so that bulk need not stop and wait
 #: at each hop.  Who types waits for less to drain after ^C.
-WIDE_ALLOWANCE: Final = DEFAULT_WINDOW
-#: What all relays of a process may allow beyond the narrow allowance: 256 streams' both ways.
+WIDE_ALLOWANCE: Final = BULK_WINDOW
+#: What all relays of a process may allow beyond the narrow allowance: of 128 streams, both ways.
 RELAY_BUDGET: Final = 128 * 1024 * 1024
 #: A LIMIT is due when this much consumption, or half a window, waits to be told (rule F3).  A run
 #: is a little less: where bulk comes in runs every second one is told of, which is half a window;
 #: on slower links each fifth frame.
 ANNOUNCE_BYTES: Final = 64 * 1024
+#: Likewise of a window that is larger than usual: every fourth run of four, or each 13th frame.
+WIDE_ANNOUNCE_BYTES: Final = 192 * 1024
 #: Unannounced consumption is told after this long at the latest (rule F3).
 ANNOUNCE_SECONDS: Final = 1.0
 

@@ -16,6 +16,7 @@ from rshell.link.core.constants import (
     ANNOUNCE_BYTES,
     DEFAULT_WINDOW,
     EVENTS_UNACKNOWLEDGED,
+    WIDE_ANNOUNCE_BYTES,
 )
 from rshell.link.core.errors import LocalProtocolError
 from rshell.link.core.limits import CreditBudget
@@ -80,6 +81,8 @@ class StreamEnd:
         self._announced_consumed = 0
         self._announced_events = 0
         self._announce_now = False
+        wide = window > DEFAULT_WINDOW
+        self._announce_bytes = WIDE_ANNOUNCE_BYTES if wide else ANNOUNCE_BYTES
 
     # -- the link under it ---------------------------------------------------------------------
 
@@ -285,7 +288,7 @@ class StreamEnd:
         window = self._current_window()
         unannounced = self._consumed - self._announced_consumed
         if (
-            unannounced >= min(window // 2, ANNOUNCE_BYTES)
+            unannounced >= min(window // 2, self._announce_bytes)
             or self._events_taken > self._announced_events
             or (self._announce_now and unannounced)
         ):

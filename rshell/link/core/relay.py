@@ -47,6 +47,8 @@ class RelaySide:
         self._queue: deque[OutData | OutEvent] = deque()
         self._urgent: deque[OutEvent] = deque()
         self._events_queued = 0
+        #: Whether this hop's peer has said its outcome: no byte is of use to it any more.
+        self._done = False
         #: Bytes of this hop's outgoing direction that its transport has taken, absolute.
         self._forwarded = 0
         #: The far end's positions for what this hop's peer sends, to be announced to that peer.
@@ -57,6 +59,8 @@ class RelaySide:
 
     def data(self, event: DataReceived) -> None:
         """Queue bytes that arrived on the other hop."""
+        if self._done:
+            return
         self._queue.append(OutData(event.data, event.stderr, event.eof))
         self.queued += len(event.data)
         self.wake()
@@ -66,7 +70,10 @@ class RelaySide:
 
         An urgent one overtakes bytes but no event: the numbers must stay in order (rule V1).
         """
-        item = OutEvent(event.payload, event.event.seq, event.urgent, event.event.kind == "outcome")
+        outcome = event.event.kind == "outcome"
+        if outcome:
+            self.other._done = True
+        item = OutEvent(event.payload, event.event.seq, event.urgent, outcome)
         if event.urgent and not self._events_queued:
             self._urgent.append(item)
         else:
