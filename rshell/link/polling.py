@@ -12,11 +12,14 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from twisted.logger import Logger
+
 __all__ = ["FEW", "poll_lightly"]
 
 #: So many events are asked for; mostly there is one.  Room for them (12 bytes each) is found at
 #: once by malloc.
 FEW: Final = 64
+_log = Logger()
 _NEEDED: Final = ("_poller", "_selectables", "_doReadOrWrite")
 
 
@@ -38,8 +41,12 @@ def poll_lightly(reactor: Any) -> bool:
     def dispatch(ready: list[tuple[int, int]]) -> None:
         for number, event in ready:
             selectable = selectables.get(number)
-            if selectable is not None:  # one before it may have ended it
-                act(selectable, number, event)  # which logs what goes wrong
+            if selectable is None:
+                continue  # one before it has ended it
+            try:
+                act(selectable, number, event)  # which logs what a read or write raises
+            except Exception:
+                _log.failure("a fault while a connection ended")
 
     def do_iteration(timeout: float | None) -> None:
         # An interrupted wait goes on by itself (PEP 475), after the signal's handler.

@@ -99,6 +99,17 @@ class PollingTests(SynchronousTestCase):
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
         self.assertEqual(self.reactor.getReaders().count(bad), 0)
 
+    def test_fault_at_the_end(self) -> None:
+        """One that fails while it is told of its end keeps nobody from being served."""
+        made = self.pairs(4)
+        for bad in made[:2]:
+            bad.on_read = lambda: ConnectionError("over")
+            bad.connectionLost = lambda reason: 1 // 0  # type: ignore[assignment,return-value]  # on purpose
+        self.reactor.doIteration(0)
+        self.assertEqual([pair.reads for pair in made], [1] * 4)
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 2)
+        self.assertEqual(set(self.reactor.getReaders()) & set(made[:2]), set())
+
     def test_removed_meanwhile(self) -> None:
         """One that is removed by what another one did in the same round is left alone."""
         first, second = self.pairs(2)
