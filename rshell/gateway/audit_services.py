@@ -36,6 +36,8 @@ MAX_FOLLOWED = 1_000
 MAX_WITH_FILES = 1_000
 #: Rows that may have that much: so many are told in one turn of the reactor.
 LARGE_A_TURN = 10
+#: Rows that are read at once: some questions cost the store as much for few rows as for many.
+PAGE, LARGE_PAGE = 1_000, 100
 #: Half of what a client takes as an answer.
 MAX_ANSWER_BYTES = 16 * 1024 * 1024
 
@@ -136,12 +138,12 @@ async def audit(gateway: Gateway, asker: Asker, request: AuditRequest) -> Any:
 async def _newest_first(
     gateway: Gateway, asker: Asker, request: AuditRequest
 ) -> AsyncGenerator[list[Any], None]:
-    """Yield rows a page at a time; what is written meanwhile is newer than all of them."""
-    wanted = attrs.asdict(await _filter(gateway, asker, request))
+    """Yield rows a few at a time; what is written meanwhile is newer than all of them."""
     left = min(request.limit, MAX_WITH_FILES) if request.files else request.limit
     before, tell, found = request.before, _told_with(request), False
     while left > 0:
-        size = min(left, _rows_a_turn(request))
+        wanted = attrs.asdict(await _filter(gateway, asker, request))  # by the rights of now
+        size = min(left, LARGE_PAGE if request.files else PAGE)
         rows = await gateway.store.audit_rows(limit=size, before=before, **wanted)
         left = left - size if len(rows) == size else 0
         before = rows[-1].seq if rows else before
@@ -150,8 +152,10 @@ async def _newest_first(
         if not (found or left) and request.before is None:
             named = {"operator": request.operator, "device": request.device}
             await check_named(gateway, asker.operator, **named)
-        await gateway.slices.turn(len(rows))
-        yield [tell(row) for row in rows]
+        for start in range(0, len(rows), _rows_a_turn(request)):
+            some = rows[start : start + _rows_a_turn(request)]
+            await gateway.slices.turn(_share(some, request))
+            yield [tell(row) for row in some]
 
 
 @verb("gateway.audit-rows", FollowRequest, open_to_all=True)
@@ -207,7 +211,7 @@ class _Followed:
         tell, left = _told_with(self._request), iter(self._rows)
         last, size = None, 0
         while some := list(islice(left, _rows_a_turn(self._request))):
-            await self._gateway.slices.turn(len(some))
+            await self._gateway.slices.turn(_share(some, self._request))
             told: list[Any] = []
             for row in some:
                 fields = tell(row)
@@ -230,6 +234,11 @@ class _Followed:
 def _rows_a_turn(request: AuditRequest) -> int:
     whole = isinstance(request, FollowRequest) and request.whole
     return LARGE_A_TURN if whole or request.files else ROWS_A_TURN
+
+
+def _share(rows: Sequence[AuditRow], request: AuditRequest) -> int:
+    """Return as how many ordinary rows these count of a turn."""
+    return len(rows) * (ROWS_A_TURN // _rows_a_turn(request))
 
 
 @verb("gateway.audit-verify", VerifyRequest)

@@ -96,7 +96,7 @@ async def chosen(
     narrowing = _narrowing(gateway, selector, among)
     page, left = await gateway.store.first_page(narrowing, ROWS_A_TURN, names)
     slices = gateway.slices
-    with slices.lasting() if left else nullcontext():
+    with slices.lasting(operator.name) if left else nullcontext():
         while True:
             await slices.turn(len(page.devices))
             yield _picked(gateway, operator, selector, page)

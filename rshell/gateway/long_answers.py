@@ -15,7 +15,7 @@ What it is not: how rows are read.  Whoever lists asks the store for a page at a
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
@@ -38,6 +38,8 @@ ROWS_A_TURN = 100
 #: Answers of several pages that are under way.  Each keeps the ids of what is left, 37 bytes a
 #: device, for as long as its operator likes to take: with 100,000 devices 4 MB.
 MAX_ANSWERS = 32
+#: The same of one operator, who may never take them: the others' must be answered.
+MAX_OF_ONE = 8
 #: Short texts are joined, so that an answer of a few rows is one write; the size of a frame.
 PIECE_BYTES = 16 * 1024
 
@@ -63,27 +65,39 @@ class Slices:
 
     def __init__(self, turning: Turning) -> None:
         self.long = 0
+        self._whose: Counter[str] = Counter()
         self._turning = turning
         self._left = ROWS_A_TURN
         self._waiting: deque[tuple[int, Deferred[None]]] = deque()
 
     @contextmanager
-    def lasting(self) -> Iterator[None]:
+    def lasting(self, operator: str) -> Iterator[None]:
         """Count an answer that needs another page, for as long as it is under way.
 
+        Args:
+            operator: Who asked.
+
         Raises:
-            OpenRefused: Too many do.
+            OpenRefused: Too many do, of this operator or of all.
         """
-        if self.long >= MAX_ANSWERS:
+        whose = None
+        if self._whose[operator] >= MAX_OF_ONE:
+            whose = f"{MAX_OF_ONE} of your long listings"
+        elif self.long >= MAX_ANSWERS:
+            whose = f"{MAX_ANSWERS} long listings"
+        if whose is not None:
             raise OpenRefused(
                 ErrorCode.OVERLOAD,
-                f"{MAX_ANSWERS} long listings are under way: try again, or use a narrower selector",
+                f"{whose} are under way: try again, or use a narrower selector",
             )
         self.long += 1
+        self._whose[operator] += 1
         try:
             yield
         finally:
             self.long -= 1
+            self._whose[operator] -= 1
+            self._whose += Counter()  # nothing is kept of who has none
 
     async def turn(self, rows: int) -> None:
         """Wait until this turn has room for so many rows; what is too much for one gets one."""

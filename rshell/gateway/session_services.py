@@ -88,7 +88,8 @@ async def _rows(
                 (entry, one.device)
                 for one in page
                 for entry in sorted(on.get(one.device.id, ()), key=_by_start)
-                if _theirs_to_see(gateway, asker, entry, one.device)
+                if gateway.sessions.find(entry.device_id, entry.session) is entry  # not over since
+                and _theirs_to_see(gateway, asker, entry, one.device)
             )
             async for rows in in_slices(
                 gateway.slices,
@@ -96,6 +97,7 @@ async def _rows(
                 lambda pair: _row(gateway, *pair, _device_state(gateway, pair[1])),
             ):
                 yield [row for row in rows if request.state in ("", row["state"])]
+            yield []  # of a page without any: whoever asked may have left
 
 
 def _by_start(entry: TableEntry) -> tuple[float, bytes]:

@@ -248,11 +248,15 @@ class LinkProtocol(Protocol):
     def _flush(self, now: float) -> None:
         core = self.core
         core.now = now
-        # The last words of a link go out even to a transport that is full; they are a few bytes.
-        while core.has_output and (not self._paused or core.closed):
-            self._write_record()
-        if core.state is LinkState.CLOSED:
-            self._close()
+        try:
+            # The last words of a link go out even to a transport that is full: a few bytes.
+            while core.has_output and (not self._paused or core.closed):
+                self._write_record()
+            if core.state is LinkState.CLOSED:
+                self._close()
+        except Exception:  # of a source, say; other links, which wait for this turn, go on
+            self._log.failure("a fault while a link was written to")
+            self.abort("a fault of this program")
 
     def _flush_with_turn(self) -> None:
         """Flush once the read that is being dealt with, of whatever link, is over (rule Q4)."""

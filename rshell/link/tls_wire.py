@@ -176,6 +176,8 @@ class TlsWire(Protocol):
                 tickets that nobody uses: they go with what is written first, instead of in a
                 packet of their own that wakes the peer for nothing.
         """
+        if self._over or self._aborted:
+            return  # whoever speaks inside ended it when it saw who the peer is
         data, stopped = self._calls.decrypt(tls, whole)
         if data:
             self._inner.dataReceived(data)

@@ -46,14 +46,29 @@ def connect_at_once(reactor: Any, path: str, protocol: Protocol) -> bool:
     adopt = getattr(reactor, "adoptStreamConnection", None)
     if adopt is None:
         return False
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
-        sock.setblocking(False)
-        if sock.connect_ex(path):
-            return False
+    sock = _connected(path)
+    if sock is None:
+        return False
+    with sock:
         factory = Factory.forProtocol(lambda: protocol)
         factory.noisy = False
         adopt(sock.fileno(), socket.AF_UNIX, factory)  # a duplicate of it
     return True
+
+
+def _connected(path: str) -> socket.socket | None:
+    try:
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    except OSError:  # no descriptor left
+        return None
+    sock.setblocking(False)
+    try:
+        if not sock.connect_ex(path):
+            return sock
+    except OSError:  # the path is too long for a socket
+        pass
+    sock.close()
+    return None
 
 
 def write_at_once(transport: Any, data: bytes) -> None:

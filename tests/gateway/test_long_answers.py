@@ -5,12 +5,15 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Callable
+from contextlib import ExitStack
 from types import CodeType, FrameType
 from typing import Any, ClassVar
 
+from rshell.gateway import audit_services
 from rshell.gateway.audit_services import row_fields
+from rshell.gateway.callers import OpenRefused
 from rshell.gateway.device_rows import row_of
-from rshell.gateway.long_answers import MAX_ANSWERS, ROWS_A_TURN, Slices
+from rshell.gateway.long_answers import MAX_ANSWERS, MAX_OF_ONE, ROWS_A_TURN, Slices
 from rshell.store.records import AuditRecord
 from tests.gateway.ends import OperatorEnd, Talk
 from tests.gateway.fleet import FleetTestCase
@@ -168,6 +171,27 @@ class MeanwhileTests(LongTestCase):
         self.until(lambda: talk.closed is not None)
         self.assertEqual([row["name"] for row in talk.answer()], self.names[:ROWS_A_TURN])
 
+    def test_rights_to_the_log(self) -> None:
+        """Who is no administrator any more is told only their own rows from the next page on."""
+        self.patch(audit_services, "PAGE", ROWS_A_TURN)
+        for number in range(4 * ROWS_A_TURN):
+            self.fleet.got(
+                self.fleet.store.append_audit(
+                    AuditRecord(
+                        kind="test", operator="ann" if number % 2 else "bob", message=str(number)
+                    )
+                )
+            )
+        talk = self.ask("gateway.audit", limit=1_000, kind="test")
+        self.fleet.pump()
+        self.fleet.add_operator("eve")
+        self.fleet.run(self.fleet.gateway.rights.assign("ann", (), ("admin",)))
+        self.until(lambda: talk.closed is not None)
+        told = talk.answer()
+        self.assertEqual({row["operator"] for row in told[:ROWS_A_TURN]}, {"ann", "bob"})
+        # The second page was read already, and waited for its turn.
+        self.assertEqual({row["operator"] for row in told[2 * ROWS_A_TURN :]}, {"ann"})
+
 
 class SlowReaderTests(LongTestCase):
     labels: ClassVar[dict[str, str]] = {f"label-{number}": "x" * 250 for number in range(8)}
@@ -214,17 +238,34 @@ class TakingTests(LongTestCase):
         self.assertEqual(self.fleet.gateway.slices.long, 0)
 
     def test_too_many(self) -> None:
-        """Of listings that nobody takes, so many are under way; short ones are answered."""
-        talks = [self.ask(number=number) for number in range(MAX_ANSWERS)]
+        """Of listings that one operator does not take, so many are under way; others get theirs."""
+        talks = [self.ask(number=number) for number in range(MAX_OF_ONE)]
         self.fleet.pump()
-        self.assertEqual(self.fleet.gateway.slices.long, MAX_ANSWERS)
-        refused = self.ask(number=MAX_ANSWERS)
-        short = self.ask(number=MAX_ANSWERS + 1, selector="dev-000*")
-        self.until(lambda: short.closed is not None)
+        self.assertEqual(self.fleet.gateway.slices.long, MAX_OF_ONE)
+        refused = self.ask(number=MAX_OF_ONE)
+        short = self.ask(number=MAX_OF_ONE + 1, selector="dev-000*")
+        bob: OperatorEnd = self.fleet.dial(self.fleet.add_operator("bob"))
+        other = bob.call("gateway.devices", request={})
+        self.until(lambda: short.closed is not None and other.closed is not None)
         assert refused.closed is not None
         self.assertEqual(refused.closed[0], "overload")
         self.assertIn("try again", refused.closed[1])
         self.assertEqual(len(short.answer()), 10)
+        self.assertEqual(len(other.answer()), DEVICES + 1)
         self.until(lambda: all(talk.closed for talk in talks))
-        self.assertEqual([len(talk.answer()) for talk in talks], [DEVICES] * MAX_ANSWERS)
+        self.assertEqual([len(talk.answer()) for talk in talks], [DEVICES] * MAX_OF_ONE)
         self.assertEqual(self.fleet.gateway.slices.long, 0)
+
+    def test_too_many_of_all(self) -> None:
+        """There is an end to those of all operators together, and room again when one is over."""
+        slices = Slices(Turns())
+        with ExitStack() as under_way:
+            for number in range(MAX_ANSWERS - 1):
+                under_way.enter_context(slices.lasting(f"op-{number // MAX_OF_ONE}"))
+            with slices.lasting("last"):
+                with self.assertRaises(OpenRefused) as refused, slices.lasting("one-more"):
+                    pass
+                self.assertEqual(refused.exception.code, "overload")
+            with slices.lasting("one-more"):
+                self.assertEqual(slices.long, MAX_ANSWERS)
+        self.assertEqual(slices.long, 0)

@@ -12,7 +12,7 @@ from rshell.link.channel import StreamChannel
 from rshell.link.core.constants import FrameType
 from rshell.link.core.errors import ErrorCode, LocalProtocolError
 from rshell.link.core.frames import encode_frame
-from rshell.link.core.messages import GoAway, Open, Opened, Outcome, Reset, Sessions, encode
+from rshell.link.core.messages import Advice, GoAway, Open, Opened, Outcome, Reset, Sessions, encode
 from rshell.link.protocol import LinkProtocol
 from tests.link.fakes import Application, FakeTransport, Line, Owner, Receiver
 from tests.link.pairs import frames_of, hello, request, welcome
@@ -495,3 +495,49 @@ class TogetherTests(SynchronousTestCase):
         self.assertEqual(len(self.line.wire(link).records), 1)
         link.sessions(Sessions())
         self.assertEqual(len(self.line.wire(link).records), 2)
+
+
+class FaultOfAWriteTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.line = Line()
+        self.other = Line(beside=self.line)
+        self.caller = Receiver()
+
+    def fail_at_write(self, link: LinkProtocol) -> None:
+        """Let the next write of a link find a bug."""
+
+        def write(_data: bytes) -> None:
+            raise KeyError("a bug")
+
+        self.patch(self.line.wire(link), "write", write)
+
+    def test_in_a_read(self) -> None:
+        """It ends its own link; others that share the turn write, then and later."""
+        line, other = self.line, self.other
+        line.gateway_owner.on_request = lambda _link, number, _opening: (
+            other.gateway.advise(Advice(retry_spread_ms=1_000)),
+            line.gateway.refuse(number, ErrorCode.POLICY, ""),
+        )
+        self.fail_at_write(line.gateway)
+        line.dialler.open_stream(request(), self.caller)
+        line.run()
+        self.assertEqual(len(self.flushLoggedErrors(KeyError)), 1)
+        self.assertTrue(line.wire(line.gateway).aborted)
+        self.assertNotEqual(other.wire(other.gateway).take(), b"")
+        other.gateway.advise(Advice(retry_spread_ms=2_000))
+        self.assertNotEqual(other.wire(other.gateway).take(), b"")
+
+    def test_of_one_that_waited(self) -> None:
+        """Links behind it in the turn write, too."""
+        line, other = self.line, self.other
+        third = Line(beside=line)
+        other.gateway_owner.on_request = lambda _link, number, _opening: (
+            line.gateway.advise(Advice(retry_spread_ms=1_000)),
+            third.gateway.advise(Advice(retry_spread_ms=1_000)),
+        )
+        self.fail_at_write(line.gateway)
+        other.dialler.open_stream(request(), self.caller)
+        other.run()
+        self.assertEqual(len(self.flushLoggedErrors(KeyError)), 1)
+        self.assertTrue(line.wire(line.gateway).aborted)
+        self.assertNotEqual(third.wire(third.gateway).take(), b"")

@@ -219,6 +219,15 @@ class EndTests(WireCase):
         pair.carry()
         self.assertEqual((pair.inside[1].got, pair.tcp[1].closing), (b"one", "aborted"))
 
+    def test_abort_at_the_handshake(self) -> None:
+        """Who aborts on seeing who the peer is hears nothing of what came with it."""
+        pair = self.pair(shaken=False)
+        pair.inside[1].on_handshake = pair.wires[1].abortConnection
+        pair.wires[0].write(b"with the last of the handshake")
+        pair.carry()
+        self.assertEqual([inside.shaken for inside in pair.inside], [1, 1])
+        self.assertEqual((pair.inside[1].got, pair.tcp[1].closing), (b"", "aborted"))
+
     def test_closed_before_the_handshake(self) -> None:
         """Without a handshake there is nobody to say goodbye to."""
         pair = self.pair(shaken=False)

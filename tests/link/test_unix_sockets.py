@@ -102,6 +102,7 @@ class ConnectTests(TestCase):
         """Where nobody listens, or the queue is full, it leaves all to who can wait."""
         before = len(os.listdir("/proc/self/fd"))
         self.assertFalse(connect_at_once(reactor, f"/proc/self/fd/{before}/none", Caller()))
+        self.assertFalse(connect_at_once(reactor, "/" + 200 * "x", Caller()))  # no such address
         self.assertEqual(len(os.listdir("/proc/self/fd")), before)
         path, listener = self.listen(0)
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as first:

@@ -29,9 +29,11 @@ class Inside(Protocol):
         self.shaken = 0
         self.lost: list[Failure] = []
         self.on_data: Callable[[bytes], None] = lambda data: None
+        self.on_handshake: Callable[[], None] = lambda: None
 
     def handshakeCompleted(self) -> None:
         self.shaken += 1
+        self.on_handshake()
 
     def dataReceived(self, data: bytes) -> None:
         self.got += data

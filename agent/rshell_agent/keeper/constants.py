@@ -9,7 +9,7 @@ WINDOW = (
 )  # bytes kept per direction and session: 20 ms at 100 Mbit/s, little for a device; whole frames
 WIDE_WINDOW = 2 * WINDOW  # the same for files: both ends read and write them as fast as disks do
 ANNOUNCE = 64 * 1024  # consumed input told at once: each 5th frame, or every second run of four
-WIDE_ANNOUNCE = 192 * 1024  # the same of a wide window: every fourth run
+WIDE_ANNOUNCE = 12 * 16376  # the same of a wide window: every third run
 MAX_CHUNKS = 4096  # pieces kept per session: alternating 1-byte stdout and stderr stay cheap
 SEND_HIGH = 128 * 1024  # bytes handed to a connection ahead of the kernel
 READ_PAUSE = 256 * 1024  # answers a peer does not read: then it is not read either

@@ -62,8 +62,9 @@ RELAY_BUDGET: Final = 128 * 1024 * 1024
 #: is a little less: where bulk comes in runs every second one is told of, which is half a window;
 #: on slower links each fifth frame.
 ANNOUNCE_BYTES: Final = 64 * 1024
-#: Likewise of a window that is larger than usual: every fourth run of four, or each 13th frame.
-WIDE_ANNOUNCE_BYTES: Final = 192 * 1024
+#: Likewise of a window that is larger than usual: every third run of four.  No more: what a peer
+#: with the usual window sent before must not be all that it may send until it hears of it.
+WIDE_ANNOUNCE_BYTES: Final = 12 * MAX_PAYLOAD
 #: Unannounced consumption is told after this long at the latest (rule F3).
 ANNOUNCE_SECONDS: Final = 1.0
 
