@@ -92,13 +92,7 @@ class Nothing(Struct, frozen=True, forbid_unknown_fields=True):
 
 async def _filter(gateway: Gateway, asker: Asker, request: AuditRequest) -> AuditFilter:
     """Return which rows are asked for; who is no administrator sees their own only."""
-    device, operator = request.device, request.operator
-    if not gateway.rights.is_admin(asker.operator):
-        if operator not in (None, asker.name):
-            raise OpenRefused(
-                ErrorCode.POLICY, "only an administrator may read what other operators did"
-            )
-        operator = asker.name
+    operator, device = _whose(gateway, asker, request), request.device
     if device is not None:
         found = await gateway.store.device(device)
         device = found.id if found else device
@@ -113,6 +107,17 @@ async def _filter(gateway: Gateway, asker: Asker, request: AuditRequest) -> Audi
         until=None if request.until_ms is None else request.until_ms * 1000,
         file=request.file,
     )
+
+
+def _whose(gateway: Gateway, asker: Asker, request: AuditRequest) -> str | None:
+    """Return by whom the rows are that are told, None for everybody; by the rights of now."""
+    if gateway.rights.is_admin(asker.operator):
+        return request.operator
+    if request.operator not in (None, asker.name):
+        raise OpenRefused(
+            ErrorCode.POLICY, "only an administrator may read what other operators did"
+        )
+    return asker.name
 
 
 async def _readable(gateway: Gateway, asker: Asker, rows: list[AuditRow]) -> list[AuditRow]:
@@ -141,10 +146,11 @@ async def _newest_first(
     """Yield rows a few at a time; what is written meanwhile is newer than all of them."""
     left = min(request.limit, MAX_WITH_FILES) if request.files else request.limit
     before, tell, found = request.before, _told_with(request), False
+    wanted = await _filter(gateway, asker, request)
     while left > 0:
-        wanted = attrs.asdict(await _filter(gateway, asker, request))  # by the rights of now
+        wanted = attrs.evolve(wanted, operator=_whose(gateway, asker, request))
         size = min(left, LARGE_PAGE if request.files else PAGE)
-        rows = await gateway.store.audit_rows(limit=size, before=before, **wanted)
+        rows = await gateway.store.audit_rows(limit=size, before=before, **attrs.asdict(wanted))
         left = left - size if len(rows) == size else 0
         before = rows[-1].seq if rows else before
         rows = await _readable(gateway, asker, rows)

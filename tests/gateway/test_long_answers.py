@@ -192,6 +192,19 @@ class MeanwhileTests(LongTestCase):
         # The second page was read already, and waited for its turn.
         self.assertEqual({row["operator"] for row in told[2 * ROWS_A_TURN :]}, {"ann"})
 
+    def test_log_of_one_that_is_renamed(self) -> None:
+        """The log of a device is told whole, whatever it is called meanwhile."""
+        self.patch(audit_services, "PAGE", ROWS_A_TURN)
+        device = self.ids["dev-0000"]
+        for number in range(4 * ROWS_A_TURN):
+            record = AuditRecord(kind="test", device=device, message=str(number))
+            self.fleet.got(self.fleet.store.append_audit(record))
+        talk = self.ask("gateway.audit", limit=1_000, kind="test", device="dev-0000")
+        self.fleet.pump()
+        self.fleet.got(self.fleet.store.rename(device, "zzz"))
+        self.until(lambda: talk.closed is not None)
+        self.assertEqual(len(talk.answer()), 4 * ROWS_A_TURN)
+
 
 class SlowReaderTests(LongTestCase):
     labels: ClassVar[dict[str, str]] = {f"label-{number}": "x" * 250 for number in range(8)}
