@@ -37,9 +37,10 @@ __all__ = ["ROWS_A_TURN", "AnswerPour", "LongAnswer", "Slices", "in_slices"]
 ROWS_A_TURN = 100
 #: Answers of several pages that are under way.  Each keeps the ids of what is left, 37 bytes a
 #: device, for as long as its operator likes to take: with 100,000 devices 4 MB.
-MAX_ANSWERS = 32
-#: The same of one operator, who may never take them: the others' must be answered.
-MAX_OF_ONE = 8
+MAX_ANSWERS = 64
+#: The same of one operator, who may never take them: the others' must be answered.  As many
+#: programs may use one operator's name at the same minute.
+MAX_OF_ONE = 16
 #: Short texts are joined, so that an answer of a few rows is one write; the size of a frame.
 PIECE_BYTES = 16 * 1024
 
